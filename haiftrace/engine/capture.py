@@ -1,0 +1,289 @@
+"""Watches a forward pass and places, at every use of a traced parameter, a tap on its gradient.
+
+A tap is the identity in the forward pass. In the backward pass it reduces the gradient that flows
+through it (see `uses`) and returns the reduction as the "gradient" of an accumulator leaf, so that
+one `torch.autograd.grad` of the accumulators, with many batched cotangents, yields the reductions of
+many losses, summed over all parameters, and holds one place's gradients at a time.
+
+The watch is on functions that receive a parameter, not on module classes: a subclassed, shared or
+unknown module is handled by what it computes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from haiftrace.engine.losses import widened
+from haiftrace.engine.projection import Projector
+from haiftrace.engine.uses import EmbeddingUse, MatrixUse, Use, VectorUse, WholeUse
+
+
+class NeedsSingleRecord(Exception):
+    """A parameter's use can be resolved by record only when there is one record in the batch."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to reduce the gradients to: squared norms always; projections and dots where given."""
+
+    projector: Projector | None = None
+    queries: Mapping[str, Tensor] | None = None
+
+
+class Accumulators:
+    """Leaves whose "gradients" are the reductions, one row a record of the batch."""
+
+    def __init__(self, batch: int, wanted: Wanted, device: torch.device, dtype: torch.dtype) -> None:
+        self.wanted = wanted
+        self.leaves = [torch.zeros(batch, dtype=torch.float64, device=device, requires_grad=True)]
+        if wanted.projector is not None:
+            shape = (batch, wanted.projector.dimension)
+            self.leaves.append(torch.zeros(shape, dtype=dtype, device=device, requires_grad=True))
+        if wanted.queries is not None:
+            count = next(iter(wanted.queries.values())).shape[0]
+            zeros = torch.zeros(batch, count, dtype=torch.float64, device=device)
+            self.leaves.append(zeros.requires_grad_())
+
+    def reduce(self, use: Use, delta: Tensor) -> list[Tensor]:
+        """The reductions of one use, in the order of the leaves."""
+        reduced = [use.squared_norm(delta)]
+        if self.wanted.projector is not None:
+            reduced.append(use.projection(delta, self.wanted.projector).to(self.leaves[1].dtype))
+        if self.wanted.queries is not None:
+            reduced.append(use.dots(delta, self.wanted.queries[use.name]))
+        return reduced
+
+
+class _Tap(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, reduce: Callable[[Tensor], list[Tensor]], *leaves: Tensor
+    ) -> Tensor:
+        ctx.reduce = reduce
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        return grads[0], None, *ctx.reduce(grads[0])
+
+
+@dataclass
+class Head:
+    """The output head as it was called: input h [B, J, C] and raw logits [B, J, V], a leaf."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
+class Capture(TorchFunctionMode):
+    """Context in which one forward pass of a causal model is run over a batch of records.
+
+    Args:
+        parameters: the traced parameters by name.
+        head: weight of the output head; its call is cut out of the graph (see `HeadUse`).
+        batch: number of records.
+        accumulators: where the taps deliver.
+        shared: names of parameters that are used more than once in a pass, other than a matrix tied
+            between embedding and head.
+
+    Raises:
+        NeedsSingleRecord: from the forward pass, where the batch must be of one record.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        head: Tensor,
+        batch: int,
+        accumulators: Accumulators,
+        shared: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._head_weight = head
+        self._batch = batch
+        self._accumulators = accumulators
+        self._shared = shared
+        self._whole: dict[str, Tensor] = {}
+        self.uses: Counter[str] = Counter()
+        self.embeddings: list[tuple[EmbeddingUse, Tensor]] = []
+        self.head: Head | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        handler = _HANDLERS.get(getattr(func, "__name__", ""))
+        if handler is not None:
+            result = handler(self, func, args, kwargs)
+            if result is not None:
+                return result
+        if any(id(a) in self._names for a in args) or any(
+            id(a) in self._names for a in kwargs.values()
+        ):
+            return self._generic(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    # The pieces that the handlers are made of.
+
+    def name_of(self, value: Any) -> str | None:
+        """The name of a traced parameter that may be resolved at this use, else None."""
+        return None if self.is_shared(value) else self._names.get(id(value))
+
+    def is_shared(self, *values: Any) -> bool:
+        """Whether any of these is a parameter whose uses have to be observed together."""
+        return any(self._names.get(id(value)) in self._shared for value in values)
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """[B, I, X] of a tensor whose leading dimensions are the records' positions in order."""
+        if self._batch > 1 and tensor.shape[0] % self._batch:
+            raise NeedsSingleRecord
+        return tensor.reshape(self._batch, -1, tensor.shape[-1])
+
+    def tap(self, output: Tensor, *uses: Use) -> Tensor:
+        """The output, with the reductions of these uses taken from its gradient."""
+        for use in uses:
+            self.uses[use.name] += 1
+
+        def reduce(delta: Tensor) -> list[Tensor]:
+            rows = widened(self.rows(delta))
+            each = [self._accumulators.reduce(use, rows) for use in uses]
+            return [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
+
+        tapped: Tensor = _Tap.apply(output, reduce, *self._accumulators.leaves)
+        return tapped
+
+    def is_head(self, weight: Any) -> bool:
+        return weight is self._head_weight and self.head is None
+
+    def _observed(self, value: Any) -> Any:
+        """A traced parameter with a tap on its own gradient, the same at each of its uses."""
+        name = self._names.get(id(value))
+        if name is None:
+            return value
+        if name not in self._whole:
+            use = WholeUse(name, value.ndim)
+            self._whole[name] = _Tap.apply(
+                value.detach(),
+                lambda delta: self._accumulators.reduce(use, widened(delta)),
+                *self._accumulators.leaves,
+            )
+        return self._whole[name]
+
+    def _generic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        traced = [self._names[id(a)] for a in (*args, *kwargs.values()) if id(a) in self._names]
+        result = func(
+            *(self._observed(a) for a in args), **{k: self._observed(v) for k, v in kwargs.items()}
+        )
+        # Reading a shape or a dtype is no use; a result with a gradient is.
+        if isinstance(result, Tensor) and result.requires_grad:
+            self.uses.update(traced)
+            if self._batch > 1:
+                raise NeedsSingleRecord
+        return result
+
+
+def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Any) -> list[Any]:
+    """The named arguments of a call, None where not given."""
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return [given.get(name) for name in names]
+
+
+def _linear(capture: Capture, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+    inputs, weight, bias = _bound(("input", "weight", "bias"), args, kwargs)
+    if capture.is_head(weight):
+        logits = func(inputs.detach(), weight.detach(), None if bias is None else bias.detach())
+        capture.head = Head(inputs, logits.detach().requires_grad_())
+        return capture.head.logits
+    return _affine(capture, inputs, weight, bias, transposed=False)
+
+
+def _addmm(capture: Capture, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+    if kwargs or len(args) != 3:
+        return None
+    bias, inputs, weight = args
+    return _affine(capture, inputs, weight, bias, transposed=True)
+
+
+def _affine(
+    capture: Capture, inputs: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool
+) -> Tensor | None:
+    weight_name, bias_name = capture.name_of(weight), capture.name_of(bias)
+    if (weight_name is None and bias_name is None) or capture.is_shared(weight, bias):
+        return None
+    matrix = weight.detach().t() if transposed else weight.detach()
+    output = F.linear(inputs, matrix, None if bias is None else bias.detach())
+    uses: list[Use] = []
+    if weight_name is not None:
+        rows = widened(capture.rows(inputs.detach()))
+        uses.append(MatrixUse(weight_name, rows, transposed))
+    if bias_name is not None:
+        uses.append(VectorUse(bias_name))
+    return capture.tap(output, *uses)
+
+
+def _embedding(capture: Capture, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+    ids, weight, padding = _bound(("input", "weight", "padding_idx"), args, kwargs)
+    if capture.is_shared(weight):
+        return None
+    name = capture.name_of(weight)
+    if ids.shape[0] != capture._batch:
+        ids = ids.expand(capture._batch, *ids.shape[1:])
+    # A leaf here makes the whole graph above it differentiable, whatever the parameters require.
+    output = func(ids, weight.detach()).requires_grad_()
+    if name is not None:
+        padding = None if padding is None else padding % weight.shape[0]
+        use = EmbeddingUse(name, ids.reshape(capture._batch, -1), weight.shape[0], padding)
+        capture.embeddings.append((use, output))
+        capture.uses[name] += 1
+    return output
+
+
+def _layer_norm(capture: Capture, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+    signature = ("input", "normalized_shape", "weight", "bias", "eps")
+    inputs, shape, weight, bias, eps = _bound(signature, args, kwargs)
+    names = capture.name_of(weight), capture.name_of(bias)
+    if names == (None, None) or capture.is_shared(weight, bias) or len(shape) != 1:
+        return None
+    normal = F.layer_norm(inputs, shape, None, None, 1e-5 if eps is None else eps)
+    output = normal if weight is None else normal * weight.detach()
+    output = output if bias is None else output + bias.detach()
+    uses: list[Use] = []
+    if names[0] is not None:
+        uses.append(VectorUse(names[0], widened(capture.rows(normal.detach()))))
+    if names[1] is not None:
+        uses.append(VectorUse(names[1]))
+    return capture.tap(output, *uses)
+
+
+def _scale(capture: Capture, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+    if kwargs or len(args) != 2:
+        return None
+    first, second = args
+    weight, other = (first, second) if capture.name_of(first) is not None else (second, first)
+    name = capture.name_of(weight)
+    if name is None or not isinstance(other, Tensor) or weight.ndim != 1 or other.ndim < 3:
+        return None
+    if other.shape[0] != capture._batch or other.shape[-1] != weight.shape[0]:
+        return None
+    use = VectorUse(name, widened(capture.rows(other.detach())))
+    return capture.tap(other * weight.detach(), use)
+
+
+_HANDLERS: dict[str, Callable[..., Tensor | None]] = {
+    "linear": _linear,
+    "addmm": _addmm,
+    "embedding": _embedding,
+    "layer_norm": _layer_norm,
+    "mul": _scale,
+    "__mul__": _scale,
+    "__rmul__": _scale,
+}

@@ -1,0 +1,166 @@
+"""The gradient engine: everything that haiftrace asks of a model's gradients, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from haiftrace.engine.backward import BatchedPass, Pass, Reduced, Traced
+from haiftrace.engine.batch import Batch
+from haiftrace.engine.capture import Wanted
+from haiftrace.engine.directional import Direction, forward_mode, from_pass
+from haiftrace.engine.loop import LoopPass, gradient_of
+from haiftrace.engine.losses import token_losses
+from haiftrace.engine.projection import Projector
+from haiftrace.engine.support import Support, find_support
+from haiftrace.engine.token_norms import TokenGradients, token_gradients
+
+CPU_ROWS = 1024
+"""Rows (labels × positions × records) of one backward pass on a CPU; measured, see README."""
+
+
+class GradientEngine:
+    """Gradients of token losses over chosen parameters of a causal language model.
+
+    Args:
+        model: evaluation mode, eager attention.
+        parameters: names of the parameters that count, as `model.named_parameters()` has them.
+        memory: bytes that the backward pass of one chunk of labels may take, approximately.
+        support: which fast paths to use; found by trying them on the model when None.
+
+    Raises:
+        ValueError: a name that the model does not have, or none at all.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        parameters: Sequence[str],
+        memory: int = 512 << 20,
+        support: Support | None = None,
+    ) -> None:
+        owned = dict(model.named_parameters())
+        missing = [name for name in parameters if name not in owned]
+        if missing or not parameters:
+            raise ValueError(f"no such parameters: {missing[:3]}" if missing else "no parameters")
+        self.model = model
+        self.parameters = {name: owned[name] for name in parameters}
+        self.device = next(iter(owned.values())).device
+        self._memory = memory
+        self.support = support or find_support(Traced(model, self.parameters))
+        self._traced = Traced(model, self.parameters, self.support.shared)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how this architecture is handled; empty on fast paths."""
+        return self.support.notes
+
+    def projector(self, dimension: int, seed: int) -> Projector:
+        """A projector to `dimension` numbers on this engine's device."""
+        dtype = torch.float64 if self._dtype is torch.float64 else torch.float32
+        return Projector(dimension, seed, self.device, dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(iter(self.parameters.values())).dtype
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Cross-entropy of every label in nats, [B, T] in float64, zero elsewhere."""
+        with torch.no_grad():
+            logits = self._traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
+            losses = token_losses(logits, batch.ids_BT[:, 1:]).double()
+        return torch.nn.functional.pad(losses, (1, 0)) * batch.labels_BT
+
+    def token_gradients(self, batch: Batch, projector: Projector | None = None) -> TokenGradients:
+        """Norm of every token's gradient, and the projection of its unit vector."""
+        if self._one_by_one(batch):
+            each = [self.token_gradients(row, projector) for row in batch.rows()]
+            vectors = None
+            if projector is not None:
+                vectors = batch.padded([e.vectors_BTD for e in each], along=1)
+            return TokenGradients(
+                batch.padded([e.losses_BT for e in each], along=1),
+                batch.padded([e.norms_BT for e in each], along=1),
+                vectors,
+            )
+        return token_gradients(self._pass, batch, Wanted(projector), self._chunk)
+
+    def record_gradients(
+        self,
+        batch: Batch,
+        weights_NBT: Tensor,
+        projector: Projector | None = None,
+        queries: dict[str, Tensor] | None = None,
+    ) -> Reduced:
+        """Reductions of `Σ_j w_j g_kj` for N weightings of the tokens of each record.
+
+        Args:
+            weights_NBT: weight of every token's loss; looked at only where a token is a label.
+            projector: to have the projections [N, B, D].
+            queries: query gradients by parameter name, [Q, *parameter], to have dots [N, B, Q].
+        """
+        weights_NBT = weights_NBT.to(self.device) * batch.labels_BT
+        if self._one_by_one(batch):
+            each = [
+                self.record_gradients(row, weights_NBT[:, i : i + 1, : row.length], projector, queries)
+                for i, row in enumerate(batch.rows())
+            ]
+            return Reduced(
+                torch.cat([e.norm_NB for e in each], 1),
+                None if projector is None else torch.cat([e.projected_NBD for e in each], 1),
+                None if queries is None else torch.cat([e.dots_NBQ for e in each], 1),
+            )
+        run = self._pass(batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], Wanted(projector, queries))
+        return run.reduce(weights_NBT[:, :, 1:])
+
+    def directional(
+        self, batch: Batch, directions: Sequence[Direction]
+    ) -> tuple[Tensor, Tensor]:
+        """Losses [B, T] and `v·g_kj` [Q, B, T] for every token and direction, float64, exact."""
+        if self.support.forward_mode:
+            return forward_mode(self._traced, batch, directions)
+        if self._one_by_one(batch):
+            each = [self.directional(row, directions) for row in batch.rows()]
+            losses_BT = batch.padded([losses for losses, _ in each], along=1)
+            return losses_BT, batch.padded([dots for _, dots in each], along=2, join=1)
+        stacked = {n: torch.stack([d[n] for d in directions]) for n in self.parameters}
+        run = self._pass(batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], Wanted(None, stacked))
+        return from_pass(run, batch)
+
+    def gradient(self, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
+        """`∇ Σ w l` itself, by parameter name, in at least float32 (the query side)."""
+        return gradient_of(self._traced, batch, weights_BT)
+
+    def project(self, gradient: Direction, projector: Projector) -> Tensor:
+        """The projection [D] of a gradient given by parameter name."""
+        parts = [projector.whole(name, grad, grad.ndim) for name, grad in gradient.items()]
+        return torch.stack(parts).sum(0)
+
+    def _one_by_one(self, batch: Batch) -> bool:
+        return batch.size > 1 and self.support.single_record
+
+    def _pass(self, ids_BT: Tensor, targets_BJ: Tensor, wanted: Wanted) -> Pass:
+        make = BatchedPass if self.support.batched else LoopPass
+        return make(self._traced, ids_BT, targets_BJ, wanted)
+
+    def _chunk(self, first: int, batch: int) -> int:
+        """Labels of one pass: L cotangents over first + L positions of each record.
+
+        On a CPU a pass is fastest while its rows stay near the caches; on a GPU it may be as large
+        as the memory budget lets it.
+        """
+        if not self.support.batched:
+            return 1 << 30
+        config = self.model.config.get_text_config()
+        width = config.hidden_size
+        wide = 4 * width + 4 * (getattr(config, "intermediate_size", None) or 4 * width)
+        row_bytes = 4 * (wide + 4 * config.num_attention_heads * first)
+        rows = self._memory // row_bytes
+        if self.device.type == "cpu":
+            rows = min(rows, CPU_ROWS)
+        rows //= batch
+        return max(1, int((math.sqrt(first * first + 4 * rows) - first) / 2))

@@ -1,0 +1,109 @@
+"""The slow exact pass, for architectures whose backward pass cannot be batched.
+
+One ordinary backward pass for each weighting and record, on the record alone; every parameter's
+gradient is materialised, reduced and dropped. It works wherever `torch.autograd.grad` does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from haiftrace.engine.backward import Reduced, Traced, as_reduced
+from haiftrace.engine.batch import Batch
+from haiftrace.engine.capture import Wanted
+from haiftrace.engine.losses import token_losses, widened
+from haiftrace.engine.uses import WholeUse
+
+
+class LoopPass:
+    """Same arguments and results as `BatchedPass`, by a loop of single backward passes."""
+
+    def __init__(self, traced: Traced, ids_BT: Tensor, targets_BJ: Tensor, wanted: Wanted) -> None:
+        self._traced = traced
+        self._wanted = wanted
+        keep = targets_BJ.shape[1]
+        rows = []
+        with _RequireGrad(traced):
+            for ids, targets in zip(ids_BT, targets_BJ, strict=True):
+                logits = traced.logits(ids.unsqueeze(0), keep)
+                rows.append(token_losses(logits, targets.unsqueeze(0)).squeeze(0))
+        self._losses = rows
+        self.losses_BJ = torch.stack([row.detach() for row in rows])
+
+    def reduce(self, weights_NBJ: Tensor) -> Reduced:
+        by_weighting = [
+            [self._one(losses, weights) for losses, weights in zip(self._losses, row, strict=True)]
+            for row in weights_NBJ
+        ]
+        slots = range(len(by_weighting[0][0]))
+        totals = [
+            torch.stack([torch.stack([record[s] for record in row]) for row in by_weighting])
+            for s in slots
+        ]
+        return as_reduced(totals, self._wanted)
+
+    def _one(self, losses_J: Tensor, weights_J: Tensor) -> list[Tensor]:
+        names = list(self._traced.parameters)
+        total: list[Tensor] | None = None
+        if bool(weights_J.any()):
+            grads = torch.autograd.grad(
+                losses_J,
+                [self._traced.parameters[name] for name in names],
+                grad_outputs=weights_J.to(losses_J.dtype),
+                retain_graph=True,
+                allow_unused=True,
+            )
+        else:
+            grads = tuple(None for _ in names)
+        for name, grad in zip(names, grads, strict=True):
+            parameter = self._traced.parameters[name]
+            part = self._reduce(name, torch.zeros_like(parameter) if grad is None else grad)
+            total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
+        assert total is not None
+        return total
+
+    def _reduce(self, name: str, grad: Tensor) -> list[Tensor]:
+        use, grad = WholeUse(name, grad.ndim), widened(grad)
+        reduced = [use.squared_norm(grad).squeeze(0)]
+        if self._wanted.projector is not None:
+            reduced.append(use.projection(grad, self._wanted.projector).squeeze(0))
+        if self._wanted.queries is not None:
+            reduced.append(use.dots(grad, self._wanted.queries[name]).squeeze(0))
+        return reduced
+
+
+class _RequireGrad:
+    """Context in which the traced parameters require gradients; as before when it is left."""
+
+    def __init__(self, traced: Traced) -> None:
+        self._traced = traced
+        self._grad = torch.enable_grad()
+
+    def __enter__(self) -> None:
+        self._before = {n: p.requires_grad for n, p in self._traced.parameters.items()}
+        for parameter in self._traced.parameters.values():
+            parameter.requires_grad_(True)
+        self._grad.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._grad.__exit__(*error)
+        for name, parameter in self._traced.parameters.items():
+            parameter.requires_grad_(self._before[name])
+
+
+def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
+    """`∇ Σ w l` over a batch, by parameter name, in at least float32: one backward pass.
+
+    Args:
+        weights_BT: weight of every token's loss; column 0 is not looked at.
+    """
+    with _RequireGrad(traced):
+        logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
+        losses = token_losses(logits, batch.ids_BT[:, 1:])
+        total = (losses * weights_BT[:, 1:].to(losses.dtype)).sum()
+        grads = torch.autograd.grad(total, list(traced.parameters.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(widened(parameter)) if grad is None else widened(grad)
+        for (name, parameter), grad in zip(traced.parameters.items(), grads, strict=True)
+    }

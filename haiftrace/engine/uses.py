@@ -1,0 +1,237 @@
+"""How a parameter is used in a forward pass, and what its gradient reduces to at that place.
+
+A use knows the inputs that met the parameter, is handed the gradient δ of its output and forms,
+without a weight gradient wherever that is cheaper, the three things asked of a gradient G:
+its squared norm (float64), its inner products with query gradients (float64), its projection.
+
+Legend of shapes: N any leading dimensions (weightings of the losses), B records, I positions,
+R rows and C columns of the parameter as stored, Q queries, D projected dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from haiftrace.engine.projection import Projector
+
+
+def square_sum(tensor: Tensor, dims: int) -> Tensor:
+    """Sum of squares over the last `dims` dimensions; across rows it is taken in float64."""
+    squares = tensor * tensor
+    if dims == 1:
+        return squares.sum(-1, dtype=torch.float64)
+    return squares.sum(-1).sum(tuple(range(1 - dims, 0)), dtype=torch.float64)
+
+
+def merge_last(tensor: Tensor, dims: int) -> Tensor:
+    """The last `dims` dimensions as one (`flatten` has no batching rule)."""
+    return tensor.reshape(*tensor.shape[: tensor.ndim - dims], -1)
+
+
+class Use(Protocol):
+    """A place where a parameter meets its inputs; `delta` is the gradient of the place's output."""
+
+    name: str
+
+    def squared_norm(self, delta: Tensor) -> Tensor:
+        """‖G‖², [..., B] in float64."""
+        ...
+
+    def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
+        """⟨G, query⟩, [..., B, Q] in float64, of queries [Q, *parameter]."""
+        ...
+
+    def projection(self, delta: Tensor, projector: Projector) -> Tensor:
+        """The projected G, [..., B, D]."""
+        ...
+
+
+@dataclass
+class MatrixUse:
+    """y = x Wᵀ (or x W where `transposed`): G = Σ_i δ_i x_iᵀ (or x_i δ_iᵀ)."""
+
+    name: str
+    inputs_BIX: Tensor
+    transposed: bool = False
+
+    @cached_property
+    def _gram_BII(self) -> Tensor:
+        return self.inputs_BIX @ self.inputs_BIX.transpose(-1, -2)
+
+    def squared_norm(self, delta: Tensor) -> Tensor:
+        positions, width = self.inputs_BIX.shape[-2:]
+        if positions > width:
+            return square_sum(delta.transpose(-1, -2) @ self.inputs_BIX, 2)
+        gram = (delta @ delta.transpose(-1, -2)) * self._gram_BII
+        # A float64 sum of float32 products: rounding alone can make a vanishing norm negative.
+        return gram.sum((-2, -1), dtype=torch.float64).clamp_min(0.0)
+
+    def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
+        towards = queries if self.transposed else queries.transpose(-1, -2)
+        met_BQIO = self.inputs_BIX.unsqueeze(1) @ towards
+        products = (delta.unsqueeze(-3) * met_BQIO).sum(-1)
+        return products.sum(-1, dtype=torch.float64)
+
+    def projection(self, delta: Tensor, projector: Projector) -> Tensor:
+        if self.transposed:
+            return projector.outer(self.name, self.inputs_BIX, delta)
+        return projector.outer(self.name, delta, self.inputs_BIX)
+
+
+@dataclass
+class VectorUse:
+    """y = x ⊙ w, or y = x + b where `factor` is None: G = Σ_i δ_i ⊙ x_i."""
+
+    name: str
+    factor_BIR: Tensor | None = None
+
+    def _gradient(self, delta: Tensor) -> Tensor:
+        return (delta if self.factor_BIR is None else delta * self.factor_BIR).sum(-2)
+
+    def squared_norm(self, delta: Tensor) -> Tensor:
+        return square_sum(self._gradient(delta), 1)
+
+    def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
+        return (self._gradient(delta).unsqueeze(-2) * queries).sum(-1, dtype=torch.float64)
+
+    def projection(self, delta: Tensor, projector: Projector) -> Tensor:
+        return projector.whole(self.name, self._gradient(delta), 1)
+
+
+@dataclass
+class WholeUse:
+    """Any other use, of one record at a time: δ is the parameter's own gradient."""
+
+    name: str
+    ndim: int
+
+    def _as_record(self, delta: Tensor) -> Tensor:
+        return delta.unsqueeze(-1 - self.ndim)
+
+    def squared_norm(self, delta: Tensor) -> Tensor:
+        return square_sum(self._as_record(delta), self.ndim)
+
+    def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
+        delta = merge_last(self._as_record(delta), self.ndim).unsqueeze(-2)
+        return (delta * queries.flatten(1)).sum(-1, dtype=torch.float64)
+
+    def projection(self, delta: Tensor, projector: Projector) -> Tensor:
+        return projector.whole(self.name, self._as_record(delta), self.ndim)
+
+
+@dataclass
+class EmbeddingUse:
+    """A lookup: G = Σ_i e_{token_i} δ_iᵀ, with a padding row that autograd leaves without gradient.
+
+    δ is taken at the lookup itself, so a model that scales its embeddings is no special case.
+    """
+
+    name: str
+    ids_BI: Tensor
+    rows: int
+    padding_id: int | None
+
+    @cached_property
+    def _live_BI1(self) -> Tensor:
+        if self.padding_id is None:
+            return torch.ones_like(self.ids_BI, dtype=torch.bool).unsqueeze(-1)
+        return (self.ids_BI != self.padding_id).unsqueeze(-1)
+
+    @cached_property
+    def _same_BII(self) -> Tensor:
+        return self.ids_BI.unsqueeze(-1) == self.ids_BI.unsqueeze(-2)
+
+    def live(self, delta: Tensor) -> Tensor:
+        return delta * self._live_BI1
+
+    def squared_norm(self, delta: Tensor) -> Tensor:
+        # Each position's summed gradient of its token row, dotted with its own share of it.
+        delta = self.live(delta)
+        rows = self._same_BII.to(delta.dtype) @ delta
+        return (rows * delta).sum(-1).sum(-1, dtype=torch.float64).clamp_min(0.0)
+
+    def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
+        met_BQIC = queries[:, self.ids_BI].transpose(0, 1)
+        products = (self.live(delta).unsqueeze(-3) * met_BQIC).sum(-1)
+        return products.sum(-1, dtype=torch.float64)
+
+    def projection(self, delta: Tensor, projector: Projector) -> Tensor:
+        left_BIA = projector.left(self.name, self.rows)[self.ids_BI]
+        right = self.live(delta) @ projector.right(self.name, delta.shape[-1])
+        return merge_last(left_BIA.transpose(-1, -2) @ right, 2)
+
+
+@dataclass
+class HeadUse:
+    """The output head, logits = h Wᵀ: G = Σ_j w_j ∂l_j/∂logits_j h_jᵀ for weights w [N, B, J].
+
+    Every label has a gradient in its own row of logits only, so the weights take the place of δ and
+    no [labels, positions, vocabulary] tensor is formed.
+    """
+
+    name: str
+    hidden_BJC: Tensor
+    logits_grad_BJV: Tensor
+
+    @cached_property
+    def _kernel_BJJ(self) -> Tensor:
+        hidden, grads = self.hidden_BJC.double(), self.logits_grad_BJV
+        return (grads @ grads.transpose(-1, -2)).double() * (hidden @ hidden.transpose(-1, -2))
+
+    def squared_norm(self, weights: Tensor) -> Tensor:
+        return _quadratic(self._kernel_BJJ, weights)
+
+    def dots(self, weights: Tensor, queries: Tensor) -> Tensor:
+        met_BQJV = self.hidden_BJC.unsqueeze(1) @ queries.transpose(-1, -2)
+        each_BQJ = (self.logits_grad_BJV.unsqueeze(1) * met_BQJV).sum(-1, dtype=torch.float64)
+        return torch.einsum("nbj,bqj->nbq", weights.double(), each_BQJ)
+
+    def projection(self, weights: Tensor, projector: Projector) -> Tensor:
+        left_BJA = self.logits_grad_BJV @ projector.left(self.name, self.logits_grad_BJV.shape[-1])
+        right_BJB = self.hidden_BJC @ projector.right(self.name, self.hidden_BJC.shape[-1])
+        weighted = weights.to(left_BJA.dtype).unsqueeze(-1) * left_BJA
+        return merge_last(weighted.transpose(-1, -2) @ right_BJB, 2)
+
+    def tied_cross(self, weights: Tensor, embedding: EmbeddingUse, delta: Tensor) -> Tensor:
+        """⟨G_head, G_embedding⟩ of a tied matrix, [N, B] in float64: Σ_ij w_j d_j[token_i] h_j·δ_i."""
+        ids = embedding.ids_BI.unsqueeze(1).expand(-1, self.logits_grad_BJV.shape[1], -1)
+        at_tokens_BJI = self.logits_grad_BJV.gather(-1, ids)
+        weighted = weights.to(at_tokens_BJI.dtype).unsqueeze(-1) * at_tokens_BJI
+        rows_NBIC = weighted.transpose(-1, -2) @ self.hidden_BJC
+        return (rows_NBIC * embedding.live(delta)).sum(-1).sum(-1, dtype=torch.float64)
+
+
+@dataclass
+class HeadBiasUse:
+    """The output head's bias: G = Σ_j w_j ∂l_j/∂logits_j for weights w [N, B, J]."""
+
+    name: str
+    logits_grad_BJV: Tensor
+
+    @cached_property
+    def _kernel_BJJ(self) -> Tensor:
+        return (self.logits_grad_BJV @ self.logits_grad_BJV.transpose(-1, -2)).double()
+
+    def squared_norm(self, weights: Tensor) -> Tensor:
+        return _quadratic(self._kernel_BJJ, weights)
+
+    def dots(self, weights: Tensor, queries: Tensor) -> Tensor:
+        each_BQJ = (self.logits_grad_BJV.unsqueeze(1) * queries[:, None, :]).sum(
+            -1, dtype=torch.float64
+        )
+        return torch.einsum("nbj,bqj->nbq", weights.double(), each_BQJ)
+
+    def projection(self, weights: Tensor, projector: Projector) -> Tensor:
+        gradient = weights.to(self.logits_grad_BJV.dtype).unsqueeze(-2) @ self.logits_grad_BJV
+        return projector.whole(self.name, gradient.squeeze(-2), 1)
+
+
+def _quadratic(kernel_BJJ: Tensor, weights_NBJ: Tensor) -> Tensor:
+    weights = weights_NBJ.double()
+    return torch.einsum("nbj,bjk,nbk->nb", weights, kernel_BJJ, weights).clamp_min(0.0)
+
