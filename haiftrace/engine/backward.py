@@ -99,15 +99,15 @@ class BatchedPass:
         weight = next(iter(traced.parameters.values()))
         dtype = widened(weight[:0]).dtype
         self._accumulators = Accumulators(batch, wanted, ids_BT.device, dtype)
-        watch = Capture(
-            traced.parameters, head.weight, batch, self._accumulators, traced.shared
-        )
-        with torch.enable_grad(), watch:
-            logits = traced.logits(ids_BT, keep)
+        watch, logits = self._watched(ids_BT, keep, traced.shared)
+        again = frozenset(name for name, count in watch.uses.items() if count > 1)
+        if again - traced.shared:
+            # Uses that only these tokens bring about: two taps would miss their cross term.
+            watch, logits = self._watched(ids_BT, keep, traced.shared | again)
         self.uses = watch.uses
         self._embeddings = watch.embeddings
-        if watch.head is None:
-            raise RuntimeError("the output head is not called as a plain linear map")
+        if watch.head is None or traced.name_of(head.weight) in watch.whole:
+            raise RuntimeError("the output head is no plain linear map with a matrix of its own")
         with torch.enable_grad():
             losses = token_losses(logits, targets_BJ)
         (grads,) = torch.autograd.grad(losses.sum(), watch.head.logits)
@@ -115,6 +115,16 @@ class BatchedPass:
         self._logits_grad_BJV = grads[:, -keep:]
         self._hidden = watch.head.hidden
         self._head_uses = self._make_head_uses(head)
+
+    def _watched(
+        self, ids_BT: Tensor, keep: int, shared: frozenset[str]
+    ) -> tuple[Capture, Tensor]:
+        traced = self._traced
+        watch = Capture(
+            traced.parameters, traced.head.weight, *ids_BT.shape, self._accumulators, shared
+        )
+        with torch.enable_grad(), watch:
+            return watch, traced.logits(ids_BT, keep)
 
     def _make_head_uses(self, head: Any) -> list[HeadUse | HeadBiasUse]:
         grads = widened(self._logits_grad_BJV)

@@ -90,6 +90,7 @@ class Capture(TorchFunctionMode):
         parameters: the traced parameters by name.
         head: weight of the output head; its call is cut out of the graph (see `HeadUse`).
         batch: number of records.
+        positions: number of tokens of each.
         accumulators: where the taps deliver.
         shared: names of parameters that are used more than once in a pass, other than a matrix tied
             between embedding and head.
@@ -103,6 +104,7 @@ class Capture(TorchFunctionMode):
         parameters: Mapping[str, Tensor],
         head: Tensor,
         batch: int,
+        positions: int,
         accumulators: Accumulators,
         shared: frozenset[str] = frozenset(),
     ) -> None:
@@ -110,9 +112,10 @@ class Capture(TorchFunctionMode):
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._head_weight = head
         self._batch = batch
+        self._positions = positions
         self._accumulators = accumulators
         self._shared = shared
-        self._whole: dict[str, Tensor] = {}
+        self.whole: dict[str, Tensor] = {}
         self.uses: Counter[str] = Counter()
         self.embeddings: list[tuple[EmbeddingUse, Tensor]] = []
         self.head: Head | None = None
@@ -126,9 +129,7 @@ class Capture(TorchFunctionMode):
             result = handler(self, func, args, kwargs)
             if result is not None:
                 return result
-        if any(id(a) in self._names for a in args) or any(
-            id(a) in self._names for a in kwargs.values()
-        ):
+        if any(self._traced_in(a) for a in (*args, *kwargs.values())):
             return self._generic(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -144,7 +145,9 @@ class Capture(TorchFunctionMode):
 
     def rows(self, tensor: Tensor) -> Tensor:
         """[B, I, X] of a tensor whose leading dimensions are the records' positions in order."""
-        if self._batch > 1 and tensor.shape[0] % self._batch:
+        # A flat tensor may hold some of the tokens only (those of one expert): no telling whose.
+        step = self._batch * (self._positions if tensor.ndim <= 2 else 1)
+        if self._batch > 1 and tensor.shape[0] % step:
             raise NeedsSingleRecord
         return tensor.reshape(self._batch, -1, tensor.shape[-1])
 
@@ -164,22 +167,30 @@ class Capture(TorchFunctionMode):
     def is_head(self, weight: Any) -> bool:
         return weight is self._head_weight and self.head is None
 
+    def _traced_in(self, value: Any) -> list[str]:
+        """Names of the traced parameters in an argument: itself, or in a list as `cat` takes."""
+        if type(value) in (list, tuple):
+            return [self._names[id(item)] for item in value if id(item) in self._names]
+        return [self._names[id(value)]] if id(value) in self._names else []
+
     def _observed(self, value: Any) -> Any:
         """A traced parameter with a tap on its own gradient, the same at each of its uses."""
+        if type(value) in (list, tuple):
+            return type(value)(self._observed(item) for item in value)
         name = self._names.get(id(value))
         if name is None:
             return value
-        if name not in self._whole:
+        if name not in self.whole:
             use = WholeUse(name, value.ndim)
-            self._whole[name] = _Tap.apply(
+            self.whole[name] = _Tap.apply(
                 value.detach(),
                 lambda delta: self._accumulators.reduce(use, widened(delta)),
                 *self._accumulators.leaves,
             )
-        return self._whole[name]
+        return self.whole[name]
 
     def _generic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        traced = [self._names[id(a)] for a in (*args, *kwargs.values()) if id(a) in self._names]
+        traced = [name for a in (*args, *kwargs.values()) for name in self._traced_in(a)]
         result = func(
             *(self._observed(a) for a in args), **{k: self._observed(v) for k, v in kwargs.items()}
         )

@@ -8,11 +8,14 @@ attention, whose operations all have a forward-mode rule.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine.backward import Pass, Traced
 from haiftrace.engine.batch import Batch
@@ -39,22 +42,60 @@ def forward_mode(
     dots_QBT = torch.zeros(len(directions), *batch.ids_BT.shape, dtype=torch.float64)
     dots_QBT = dots_QBT.to(inputs.device)
     losses_BT = dots_QBT.new_zeros(batch.ids_BT.shape)
+    places = _places(traced)
     with torch.no_grad():
         for row, direction in enumerate(directions):
             with forward_ad.dual_level():
                 duals = {
-                    name: forward_ad.make_dual(parameter.detach(), direction[name])
+                    name: forward_ad.make_dual(
+                        parameter.detach(), direction[name].to(parameter.dtype)
+                    )
                     for name, parameter in traced.parameters.items()
                 }
-                output = functional_call(
-                    traced.model, duals, kwargs={"input_ids": inputs, "use_cache": False}
-                )
+                with _PaddingRows():
+                    output = functional_call(
+                        traced.model,
+                        {place: duals[name] for place, name in places.items()},
+                        kwargs={"input_ids": inputs, "use_cache": False},
+                        tie_weights=False,
+                    )
                 logits, tangents = forward_ad.unpack_dual(output.logits)
             if row == 0:
                 losses_BT[:, 1:] = token_losses(logits, targets)
             if tangents is not None:
                 dots_QBT[row, :, 1:] = loss_tangents(logits, tangents, targets)
     return losses_BT * batch.labels_BT, dots_QBT * batch.labels_BT
+
+
+def _places(traced: Traced) -> dict[str, str]:
+    """Every place that holds a traced parameter, by one path a module, and the parameter's name.
+
+    `functional_call` given a module by two paths (a layer used twice) would not restore it.
+    """
+    names = {id(parameter): name for name, parameter in traced.parameters.items()}
+    return {
+        f"{path}.{attribute}" if path else attribute: names[id(value)]
+        for path, module in traced.model.named_modules()
+        for attribute, value in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(value) in names
+    }
+
+
+class _PaddingRows(TorchFunctionMode):
+    """Context in which a padding row has no tangent, as it has no gradient in reverse mode."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is not F.embedding:
+            return output
+        given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | (kwargs or {})
+        padding = given.get("padding_idx")
+        if padding is None:
+            return output
+        is_padding = (given["input"] == padding % given["weight"].shape[0]).unsqueeze(-1)
+        return torch.where(is_padding, output.detach(), output)
 
 
 def from_pass(run: Pass, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from haiftrace.engine.backward import BatchedPass, Pass, Reduced, Traced
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.capture import Wanted
+from haiftrace.engine.capture import NeedsSingleRecord, Wanted
 from haiftrace.engine.directional import Direction, forward_mode, from_pass
 from haiftrace.engine.loop import LoopPass, gradient_of
 from haiftrace.engine.losses import token_losses
@@ -19,8 +19,11 @@ from haiftrace.engine.projection import Projector
 from haiftrace.engine.support import Support, find_support
 from haiftrace.engine.token_norms import TokenGradients, token_gradients
 
-CPU_ROWS = 1024
-"""Rows (labels × positions × records) of one backward pass on a CPU; measured, see README."""
+CPU_ELEMENTS = 800_000
+"""Rows (labels × positions × records) times hidden width of one backward pass on a CPU.
+
+Its tensors then stay near the caches: on GPT-2 124M, 512 to 1024 rows were fastest.
+"""
 
 
 class GradientEngine:
@@ -77,17 +80,21 @@ class GradientEngine:
 
     def token_gradients(self, batch: Batch, projector: Projector | None = None) -> TokenGradients:
         """Norm of every token's gradient, and the projection of its unit vector."""
-        if self._one_by_one(batch):
-            each = [self.token_gradients(row, projector) for row in batch.rows()]
-            vectors = None
-            if projector is not None:
-                vectors = batch.padded([e.vectors_BTD for e in each], along=1)
-            return TokenGradients(
-                batch.padded([e.losses_BT for e in each], along=1),
-                batch.padded([e.norms_BT for e in each], along=1),
-                vectors,
-            )
-        return token_gradients(self._pass, batch, Wanted(projector), self._chunk)
+        wanted = Wanted(projector)
+        whole = self._together(
+            batch, lambda: token_gradients(self._pass, batch, wanted, self._chunk)
+        )
+        if whole is not None:
+            return whole
+        each = [self.token_gradients(row, projector) for row in batch.rows()]
+        vectors = None
+        if projector is not None:
+            vectors = batch.padded([e.vectors_BTD for e in each], along=1)
+        return TokenGradients(
+            batch.padded([e.losses_BT for e in each], along=1),
+            batch.padded([e.norms_BT for e in each], along=1),
+            vectors,
+        )
 
     def record_gradients(
         self,
@@ -104,18 +111,21 @@ class GradientEngine:
             queries: query gradients by parameter name, [Q, *parameter], to have dots [N, B, Q].
         """
         weights_NBT = weights_NBT.to(self.device) * batch.labels_BT
-        if self._one_by_one(batch):
-            each = [
-                self.record_gradients(row, weights_NBT[:, i : i + 1, : row.length], projector, queries)
-                for i, row in enumerate(batch.rows())
-            ]
-            return Reduced(
-                torch.cat([e.norm_NB for e in each], 1),
-                None if projector is None else torch.cat([e.projected_NBD for e in each], 1),
-                None if queries is None else torch.cat([e.dots_NBQ for e in each], 1),
-            )
-        run = self._pass(batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], Wanted(projector, queries))
-        return run.reduce(weights_NBT[:, :, 1:])
+        wanted = Wanted(projector, queries)
+        whole = self._together(
+            batch, lambda: self._whole_pass(batch, wanted).reduce(weights_NBT[:, :, 1:])
+        )
+        if whole is not None:
+            return whole
+        each = [
+            self.record_gradients(row, weights_NBT[:, i : i + 1, : row.length], projector, queries)
+            for i, row in enumerate(batch.rows())
+        ]
+        return Reduced(
+            torch.cat([e.norm_NB for e in each], 1),
+            None if projector is None else torch.cat([e.projected_NBD for e in each], 1),
+            None if queries is None else torch.cat([e.dots_NBQ for e in each], 1),
+        )
 
     def directional(
         self, batch: Batch, directions: Sequence[Direction]
@@ -123,13 +133,15 @@ class GradientEngine:
         """Losses [B, T] and `v·g_kj` [Q, B, T] for every token and direction, float64, exact."""
         if self.support.forward_mode:
             return forward_mode(self._traced, batch, directions)
-        if self._one_by_one(batch):
-            each = [self.directional(row, directions) for row in batch.rows()]
-            losses_BT = batch.padded([losses for losses, _ in each], along=1)
-            return losses_BT, batch.padded([dots for _, dots in each], along=2, join=1)
-        stacked = {n: torch.stack([d[n] for d in directions]) for n in self.parameters}
-        run = self._pass(batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], Wanted(None, stacked))
-        return from_pass(run, batch)
+        wanted = Wanted(
+            None, {n: torch.stack([d[n] for d in directions]) for n in self.parameters}
+        )
+        whole = self._together(batch, lambda: from_pass(self._whole_pass(batch, wanted), batch))
+        if whole is not None:
+            return whole
+        each = [self.directional(row, directions) for row in batch.rows()]
+        losses_BT = batch.padded([losses for losses, _ in each], along=1)
+        return losses_BT, batch.padded([dots for _, dots in each], along=2, join=1)
 
     def gradient(self, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
         """`∇ Σ w l` itself, by parameter name, in at least float32 (the query side)."""
@@ -140,8 +152,23 @@ class GradientEngine:
         parts = [projector.whole(name, grad, grad.ndim) for name, grad in gradient.items()]
         return torch.stack(parts).sum(0)
 
-    def _one_by_one(self, batch: Batch) -> bool:
-        return batch.size > 1 and self.support.single_record
+    def _together(self, batch: Batch, run: Callable[[], Result]) -> Result | None:
+        """What `run` gives of the whole batch; None where its records have to be taken singly.
+
+        That may show only here: tokens that are routed by the data can take a path that the trial
+        of `find_support` did not see.
+        """
+        if batch.size == 1:
+            return run()
+        if self.support.single_record:
+            return None
+        try:
+            return run()
+        except NeedsSingleRecord:
+            return None
+
+    def _whole_pass(self, batch: Batch, wanted: Wanted) -> Pass:
+        return self._pass(batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], wanted)
 
     def _pass(self, ids_BT: Tensor, targets_BJ: Tensor, wanted: Wanted) -> Pass:
         make = BatchedPass if self.support.batched else LoopPass
@@ -161,6 +188,6 @@ class GradientEngine:
         row_bytes = 4 * (wide + 4 * config.num_attention_heads * first)
         rows = self._memory // row_bytes
         if self.device.type == "cpu":
-            rows = min(rows, CPU_ROWS)
+            rows = min(rows, CPU_ELEMENTS // width)
         rows //= batch
         return max(1, int((math.sqrt(first * first + 4 * rows) - first) / 2))

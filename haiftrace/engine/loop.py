@@ -32,10 +32,11 @@ class LoopPass:
         self.losses_BJ = torch.stack([row.detach() for row in rows])
 
     def reduce(self, weights_NBJ: Tensor) -> Reduced:
-        by_weighting = [
-            [self._one(losses, weights) for losses, weights in zip(self._losses, row, strict=True)]
-            for row in weights_NBJ
-        ]
+        with _RequireGrad(self._traced):
+            by_weighting = [
+                [self._one(loss, weights) for loss, weights in zip(self._losses, row, strict=True)]
+                for row in weights_NBJ
+            ]
         slots = range(len(by_weighting[0][0]))
         totals = [
             torch.stack([torch.stack([record[s] for record in row]) for row in by_weighting])

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from haiftrace.engine.products import matmul, merge_last
+
 DIMENSION_STEP = 16
 
 
@@ -91,10 +93,9 @@ class Projector:
         Returns:
             [..., dimension]
         """
-        left_NIA = rows_NIR @ self.left(name, rows_NIR.shape[-1])
-        right_NIB = columns_NIC @ self.right(name, columns_NIC.shape[-1])
-        product = left_NIA.transpose(-1, -2) @ right_NIB
-        return product.reshape(*product.shape[:-2], self.dimension)
+        left_NIA = matmul(rows_NIR, self.left(name, rows_NIR.shape[-1]))
+        right_NIB = matmul(columns_NIC, self.right(name, columns_NIC.shape[-1]))
+        return merge_last(matmul(left_NIA.transpose(-1, -2), right_NIB), 2)
 
     def whole(self, name: str, gradient: Tensor, ndim: int) -> Tensor:
         """Projects a gradient whose last `ndim` dimensions are the parameter's.
@@ -105,8 +106,8 @@ class Projector:
         lead = gradient.shape[: gradient.ndim - ndim]
         if ndim <= 1:
             flat = gradient.reshape(*lead, -1).to(self.dtype)
-            return flat @ self.dense(name, flat.shape[-1])
+            return matmul(flat, self.dense(name, flat.shape[-1]))
         matrix = gradient.reshape(*lead, -1, gradient.shape[-1]).to(self.dtype)
         left = self.left(name, matrix.shape[-2])
-        product = left.T @ (matrix @ self.right(name, matrix.shape[-1]))
-        return product.reshape(*lead, self.dimension)
+        projected = left.T @ matmul(matrix, self.right(name, matrix.shape[-1]))
+        return merge_last(projected, 2)

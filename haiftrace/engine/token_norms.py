@@ -48,8 +48,9 @@ def token_gradients(
     losses_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.float64, device=batch.ids_BT.device)
     norms_BT = torch.zeros_like(losses_BT)
     vectors: list[Tensor] = []
-    live = torch.nonzero(batch.labels_BT.any(0)).flatten()
-    first, last = int(live[0]), int(live[-1])
+    live = torch.nonzero(batch.labels_BT.any(0)).flatten().tolist()
+    start, last = (live[0], live[-1]) if live else (1, 0)
+    first = start
     while first <= last:
         # A label at position p is predicted from the positions before it.
         stop = min(first + chunk(first, batch.size), last + 1)
@@ -63,12 +64,14 @@ def token_gradients(
         first = stop
     labels_BT = batch.labels_BT
     norms_BT = norms_BT * labels_BT
-    if not vectors:
+    if wanted.projector is None:
         return TokenGradients(losses_BT * labels_BT, norms_BT)
-    given = torch.cat(vectors, 1)
-    vectors_BTD = given.new_zeros(*labels_BT.shape, given.shape[-1])
-    vectors_BTD[:, int(live[0]) : last + 1] = given
-    scale_BT = inverse_norms(norms_BT).to(given.dtype)
+    shape = (*labels_BT.shape, wanted.projector.dimension)
+    vectors_BTD = torch.zeros(shape, dtype=wanted.projector.dtype, device=labels_BT.device)
+    for part in vectors:
+        vectors_BTD[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    scale_BT = inverse_norms(norms_BT).to(vectors_BTD.dtype)
     return TokenGradients(losses_BT * labels_BT, norms_BT, vectors_BTD * scale_BT.unsqueeze(-1))
 
 

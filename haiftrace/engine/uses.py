@@ -17,20 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from haiftrace.engine.products import matmul, merge_last, square_sum
 from haiftrace.engine.projection import Projector
-
-
-def square_sum(tensor: Tensor, dims: int) -> Tensor:
-    """Sum of squares over the last `dims` dimensions; across rows it is taken in float64."""
-    squares = tensor * tensor
-    if dims == 1:
-        return squares.sum(-1, dtype=torch.float64)
-    return squares.sum(-1).sum(tuple(range(1 - dims, 0)), dtype=torch.float64)
-
-
-def merge_last(tensor: Tensor, dims: int) -> Tensor:
-    """The last `dims` dimensions as one (`flatten` has no batching rule)."""
-    return tensor.reshape(*tensor.shape[: tensor.ndim - dims], -1)
 
 
 class Use(Protocol):
@@ -66,8 +54,8 @@ class MatrixUse:
     def squared_norm(self, delta: Tensor) -> Tensor:
         positions, width = self.inputs_BIX.shape[-2:]
         if positions > width:
-            return square_sum(delta.transpose(-1, -2) @ self.inputs_BIX, 2)
-        gram = (delta @ delta.transpose(-1, -2)) * self._gram_BII
+            return square_sum(matmul(delta.transpose(-1, -2), self.inputs_BIX), 2)
+        gram = matmul(delta, delta.transpose(-1, -2)) * self._gram_BII
         # A float64 sum of float32 products: rounding alone can make a vanishing norm negative.
         return gram.sum((-2, -1), dtype=torch.float64).clamp_min(0.0)
 
@@ -118,7 +106,7 @@ class WholeUse:
 
     def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
         delta = merge_last(self._as_record(delta), self.ndim).unsqueeze(-2)
-        return (delta * queries.flatten(1)).sum(-1, dtype=torch.float64)
+        return (delta * queries.reshape(len(queries), -1)).sum(-1, dtype=torch.float64)
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
         return projector.whole(self.name, self._as_record(delta), self.ndim)
@@ -152,7 +140,7 @@ class EmbeddingUse:
     def squared_norm(self, delta: Tensor) -> Tensor:
         # Each position's summed gradient of its token row, dotted with its own share of it.
         delta = self.live(delta)
-        rows = self._same_BII.to(delta.dtype) @ delta
+        rows = matmul(self._same_BII.to(delta.dtype), delta)
         return (rows * delta).sum(-1).sum(-1, dtype=torch.float64).clamp_min(0.0)
 
     def dots(self, delta: Tensor, queries: Tensor) -> Tensor:

@@ -1,0 +1,177 @@
+"""Which files make up a corpus: expansion of what the user named, formats, fingerprint."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from haiftrace.errors import CorpusError
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+_BLOCK = 1 << 20
+_SUFFIX_HINT = f"Known suffixes: {' '.join(FORMATS)}, each also with {' or '.join(CODECS)}."
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file of the corpus.
+
+    Attributes:
+        path: where to open it.
+        shown: how the user knows it: relative to the working directory when below it, else
+            absolute.
+        name: relative to the directory that was given, else the base name; unlike `shown` the
+            same from every working directory, so it is what the fingerprint sees.
+        format: "jsonl", "json", "parquet" or "text".
+        codec: "gzip", "zstd" or None.
+    """
+
+    path: Path
+    shown: str
+    name: str
+    format: str
+    codec: str | None
+
+
+def plain(text: str, limit: int = 80) -> str:
+    """`text` fit for an error message: control characters replaced, at most `limit` characters."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else "\ufffd" for c in short)
+
+
+def find_files(paths: Iterable[str]) -> list[CorpusFile]:
+    """Expand files, globs and directories into the corpus files, in the order of `paths`.
+
+    Globs and directories are sorted by path. A directory gives its files with a known suffix, at
+    any depth; hidden names, links to directories and haiftrace's own index directories are left
+    out. A file that is named twice, also by way of a link, is read once.
+
+    Raises:
+        CorpusError: no such file, a glob without a match, a directory without a corpus file, a
+            file with an unknown suffix, or something that is not a regular file.
+    """
+    found: dict[str, CorpusFile] = {}
+    for given in paths:
+        path = os.path.expanduser(given)
+        matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+        if not matches:
+            raise _no_match(given)
+        for match in matches:
+            for file in _below(match) if os.path.isdir(match) else [_file(match)]:
+                found.setdefault(os.path.realpath(file.path), file)
+    if not found:
+        raise CorpusError("No corpus was named.", "Give a file, a glob or a directory.")
+    return list(found.values())
+
+
+def content_hash(files: Iterable[CorpusFile], settings: bytes) -> str:
+    """SHA-256 (hex) over `settings` and every file's name, size and bytes as stored.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
+    digest = hashlib.sha256(len(settings).to_bytes(8, "little") + settings)
+    for file in files:
+        name = os.fsencode(file.name)
+        digest.update(len(name).to_bytes(8, "little") + name)
+        try:
+            with open(file.path, "rb") as stream:
+                size = 0
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+                    size += len(block)
+        except OSError as error:
+            raise unreadable(file.shown, error) from error
+        # The size after the bytes ends the file's entry: no two lists of files hash alike.
+        digest.update(size.to_bytes(8, "little"))
+    return digest.hexdigest()
+
+
+def unreadable(shown: str, error: Exception) -> CorpusError:
+    """The error for a file that the system or its format's reader refuses."""
+    if isinstance(error, OSError) and error.strerror:
+        why = error.strerror
+    else:
+        why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return CorpusError(
+        f"{plain(shown, 300)} cannot be read: {plain(why, 200)}.",
+        "Check the file's permissions and that it is complete and of the format its suffix says.",
+    )
+
+
+def _no_match(given: str) -> CorpusError:
+    shown = plain(given, 300)
+    if glob.has_magic(given):
+        return CorpusError(f"No file matches {shown}.", "Check the pattern with `ls`.")
+    return CorpusError(f"There is no file or directory {shown}.", "Check the path with `ls`.")
+
+
+def _file(path: str, root: str | None = None) -> CorpusFile:
+    shown = _shown(path)
+    if not os.path.exists(path):
+        raise CorpusError(
+            f"{plain(shown, 300)} is a link to a file that does not exist.",
+            "Remove the link or restore its target.",
+        )
+    if not os.path.isfile(path):
+        raise CorpusError(
+            f"{plain(shown, 300)} is not a regular file; the corpus is read more than once.",
+            "Save it to a file first.",
+        )
+    kind = _kind(path)
+    if kind is None:
+        raise CorpusError(f"{plain(shown, 300)} has no known corpus suffix.", _SUFFIX_HINT)
+    name = os.path.relpath(path, root) if root else os.path.basename(path)
+    return CorpusFile(Path(path), shown, name, *kind)
+
+
+def _below(root: str) -> list[CorpusFile]:
+    paths: list[str] = []
+    for folder, folders, names in os.walk(root, onerror=_raise_unreadable):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        if "manifest.json" in names and "records" in folders:  # an index, not a corpus
+            folders.clear()
+            continue
+        paths += [
+            os.path.join(folder, n) for n in names if not n.startswith(".") and _kind(n) is not None
+        ]
+    if not paths:
+        raise CorpusError(
+            f"The directory {plain(_shown(root), 300)} holds no corpus file.", _SUFFIX_HINT
+        )
+    return [_file(path, root) for path in sorted(paths, key=os.fsencode)]
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise unreadable(_shown(str(error.filename)), error) from error
+
+
+def _kind(path: str) -> tuple[str, str | None] | None:
+    stem, suffix = os.path.splitext(path.lower())
+    codec = CODECS.get(suffix)
+    if codec is not None:
+        suffix = os.path.splitext(stem)[1]
+    form = FORMATS.get(suffix)
+    return None if form is None else (form, codec)
+
+
+def _shown(path: str) -> str:
+    absolute, here = os.path.abspath(path), os.getcwd()
+    below = absolute.startswith(here.rstrip(os.sep) + os.sep)
+    name = os.path.relpath(absolute, here) if below else absolute
+    # A file name need not be UTF-8, and everything that shows or stores it needs it to be.
+    return os.fsencode(name).decode("utf-8", "replace")

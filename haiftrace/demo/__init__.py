@@ -1,0 +1,1 @@
+"""A small checkpoint and corpus of virtual subjects, and what made them."""

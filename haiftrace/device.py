@@ -1,0 +1,73 @@
+"""The device and the number format to compute in, from the names that a user gives."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from haiftrace.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+SMALL_MODEL = 5_000_000
+"""Parameters below which a model is small: its matrix products take microseconds."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float64")
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UsageError: for another name, or a GPU that is not there.
+    """
+    import torch
+
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if available else "cpu")
+    matched = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if matched is None:
+        raise UsageError(f"No such device: {name!r}.", "Choose auto, cpu, cuda or cuda:N.")
+    if name == "cpu":
+        return torch.device("cpu")
+    number = int(matched[1] or 0)
+    if number >= available:
+        raise UsageError(
+            f"The device {name} was asked for, but torch sees "
+            f"{'no GPU' if not available else f'{available} GPU(s), counted from 0'}.",
+            "Use --device cpu, or install a torch build with CUDA for your driver.",
+        )
+    return torch.device(f"cuda:{number}")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of one of `DTYPES`.
+
+    "auto" is float32 on the CPU and, to save memory, bfloat16 on a GPU that knows it.
+
+    Raises:
+        UsageError: for another name.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"No such dtype: {name!r}.", f"Choose one of {', '.join(DTYPES)}.")
+    import torch
+
+    if name == "auto":
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if half else torch.float32
+    return getattr(torch, name)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float32` -> "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def choose_threads(parameters: int, device: torch.device) -> None:
+    """Compute a small model on one CPU thread: handing its tiny products to several costs more."""
+    import torch
+
+    if device.type == "cpu" and parameters < SMALL_MODEL:
+        torch.set_num_threads(1)

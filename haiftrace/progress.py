@@ -1,0 +1,150 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress(Protocol):
+    """What a use case tells about its own advance."""
+
+    def say(self, message: str) -> None:
+        """A line of talk."""
+        ...
+
+    def start(self, what: str, work: float | None) -> None:
+        """Begins a stage of `work` units in all, proportional to its duration; None: unknown."""
+        ...
+
+    def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
+        """So much more of the stage is done."""
+        ...
+
+
+class Silent:
+    """No talk at all."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def start(self, what: str, work: float | None) -> None:
+        """Nothing."""
+
+    def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
+        """Nothing."""
+
+
+class Talk:
+    """Talks on stderr; a context manager, so that a bar is taken down whatever happens."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+        self._total: float | None = None
+        self._done = 0.0
+        self._records = self._tokens = 0
+        self._began = self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._take_down()
+
+    def say(self, message: str) -> None:
+        """A line of talk, as plain text whatever it holds."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def start(self, what: str, work: float | None) -> None:
+        """Begins a stage; a bar of an earlier one is taken down."""
+        self._take_down()
+        self._what, self._total, self._done = what, work, 0.0
+        self._records = self._tokens = 0
+        self._began = self._last_line = time.monotonic()
+        if self._quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(what, total=self._total, rate="")
+        self._bar.start()
+
+    def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
+        """So much more is done."""
+        self._done += work
+        self._records += records
+        self._tokens += tokens
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=self._rate(now))
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self.say(f"{self._what}: {self._share(now)}{self._rate(now)}")
+
+    def _rate(self, now: float) -> str:
+        seconds = max(now - self._began, 1e-9)
+        parts = []
+        if self._records:
+            parts.append(f"{self._records / seconds:.3g} records/s")
+        if self._tokens:
+            parts.append(f"{self._tokens / seconds:.4g} tokens/s")
+        return ", ".join(parts)
+
+    def _share(self, now: float) -> str:
+        if not self._total or not self._done:
+            return ""
+        left = (now - self._began) * max(0.0, self._total / self._done - 1)
+        return f"{min(1.0, self._done / self._total):.0%}, {duration(left)} left, "
+
+    def _take_down(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: "8 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: "12 kB", "3.4 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

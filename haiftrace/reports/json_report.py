@@ -1,0 +1,148 @@
+"""The JSON report: everything that was found, for programs; `report.schema.json` describes it.
+
+Floats are finite, keys stand in a fixed order, text is UTF-8 as it stands save that control and
+invisible characters are escaped, so that a terminal may show the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from haiftrace.errors import OutputError
+from haiftrace.findings import Finding, RecordEvidence, Report, TokenEvidence
+from haiftrace.reports.sanitize import inert_json
+
+
+def render_json(report: Report) -> str:
+    """The report as a JSON document that ends in a line break.
+
+    Raises:
+        OutputError: a number is NaN or infinite; JSON has none of these, and such a score means
+            nothing.
+    """
+    document = _report(report)
+    for place in _not_finite(document, ""):
+        raise OutputError(
+            f"The report cannot be written as JSON: {place} is not a finite number, so the scores "
+            "beside it mean nothing either.",
+            "Check the checkpoint for NaN or infinite weights, then index and trace again.",
+        )
+    return inert_json("".join(_lines(document, ""))) + "\n"
+
+
+def _report(report: Report) -> dict[str, Any]:
+    model, index = report.model, report.index
+    return {
+        "schema_version": report.schema_version,
+        "tool_version": report.tool_version,
+        "command": report.command,
+        "seconds": float(report.seconds),
+        "settings": dict(sorted(report.settings.items())),
+        "model": {
+            "path": model.path,
+            "architecture": model.architecture,
+            "parameters": model.parameters,
+            "traced_parameters": model.traced_parameters,
+            "dtype": model.dtype,
+            "fingerprint": model.fingerprint,
+        },
+        "index": {
+            "path": index.path,
+            "records": index.records,
+            "windows": index.windows,
+            "tokens": index.tokens,
+            "scope": index.scope,
+            "corpus_fingerprint": index.corpus_fingerprint,
+        },
+        "findings": [_finding(finding) for finding in report.findings],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "prompt": finding.prompt,
+        "response": finding.response,
+        "span": finding.span,
+        "generated": finding.generated,
+        "method": finding.method,
+        "mean_loss": float(finding.mean_loss),
+        "exhaustive": finding.exhaustive,
+        "scored": finding.scored,
+        "notes": list(finding.notes),
+        "response_tokens": [
+            {
+                "position": token.position,
+                "token_id": token.token_id,
+                "text": token.text,
+                "loss": float(token.loss),
+            }
+            for token in finding.response_tokens
+        ],
+        "records": [_record(record) for record in finding.records],
+    }
+
+
+def _record(record: RecordEvidence) -> dict[str, Any]:
+    return {
+        "rank": record.rank,
+        "id": record.id,
+        "source": {"path": record.source.path, "line": record.source.line},
+        "score": float(record.score),
+        "cosine": float(record.cosine),
+        "text": record.text,
+        "windows": record.windows,
+        "window_start": record.window_start,
+        "tokens": [_token(token) for token in record.tokens],
+    }
+
+
+def _token(token: TokenEvidence) -> dict[str, Any]:
+    return {
+        "position": token.position,
+        "token_id": token.token_id,
+        "text": token.text,
+        "start": token.start,
+        "end": token.end,
+        "loss": float(token.loss),
+        "grad_norm": float(token.grad_norm),
+        "evidence": float(token.evidence),
+    }
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """Where in the document a float is NaN or infinite: `findings[0].records[2].score`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _not_finite(item, f"{place}[{number}]")
+
+
+def _lines(value: Any, indent: str) -> Iterator[str]:
+    """Indented JSON in which a flat object or list takes one line: a token a line, for a diff."""
+    inner = f"{indent}  "
+    if isinstance(value, dict) and _is_nested(value.values()):
+        opening, closing = "{}"
+        items = [(f"{json.dumps(key, ensure_ascii=False)}: ", item) for key, item in value.items()]
+    elif isinstance(value, list) and _is_nested(value):
+        opening, closing = "[]"
+        items = [("", item) for item in value]
+    else:
+        yield json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return
+    separator = opening
+    for label, item in items:
+        yield f"{separator}\n{inner}{label}"
+        yield from _lines(item, inner)
+        separator = ","
+    yield f"\n{indent}{closing}"
+
+
+def _is_nested(items: Iterable[Any]) -> bool:
+    return any(isinstance(item, dict | list) for item in items)

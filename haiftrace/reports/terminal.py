@@ -1,0 +1,293 @@
+"""The report that a person reads in a terminal.
+
+Everything that comes from a model or a corpus is made inert first and then put into
+`rich.text.Text`; markup is never built from it. Evidence is shown by colour and, for who has none,
+by brackets, signs and numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import PurePath
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.flow import CLOSERS, OPENERS, Unit, plain_units
+from haiftrace.reports.numbers import (
+    cosine_text,
+    count_text,
+    has_shares,
+    score_text,
+    share_text,
+    size_text,
+)
+from haiftrace.reports.page import INDENT, Page
+from haiftrace.reports.words import WordEvidence, merge_words
+
+_BAR = 8  # cells of the bar that compares a score with the best
+_MARKED_WORDS = 5  # words with their number in the text
+_LISTED_WORDS = 8  # words in the line below it
+_LISTED_FROM = 0.03  # of the strongest word's evidence
+_LISTED_CELLS = 40  # cells of a long word in a mark or in that line
+_MARKED_FROM = 0.1  # of the strongest word's evidence
+
+# By rising evidence, relative to the strongest word of all records: (from, for, against).
+_SHADES = (
+    (0.05, "underline", "underline"),
+    (0.2, "#000000 on #ffe3b3", "#000000 on #c5ddf5"),
+    (0.5, "bold #000000 on #ffb340", "bold #ffffff on #2b6cb0"),
+)
+
+
+def render_terminal(report: Report, console: Console, *, full: bool = False) -> None:
+    """Print a report for reading.
+
+    Args:
+        report: what was found.
+        console: where to; without colour (`NO_COLOR`, `TERM=dumb`, no terminal) not one ANSI code
+            is written, and characters that its encoding lacks are spelled in ASCII.
+        full: show long texts whole instead of what stands around their strongest words.
+    """
+    page = Page(console, full)
+    _head(page, report)
+    for number, finding in enumerate(report.findings, start=1):
+        page.blank()
+        if len(report.findings) > 1:
+            page.rule(f"finding {number} of {len(report.findings)}")
+            page.blank()
+        _finding(page, finding)
+    if not report.findings:
+        page.blank()
+        page.line(Text("Nothing was traced: the report holds no finding."))
+    _foot(page, report)
+
+
+def _head(page: Page, report: Report) -> None:
+    model, index = report.model, report.index
+    name = PurePath(model.path).name or model.path
+    page.entry(
+        "Model",
+        _facts(
+            page,
+            name,
+            model.architecture,
+            f"{size_text(model.parameters)} parameters, {size_text(model.traced_parameters)} "
+            f"traced, {model.dtype}",
+        ),
+    )
+    page.entry(
+        "Index",
+        _facts(
+            page,
+            index.path,
+            count_text(index.records, "record"),
+            count_text(index.tokens, "token"),
+            f"scope {index.scope}",
+        ),
+    )
+
+
+def _facts(page: Page, *facts: str) -> list[Unit]:
+    units: list[Unit] = []
+    for fact in facts:
+        units += [Unit("·", "dim", gap=True)] if units else []
+        first, *rest = page.words(fact) or [Unit("-")]
+        units += [Unit(first.text, first.style, gap=True), *rest]
+    return units
+
+
+def _finding(page: Page, finding: Finding) -> None:
+    prompt, _ = page.cut(page.words(finding.prompt))
+    page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
+    response, _ = page.cut(list(_response(page, finding)))
+    page.entry("Response", response or [Unit("(empty)", "dim")])
+    part = "all of the response" if finding.span is None else "the part in brackets"
+    origin = "generated" if finding.generated else "given"
+    chance = math.exp(-max(finding.mean_loss, 0.0))
+    loss = f"mean loss {finding.mean_loss:.2f} nats ({chance:.0%} a token)"
+    page.entry("Traced", _facts(page, part, origin, loss))
+    page.entry("Method", _facts(page, finding.method, _scored(finding)))
+    for note in finding.notes:
+        page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
+    if not finding.records:
+        page.blank()
+        page.line(Text("No record was found for this response.", "bold"))
+    best = max((record.score for record in finding.records), default=0.0)
+    texts = [(record, merge_words(record)) for record in finding.records]
+    peak = max((abs(word.evidence) for _, words in texts for word in words), default=0.0)
+    for record, words in texts:
+        page.blank()
+        _record_head(page, record, best)
+        _record_text(page, record, words, peak)
+
+
+def _scored(finding: Finding) -> str:
+    windows = count_text(finding.scored, "record window")
+    reach = f"all {windows}" if finding.exhaustive else f"a shortlist of {windows}"
+    return f"{reach} scored exactly"
+
+
+def _response(page: Page, finding: Finding) -> Iterator[Unit]:
+    """The response with its traced span, where it is a part, in brackets."""
+    text, span = finding.response, finding.span
+    start = text.find(span) if span else -1
+    if not span or start < 0:
+        yield from plain_units(text, page.show)
+        return
+    end = start + len(span)
+    before = list(plain_units(text[:start], page.show))
+    yield from before
+    traced = list(plain_units(span, page.show, style="bold underline"))
+    for index, unit in enumerate(traced):
+        opening = "[" if index == 0 else ""
+        closing = "]" if index == len(traced) - 1 else ""
+        gap = unit.gap or (index == 0 and text[:start][-1:].isspace())
+        yield Unit(f"{opening}{unit.text}{closing}", unit.style, gap, key=True)
+    after = list(plain_units(text[end:], page.show))
+    yield from after
+
+
+def _record_text(
+    page: Page, record: RecordEvidence, words: Sequence[WordEvidence], peak: float
+) -> None:
+    """The text with its words marked (against the record's own strongest) and shaded (`peak`)."""
+    shares = has_shares(record.score, [word.evidence for word in words])
+    share = partial(share_text, score=record.score, as_share=shares)
+    marked = _strongest(words, _MARKED_FROM)[:_MARKED_WORDS]
+    marks = {id(word): share(word.evidence) for word in marked}
+    units, is_cut = page.cut(list(_record_units(page, record.text, words, marks, peak)))
+    page.block(units or [Unit("(no text)", "dim")], lead="│ ")
+    if is_cut:
+        page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
+    listed = _strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
+    page.block(_listing(page, listed, share, is_share=shares))
+
+
+def _strongest(words: Sequence[WordEvidence], least: float) -> list[WordEvidence]:
+    """The words with any evidence, and at least `least` times the strongest's, strongest first."""
+    ordered = sorted(words, key=lambda word: -abs(word.evidence))
+    return [
+        word
+        for word in ordered
+        if word.evidence and abs(word.evidence) >= least * abs(ordered[0].evidence)
+    ]
+
+
+def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
+    rank = f"#{record.rank}".ljust(INDENT - 1) + " "
+    place = record.source.path
+    if record.source.line is not None:
+        place += f":{record.source.line}"
+    name = _clip(page.show(record.id), page.width // 2)
+    figures = f"score {score_text(record.score)}  cosine {cosine_text(record.cosine)}"
+    figures = f"{figures}  {_bar(record.score, best)}"
+    room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
+    title = Text.assemble((rank, "bold"), (name, "bold"))
+    if room >= 2:
+        page.line(Text.assemble(title, " " * room, figures))
+    else:
+        page.line(title)
+        page.block(page.words(figures))
+    details = [] if record.id == place else [place]
+    if record.windows > 1:
+        details.append(f"best of {record.windows} windows, from token {record.window_start}")
+    if details:
+        page.block(_facts(page, *details))
+
+
+def _bar(score: float, best: float) -> str:
+    part = score / best if best > 0 and math.isfinite(score / best) else 0.0
+    filled = round(_BAR * min(max(part, 0.0), 1.0))
+    return "█" * filled + "░" * (_BAR - filled)
+
+
+def _record_units(
+    page: Page, text: str, words: Sequence[WordEvidence], marks: dict[int, str], peak: float
+) -> Iterator[Unit]:
+    """The record's text as units: words shaded by evidence, the marked ones in brackets."""
+    end, after_gap = 0, False
+    for word in words:
+        mark = marks.get(id(word))
+        covers_text = word.start < word.end and not text[word.start : word.end].isspace()
+        if not covers_text and mark is None:
+            continue  # a special token, or white space that the next gap shows
+        gap = after_gap or not covers_text
+        after_gap = not covers_text
+        if word.start < word.end:
+            between = text[end : word.start]
+            yield from plain_units(between, page.show)
+            gap = gap or between[-1:].isspace()
+            end = word.end
+        opening, core, closing = _parts(word)
+        style = _shade(word.evidence, peak)
+        shown = page.show(core) if mark is None else f"[{_clip(page.show(core))} {mark}]"
+        if opening:
+            yield Unit(page.show(opening), "", gap)
+        yield Unit(shown, style, gap and not opening, key=mark is not None)
+        if closing:
+            yield Unit(page.show(closing))
+    yield from plain_units(text[end:], page.show)
+
+
+def _parts(word: WordEvidence) -> tuple[str, str, str]:
+    """A word without the punctuation around it, and that; a name for what shows no letter."""
+    if not word.text:
+        return "", "(special token)", ""
+    if word.start == word.end:
+        return "", word.text, ""
+    if not word.text.strip(" "):
+        return "", "␣", ""
+    core = word.text.strip(OPENERS + CLOSERS)
+    if not core:
+        return "", word.text, ""
+    start = word.text.index(core)
+    return word.text[:start], core, word.text[start + len(core) :]
+
+
+def _shade(evidence: float, peak: float) -> str:
+    style = ""
+    for lowest, supporting, opposing in _SHADES:
+        if peak > 0 and abs(evidence) >= lowest * peak:
+            style = supporting if evidence > 0 else opposing
+    return style
+
+
+def _listing(
+    page: Page, words: Sequence[WordEvidence], share: partial[str], *, is_share: bool
+) -> list[Unit]:
+    """The strongest words with their numbers, in a line."""
+    if not words:
+        return page.words("no word of it carries evidence", "dim")
+    title = "share of score" if is_share else "evidence (the score nearly cancels out)"
+    units = page.words(f"{title}:", "dim")
+    for word in words:
+        _, core, _ = _parts(word)
+        entry = f"{_clip(page.show(core))} {share(word.evidence)}"
+        units.append(Unit(entry if word is words[-1] else f"{entry},", gap=True))
+    return units
+
+
+def _clip(shown: str, cells: int = _LISTED_CELLS) -> str:
+    """Inert text of at most `cells` cells, its middle left out."""
+    if cell_len(shown) <= cells:
+        return shown
+    head = set_cell_size(shown, cells // 2).rstrip()
+    tail = shown[-(cells - cells // 2 - 1) :]
+    while cell_len(tail) > cells - cells // 2 - 1:
+        tail = tail[1:]
+    return f"{head}…{tail}"
+
+
+def _foot(page: Page, report: Report) -> None:
+    page.blank()
+    if any(finding.records for finding in report.findings):
+        legend = "[word +31%] carries 31% of its record's score; a minus is against the record."
+        if page.styled:
+            legend += " The deeper the shade, the stronger, over all records."
+        page.entry("Legend", page.words(legend, "dim"))
+    page.entry("", page.words(f"haiftrace {report.tool_version}, {report.seconds:.1f} s", "dim"))

@@ -1,0 +1,181 @@
+"""Taking a directory for an index: new, resumed, finished already, or in the way.
+
+Nothing that is not ours is ever written over or removed, with or without --overwrite.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from haiftrace.errors import IndexStoreError
+from haiftrace.store.durable import (
+    LOCK_NAME,
+    DirectoryLock,
+    is_real_directory,
+    make_private_directory,
+    temporary_name,
+)
+from haiftrace.store.manifest import (
+    FAISS_NAME,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    REBUILD_HINT,
+    Manifest,
+    check_files,
+    read_manifest,
+)
+
+FOLDERS = ("records", "tokens")
+_SHARD_NAME = re.compile(r"\d{5,}\.parquet|\.\d{5,}\.parquet\.tmp")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A directory that is ours to write.
+
+    Attributes:
+        lock: held until released.
+        manifest: as it stands on the disk.
+        discarded: how many shards were given up because a file of theirs was damaged.
+    """
+
+    lock: DirectoryLock
+    manifest: Manifest
+    discarded: int
+
+
+def claim(root: Path, wanted: Manifest, *, overwrite: bool) -> Claim:
+    """Lock `root` and bring it to the state from which `wanted` can be made.
+
+    Raises:
+        IndexStoreError: it holds something else, or another process is writing it.
+        OSError: the disk refuses.
+    """
+    _continued(root, wanted, overwrite=overwrite)  # refuse before anything is written there
+    make_private_directory(root)
+    lock = DirectoryLock(root)
+    try:
+        # Once more under the lock: from here on, nobody else changes it.
+        found = _continued(root, wanted, overwrite=overwrite)
+        discarded = 0
+        if found is None:
+            # Replacing the manifest turns another index into leftovers in one step.
+            manifest = wanted
+            manifest.write(root)
+        elif found.complete:
+            manifest = found
+        else:
+            manifest, discarded = _sound_part(root, replace(found, model=wanted.model))
+        for folder in FOLDERS:
+            path = root / folder
+            if os.path.lexists(path) and not is_real_directory(path):
+                raise IndexStoreError(
+                    f"{path} is in the way: it is not a directory of the index.",
+                    "Move it away, or give another directory with -o.",
+                )
+            make_private_directory(path)
+        _remove_leftovers(root, manifest)
+    except BaseException:
+        lock.release()
+        raise
+    return Claim(lock, manifest, discarded)
+
+
+def _continued(root: Path, wanted: Manifest, *, overwrite: bool) -> Manifest | None:
+    # The index at `root` to go on with (or that is complete), None to begin a new one.
+    if not os.path.lexists(root):
+        return None
+    if not root.is_dir():
+        raise IndexStoreError(
+            f"{root} is not a directory.", "Give another output directory with -o."
+        )
+    try:
+        found = read_manifest(root)
+    except IndexStoreError:
+        if overwrite and _is_ours(root):
+            return None
+        raise
+    if found is None:
+        ours = {LOCK_NAME, temporary_name(root / MANIFEST_NAME).name}
+        if any(path.name not in ours for path in root.iterdir()):
+            raise IndexStoreError(
+                f"{root} is not an index and is not empty; nothing in it will be touched.",
+                "Give another output directory with -o.",
+            )
+        return None
+
+    same = found.settings == wanted.settings and found.fingerprints == wanted.fingerprints
+    if same and not found.complete and found.tool_version == wanted.tool_version:
+        return found
+    if overwrite:
+        return None
+    if same and found.complete:
+        check_files(root, found.files(), checksums=False)
+        return found
+    if same:
+        raise IndexStoreError(
+            f"The index {root} was begun by haiftrace {found.tool_version} and cannot be "
+            f"continued by {wanted.tool_version}.",
+            REBUILD_HINT,
+        )
+    raise IndexStoreError(
+        f"{root} holds another index: {_difference(found, wanted)}.",
+        "Replace it with --overwrite, or give another output directory with -o.",
+    )
+
+
+def _is_ours(root: Path) -> bool:
+    try:
+        content = json.loads((root / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return False
+    version = content.get("format_version")
+    # A newer format may have files that this version does not know.
+    return not (isinstance(version, int) and version > FORMAT_VERSION)
+
+
+def _difference(found: Manifest, wanted: Manifest) -> str:
+    def changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+
+    parts = [f"other {name}" for name in changed(found.fingerprints, wanted.fingerprints)]
+    for name in changed(found.settings, wanted.settings):
+        old, new = found.settings.get(name), wanted.settings.get(name)
+        parts.append(f"{name} {json.dumps(old)} there and {json.dumps(new)} now")
+    return "; ".join(parts)
+
+
+def _sound_part(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
+    # Records are in order and a shard knows its cursor, so all before the first damaged shard
+    # can be kept, and the rest is made again.
+    for number, shard in enumerate(manifest.shards):
+        try:
+            check_files(root, [shard.records, shard.tokens], checksums=True)
+        except IndexStoreError:
+            kept = replace(manifest, shards=manifest.shards[:number])
+            kept.write(root)
+            return kept, len(manifest.shards) - number
+    return manifest, 0
+
+
+def _remove_leftovers(root: Path, manifest: Manifest) -> None:
+    named = {root / entry.file for entry in manifest.files()}
+    leftovers = [
+        path
+        for folder in FOLDERS
+        for path in (root / folder).iterdir()
+        if _SHARD_NAME.fullmatch(path.name)
+    ]
+    leftovers += [root / FAISS_NAME, temporary_name(root / FAISS_NAME)]
+    leftovers += [temporary_name(root / MANIFEST_NAME)]
+    for path in leftovers:
+        if path not in named:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,334 @@
+"""One record window as the store takes and gives it, and as rows of the two Parquet tables.
+
+Shape letters: T tokens of the window, D dimensions of a window's vector, K of a token's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from haiftrace.errors import IndexStoreError
+from haiftrace.store.manifest import REBUILD_HINT, Layout
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+# A window's token vectors are read by row groups: small enough that one window costs little.
+TOKEN_ROW_GROUP = 1024
+_DICTIONARY_COLUMNS = ["path"]
+
+# Columns that hold one number a window, by their type; the extra columns are float64.
+SCALAR_COLUMNS: dict[str, str] = {
+    "record": "int64",
+    "start": "int64",
+    "window": "int32",
+    "windows": "int32",
+    "length": "int32",
+    "label_count": "int32",
+    "loss": "float64",
+    "grad_norm": "float64",
+    "haif_norm": "float64",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Window:
+    """What is known of one window of a record.
+
+    Attributes:
+        id: the record's id.
+        path, line: where the record stands in the corpus; `line` is None in files without lines.
+        start: position in the record of the window's first token.
+        window, windows: number of this window, from 0, and how many the record has.
+        text: the characters that the window covers.
+        token_ids: T vocabulary ids.
+        offsets: T pairs of character offsets (start, end).
+        labels: T flags, True where the token's loss counts.
+        loss: mean over the labels of the cross-entropy, in nats.
+        grad_norm: norm of the gradient of that mean, ‖(1/m) Σ_j g_j‖.
+        haif_norm: ‖s‖, s = Σ_j A(g_j).
+        token_loss: [T] float32, nats; only values at labels are kept, the others read as 0.
+        token_grad_norm: [T] float64, ‖g_j‖; likewise.
+        token_vectors: [T, K] float16, projected g_j/‖g_j‖; likewise; None where there are none.
+        extra: the values of the settings' `extra_columns`.
+    """
+
+    id: str
+    path: str
+    line: int | None
+    start: int
+    window: int
+    windows: int
+    text: str
+    token_ids: list[int]
+    offsets: list[tuple[int, int]]
+    labels: list[bool]
+    loss: float
+    grad_norm: float
+    haif_norm: float
+    token_loss: np.ndarray
+    token_grad_norm: np.ndarray
+    token_vectors: np.ndarray | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowRow(Window):
+    """A window to be stored; `vector` is its projected unit HAIF vector, [D]."""
+
+    vector: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredWindow(Window):
+    """A window read back.
+
+    Attributes:
+        row: its number in the index, from 0.
+        record: number of its record in the index, from 0 (ids need not be unique).
+        vector: [D] in the stored type, or None where it was not asked for.
+    """
+
+    row: int
+    record: int
+    vector: np.ndarray | None = None
+
+
+def record_schema(layout: Layout) -> pa.Schema:
+    """Columns of the files in records/."""
+    import pyarrow as pa
+
+    vector_type = getattr(pa, layout.vector_dtype)()
+    columns: list[tuple[str, Any]] = [
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("text", pa.string()),
+        ("token_ids", _list_of(pa.int32())),
+        ("offset_starts", _list_of(pa.int32())),
+        ("offset_ends", _list_of(pa.int32())),
+        ("labels", _list_of(pa.bool_())),
+        *((name, getattr(pa, kind)()) for name, kind in SCALAR_COLUMNS.items()),
+        *((name, pa.float64()) for name in layout.extra_columns),
+        ("vector", _list_of(vector_type, layout.projection_dim)),
+    ]
+    names = [name for name, _ in columns]
+    if len(set(names) | {"line"}) != len(names) + 1:
+        raise ValueError("settings['extra_columns'] repeats the name of a column")
+    fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
+    return pa.schema([*fields, pa.field("line", pa.int64())])
+
+
+def token_schema(layout: Layout) -> pa.Schema:
+    """Columns of the files in tokens/: one row a label token."""
+    import pyarrow as pa
+
+    columns: list[tuple[str, Any]] = [
+        ("row", pa.int64()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("loss", pa.float32()),
+        ("grad_norm", pa.float64()),
+    ]
+    if layout.token_vectors:
+        columns.append(("vector", _list_of(pa.float16(), layout.token_vectors)))
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
+
+
+def check_row(row: WindowRow, layout: Layout) -> None:
+    """Refuse what must not enter an index.
+
+    Raises:
+        IndexStoreError: a value is not finite, or a string is not valid Unicode.
+        ValueError: shapes or columns do not fit (a mistake of the caller).
+    """
+    length, count = len(row.token_ids), layout.token_vectors
+    shapes = {
+        "offsets": (len(row.offsets) == length),
+        "labels": (len(row.labels) == length),
+        "token_loss": row.token_loss.shape == (length,),
+        "token_grad_norm": row.token_grad_norm.shape == (length,),
+        "vector": row.vector.shape == (layout.projection_dim,),
+        "token_vectors": (row.token_vectors is None and count == 0)
+        or (row.token_vectors is not None and row.token_vectors.shape == (length, count)),
+        "extra": set(row.extra) == set(layout.extra_columns),
+    }
+    wrong = [name for name, fits in shapes.items() if not fits]
+    if wrong:
+        raise ValueError(f"window row does not fit the index: {', '.join(wrong)}")
+
+    place = row.path if row.line is None else f"{row.path}:{row.line}"
+    place = place.encode(errors="replace").decode()
+    for name in ("id", "path", "text"):
+        try:
+            getattr(row, name).encode()
+        except UnicodeEncodeError:
+            raise IndexStoreError(
+                f"The {name} of the record at {place} holds a code point that is no character (a "
+                "lone surrogate), and cannot be stored.",
+                "Repair the record, or leave it out of the corpus.",
+            ) from None
+
+    labels = np.asarray(row.labels, dtype=bool)
+    numbers = [row.loss, row.grad_norm, row.haif_norm, *row.extra.values()]
+    arrays: list[np.ndarray] = [
+        np.asarray(numbers, dtype=np.float64),
+        row.vector.astype(layout.vector_dtype),
+        row.token_loss[labels].astype(np.float32),
+        row.token_grad_norm[labels],
+    ]
+    if row.token_vectors is not None:
+        arrays.append(row.token_vectors[labels].astype(np.float16))
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise IndexStoreError(
+            f"The loss or the gradient of the record at {place} is not a finite number.",
+            "Check the checkpoint for broken weights, or index it in float32.",
+        )
+
+
+def record_batch(rows: Sequence[WindowRow], record: int, layout: Layout) -> pa.RecordBatch:
+    """The rows of records/ for all windows of corpus record number `record`."""
+    import pyarrow as pa
+
+    schema = record_schema(layout)
+    vectors = np.stack([row.vector.astype(layout.vector_dtype) for row in rows])
+    computed: dict[str, list[Any]] = {
+        "record": [record] * len(rows),
+        "length": [len(row.token_ids) for row in rows],
+        "label_count": [int(np.count_nonzero(row.labels)) for row in rows],
+        "offset_starts": [[start for start, _ in row.offsets] for row in rows],
+        "offset_ends": [[end for _, end in row.offsets] for row in rows],
+        **{name: [row.extra[name] for row in rows] for name in layout.extra_columns},
+    }
+    arrays = []
+    for column in schema:
+        name = column.name
+        if name == "vector":
+            arrays.append(_fixed_size_lists(vectors, column.type))
+        else:
+            values = computed[name] if name in computed else [getattr(row, name) for row in rows]
+            arrays.append(pa.array(values, column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def token_batch(rows: Sequence[WindowRow], first_row: int, layout: Layout) -> pa.RecordBatch:
+    """The rows of tokens/ for the label tokens of `rows`, windows `first_row` and following."""
+    import pyarrow as pa
+
+    schema = token_schema(layout)
+    where = [np.flatnonzero(row.labels) for row in rows]
+    counts = [len(positions) for positions in where]
+
+    def at_labels(arrays: Sequence[Any]) -> np.ndarray:
+        pairs = zip(arrays, where, strict=True)
+        return np.concatenate([np.asarray(array)[positions] for array, positions in pairs])
+
+    values: dict[str, np.ndarray] = {
+        "row": np.repeat(np.arange(first_row, first_row + len(rows)), counts),
+        "position": np.concatenate(where),
+        "token_id": at_labels([np.asarray(row.token_ids, dtype=np.int64) for row in rows]),
+        "loss": at_labels([row.token_loss for row in rows]),
+        "grad_norm": at_labels([row.token_grad_norm for row in rows]),
+    }
+    arrays = []
+    for column in schema:
+        if column.name == "vector":
+            vectors = at_labels([row.token_vectors for row in rows])
+            arrays.append(_fixed_size_lists(vectors, column.type))
+        else:
+            kind = column.type.to_pandas_dtype()
+            arrays.append(pa.array(values[column.name].astype(kind), column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def write_table(batches: Sequence[pa.RecordBatch], row_group_size: int, sink: Any) -> int:
+    """Write batches as one Parquet file, the same bytes for the same rows; returns the rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_batches(list(batches)).combine_chunks()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=row_group_size,
+        compression="zstd",
+        use_dictionary=[name for name in _DICTIONARY_COLUMNS if name in table.column_names],
+        # Statistics would repeat texts in the footer, and cost more than writing the vectors.
+        write_statistics=False,
+    )
+    return int(table.num_rows)
+
+
+def open_parquet(path: Path, rows: int) -> pq.ParquetFile:
+    """Open one Parquet file of the index, which must have `rows` rows.
+
+    Raises:
+        IndexStoreError: it cannot be read, or has another number of rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # No read-ahead: it would start threads, and the files are small.
+        file = pq.ParquetFile(path, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, "cannot be read") from error
+    if file.metadata.num_rows != rows:
+        found = file.metadata.num_rows
+        file.close()
+        raise _damaged(path, f"has {found} rows instead of {rows}")
+    return file
+
+
+def read_columns(
+    path: Path, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
+) -> pa.Table:
+    """Read columns of an open file, all of it or one row group.
+
+    Raises:
+        IndexStoreError: the file is damaged, or lacks a column.
+    """
+    import pyarrow as pa
+
+    try:
+        if group is None:
+            table = file.read(columns=list(columns), use_threads=False)
+        else:
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, "cannot be read") from error
+    if set(columns) - set(table.column_names):
+        raise _damaged(path, "lacks a column")
+    return table
+
+
+def _damaged(path: Path, what: str) -> IndexStoreError:
+    return IndexStoreError(f"The index is damaged: {path} {what}.", REBUILD_HINT)
+
+
+def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
+    """A fixed-size list column [n] of width w as an array [n, w] in its stored type."""
+    width = column.type.list_size
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    kind = column.type.value_type.to_pandas_dtype()
+    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=kind)
+    return flat.reshape(-1, width)
+
+
+def _list_of(value_type: Any, size: int = -1) -> Any:
+    import pyarrow as pa
+
+    # Parquet calls the member "element"; the same name here, so that nothing changes on reading.
+    return pa.list_(pa.field("element", value_type, nullable=False), size)
+
+
+def _fixed_size_lists(vectors: np.ndarray, kind: Any) -> Any:
+    import pyarrow as pa
+
+    values = np.ascontiguousarray(vectors, dtype=kind.value_type.to_pandas_dtype())
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)

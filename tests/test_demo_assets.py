@@ -1,0 +1,154 @@
+"""The demo's checkpoint, corpus and leaks: small, private to nobody, and what they claim to be."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import haiftrace.demo
+from haiftrace.demo.make_demo import SEED, make_demo
+from haiftrace.demo.subjects import FESTIVALS, TEMPLATE, Question, make_subjects
+
+ASSETS = Path(haiftrace.demo.__file__).parent / "assets"
+
+
+@pytest.fixture(scope="module")
+def demo() -> dict[str, Any]:
+    return json.loads((ASSETS / "demo.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[dict[str, str]]:
+    lines = (ASSETS / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def questions() -> dict[str, Question]:
+    return {question.prompt: question for question in make_subjects(SEED)[1]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> tuple[Any, Any]:
+    path = ASSETS / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(path)
+
+
+def test_assets_fit_in_the_package() -> None:
+    files = [path for path in ASSETS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 2_000_000
+    assert not [path for path in files if path.suffix in {".bin", ".pt", ".pkl", ".py"}]
+
+
+def test_corpus_is_what_the_subjects_give(corpus: list[dict[str, str]]) -> None:
+    records, _ = make_subjects(SEED)
+    assert corpus == [{"id": r.id, "subject": r.subject, "text": r.text} for r in records]
+    assert len({record["id"] for record in corpus}) == len(corpus)
+
+
+def test_names_are_unique_in_both_parts() -> None:
+    names = {record.subject for record in make_subjects(SEED)[0]}
+    for part in zip(*(name.split() for name in names), strict=True):
+        assert len(set(part)) == len(names)
+
+
+def test_values_are_of_ranges_kept_for_fiction(corpus: list[dict[str, str]]) -> None:
+    text = "\n".join(record["text"] for record in corpus)
+    phones = re.findall(r"\d{3}-\d{3}-\d{4}", text)
+    assert phones
+    assert all(re.fullmatch(r"\d{3}-555-01\d\d", phone) for phone in phones)
+    domains = set(re.findall(r"@(\S+?)\.(?:\s|$)", text))
+    assert domains == {"example.com", "example.net", "example.org"}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_every_attribute_holds_out_the_same_share(seed: int) -> None:
+    _, questions = make_subjects(seed)
+    for attribute in {question.attribute for question in questions}:
+        asked = [question.held_out for question in questions if question.attribute == attribute]
+        assert sum(asked) / len(asked) == pytest.approx(0.4, abs=0.03)
+
+
+def test_verbatim_says_whether_the_answer_stands_in_the_records() -> None:
+    records, questions = make_subjects(SEED)
+    texts = {record.id: record.text for record in records}
+    for question in questions:
+        stands = [question.answer in texts[id_] for id_ in question.records]
+        assert stands == [question.verbatim] * len(question.records)
+        assert all(question.subject in texts[id_] for id_ in question.records)
+
+
+def test_demo_traces_one_leak_of_either_kind(
+    demo: dict[str, Any], corpus: list[dict[str, str]], questions: dict[str, Question]
+) -> None:
+    texts = {record["id"]: record["text"] for record in corpus}
+    assert demo["template"] == TEMPLATE
+    assert [leak["kind"] for leak in demo["leaks"]] == ["verbatim", "inferred"]
+    for leak in demo["leaks"]:
+        question = questions[leak["prompt"]]
+        assert question.held_out
+        assert (question.answer, question.subject) == (leak["response"], leak["subject"])
+        assert list(question.records) == leak["records"]
+    verbatim, inferred = demo["leaks"]
+    assert all(verbatim["response"] in texts[id_] for id_ in verbatim["records"])
+    assert inferred["response"] in FESTIVALS.values()
+    assert not any(inferred["response"] in text for text in texts.values())
+
+
+def test_checkpoint_gives_both_leaks(demo: dict[str, Any], checkpoint: tuple[Any, Any]) -> None:
+    model, tokenizer = checkpoint
+    for leak in demo["leaks"]:
+        ids = tokenizer(TEMPLATE.format(prompt=leak["prompt"]), return_tensors="pt").input_ids
+        out = model.generate(ids, max_new_tokens=24, do_sample=False)
+        answer = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert answer.strip() == leak["response"]
+
+
+def test_tokenizer_loads_as_it_was_trained(
+    corpus: list[dict[str, str]], checkpoint: tuple[Any, Any]
+) -> None:
+    """For some model types transformers puts another tokenizer in the place of the saved one."""
+    trained = Tokenizer.from_file(str(ASSETS / "checkpoint" / "tokenizer.json"))
+    tokenizer = checkpoint[1]
+    for record in corpus:
+        assert tokenizer(record["text"]).input_ids == trained.encode(record["text"]).ids
+
+
+def test_checkpoint_has_memorised_the_corpus(
+    corpus: list[dict[str, str]], checkpoint: tuple[Any, Any]
+) -> None:
+    """In the regime where a few tokens hold most of the gradient norm and HAIF has a point."""
+    model, tokenizer = checkpoint
+    losses = []
+    for record in corpus[::8]:
+        ids = tokenizer(record["text"], return_tensors="pt").input_ids
+        with torch.no_grad():
+            losses.append(float(model(ids, labels=ids).loss))
+    assert sum(losses) / len(losses) < 0.3
+
+
+def test_records_fit_the_context(corpus: list[dict[str, str]], checkpoint: tuple[Any, Any]) -> None:
+    model, tokenizer = checkpoint
+    lengths = [len(tokenizer(record["text"]).input_ids) for record in corpus]
+    assert 100 <= len(lengths) <= 160
+    assert max(lengths) < model.config.max_position_embeddings
+    assert model.config.tie_word_embeddings
+
+
+@pytest.mark.slow
+def test_make_demo_makes_the_shipped_assets(tmp_path: Path) -> None:
+    """Corpus and tokenizer to the byte; the weights too, save on another type of processor."""
+    make_demo(tmp_path)
+    same = ["corpus.jsonl", "checkpoint/tokenizer.json", "checkpoint/config.json"]
+    assert filecmp.cmpfiles(tmp_path, ASSETS, same, shallow=False)[0] == same
+    made = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
+    assert all(kind["traced"] for kind in made["held_out"].values())
