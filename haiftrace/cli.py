@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 INDEX_DIRECTORY = Path("haiftrace-index")
 DEMO_DIRECTORY = Path("haiftrace-demo")
 
+# Every option has an environment variable; the epilog says how it is named, once for all.
+Option = partial(typer.Option, show_envvar=False)
+
 # The class has moved with typer's releases: from click's to one of its own.
-_USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_USAGE_ERROR: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     help="Which training record put this answer into the model?",
@@ -30,80 +36,97 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"auto_envvar_prefix": "HAIFTRACE", "help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No talk on stderr but errors.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No talk on stderr but errors.")]
 Output = Annotated[
     list[str] | None,
-    typer.Option("--output", "-o", help="Also write the report here: PATH.json, or - for stdout."),
+    Option("--output", "-o", help="Also write the report here: PATH.json, or - for stdout."),
 ]
 
 
-@app.callback(invoke_without_command=True)
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+def _variables(command: str) -> dict[str, str]:
+    # Only the commands' options: HAIFTRACE_VERSION in a container says something else.
+    return {"auto_envvar_prefix": f"HAIFTRACE_{command}"}
+
+
+@app.callback()
 def _start(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
+    ] = False,
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks; anywhere.")] = False,
 ) -> None:
     from haiftrace.config import CONFIG_NAME, read_config
 
-    if version:
-        print(__version__)
-        raise typer.Exit
-    context.obj = {"debug": debug}
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {name: {p.name for p in command.params} for name, command in commands.items()}
-    context.default_map = read_config(Path(CONFIG_NAME), options)
+    options = {
+        name: {str(p.name): bool(getattr(p, "multiple", False)) for p in command.params}
+        for name, command in commands.items()
+    }
+    try:
+        context.default_map = read_config(Path(CONFIG_NAME), options)
+    except UsageError:
+        if not {"-h", "--help"} & set(sys.argv[1:]):  # help must tell how to correct the file
+            raise
 
 
-@app.command("index")
+@app.command("index", context_settings=_variables("INDEX"))
 def _index(
-    model: Annotated[str, typer.Option(help="Directory of the checkpoint (safetensors).")],
+    model: Annotated[str, Option(help="Directory of the checkpoint (safetensors).")],
     corpus: Annotated[
         list[str],
-        typer.Option(help="JSONL, Parquet or text: a file, a glob or a directory; repeatable."),
+        Option(help="JSONL, Parquet or text: a file, a glob or a directory; repeatable."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory of the index.")
+        Path, Option("--output", "-o", help="Directory of the index.")
     ] = INDEX_DIRECTORY,
     parameters: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Which parameters count: linear, matrices, all, or a regular expression over"
             " their names."
         ),
     ] = "linear",
-    text_field: Annotated[str, typer.Option(help="Field of a record's text.")] = "text",
+    text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
     id_field: Annotated[
-        str | None, typer.Option(help="Field of a record's id; 'id', else path:line.")
+        str | None, Option(help="Field of a record's id; 'id', else path:line.")
     ] = None,
     loss_on: Annotated[
-        Literal["all", "response"], typer.Option(help="What training put the loss on.")
+        Literal["all", "response"], Option(help="What training put the loss on.")
     ] = "all",
     append_eos: Annotated[
-        bool, typer.Option("--append-eos", help="Training ended each record with end-of-text.")
+        bool, Option("--append-eos", help="Training ended each record with end-of-text.")
     ] = False,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of a window; the model's context, at most 1024.")
+        int | None, Option(help="Tokens of a window; the model's context, at most 1024.")
     ] = None,
-    projection_dim: Annotated[int, typer.Option(help="Dimensions of a record's vector.")] = 2048,
+    projection_dim: Annotated[int, Option(help="Dimensions of a record's vector.")] = 2048,
     token_vectors: Annotated[
-        int, typer.Option(help="Dimensions of a token's vector; 0 keeps none.")
+        int, Option(help="Dimensions of a token's vector; 0 keeps none.")
     ] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the projections.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the projections.")] = 0,
     skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Leave out and count what is no record.")
+        bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace another index in that directory.")
+        bool, Option("--overwrite", help="Replace another index in that directory.")
     ] = False,
     memory: Annotated[
-        int, typer.Option(help="Megabytes that a backward pass may take, about.", min=1)
+        int, Option(help="Megabytes that a backward pass may take, about.", min=1)
     ] = 512,
     dtype: Annotated[
-        str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
+        str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
     ] = "auto",
     device: Device = "auto",
     quiet: Quiet = False,
@@ -135,7 +158,11 @@ def _index(
     )
     with Talk(quiet) as progress:
         checkpoint = load_checkpoint(model, dtype=dtype, device=device)
-        outcome = build_index(checkpoint, read, settings, progress)
+        try:
+            outcome = build_index(checkpoint, read, settings, progress)
+        except KeyboardInterrupt:
+            progress.say("The same command goes on from the last complete shard.")
+            raise
         done = "is complete already" if outcome.already_complete else "is ready"
         progress.say(
             f"The index {output} {done}: {outcome.totals.records:,} records,"
@@ -145,39 +172,39 @@ def _index(
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
 
 
-@app.command("trace")
+@app.command("trace", context_settings=_variables("TRACE"))
 def _trace(
     prompt: Annotated[str, typer.Argument(help="What the model was asked.")],
-    index: Annotated[Path, typer.Option(help="Directory of the index.")] = INDEX_DIRECTORY,
+    index: Annotated[Path, Option(help="Directory of the index.")] = INDEX_DIRECTORY,
     response: Annotated[
         str | None,
-        typer.Option(help="The leak, - for stdin; generated by the checkpoint when not given."),
+        Option(help="The leak, - for stdin; generated by the checkpoint when not given."),
     ] = None,
-    span: Annotated[str | None, typer.Option(help="Trace this part of the response only.")] = None,
+    span: Annotated[str | None, Option(help="Trace this part of the response only.")] = None,
     method: Annotated[
-        str, typer.Option(help="haif, haif-t, gradient-product or gradient-cosine.")
+        str, Option(help="haif, haif-t, gradient-product or gradient-cosine.")
     ] = "haif",
-    top: Annotated[int, typer.Option(help="Records to show.", min=1)] = 5,
+    top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
-        int, typer.Option(help="Record windows that the search proposes for exact scoring.", min=1)
+        int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
     ] = 256,
-    exact: Annotated[bool, typer.Option("--exact", help="Score every record.")] = False,
+    exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
     template: Annotated[
-        str | None, typer.Option(help="Text around the prompt, with {prompt} in it.")
+        str | None, Option(help="Text around the prompt, with {prompt} in it.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Use the chat template.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of a generated answer.", min=1)] = 64,
+    chat: Annotated[bool, Option("--chat", help="Use the chat template.")] = False,
+    max_new_tokens: Annotated[int, Option(help="Length of a generated answer.", min=1)] = 64,
     stop: Annotated[
-        list[str] | None, typer.Option(help="Text at which a generated answer ends; repeatable.")
+        list[str] | None, Option(help="Text at which a generated answer ends; repeatable.")
     ] = None,
     loss_on: Annotated[
-        Literal["all", "response"], typer.Option(help="Trace the prompt's tokens too: all.")
+        Literal["all", "response"], Option(help="Trace the prompt's tokens too: all.")
     ] = "response",
     model: Annotated[
-        str | None, typer.Option(help="Where the indexed checkpoint is now, if it was moved.")
+        str | None, Option(help="Where the indexed checkpoint is now, if it was moved.")
     ] = None,
     output: Output = None,
-    full: Annotated[bool, typer.Option("--full", help="Show long records whole.")] = False,
+    full: Annotated[bool, Option("--full", help="Show long records whole.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -209,46 +236,35 @@ def _trace(
     with Talk(quiet) as progress:
         tracer = open_tracer(index, model, device)
         report = tracer.report(
-            [Leak(prompt, response, span)], settings, progress, shlex.join(["haiftrace", *sys.argv[1:]])
+            [Leak(prompt, response, span)],
+            settings,
+            progress,
+            shlex.join(["haiftrace", *sys.argv[1:]]),
         )
     _deliver(report, outputs, full)
 
 
-@app.command("demo")
+@app.command("demo", context_settings=_variables("DEMO"))
 def _demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory to put the demo into.")
+        Path, Option("--output", "-o", help="Directory to put the demo into.")
     ] = DEMO_DIRECTORY,
     quiet: Quiet = False,
 ) -> None:
     """Index and trace a small checkpoint that ships with haiftrace: offline, under a minute."""
-    from haiftrace.demo.run import prepare
+    from haiftrace.demo.run import prepare, typed
 
     demo = prepare(output)
-    _announce(demo.index_command)
+    print(f"$ {typed(demo.index_command)}", flush=True)
     _index(model=str(demo.model), corpus=[str(demo.corpus)], output=demo.index, quiet=quiet)
     for leak in demo.leaks:
         print()
-        print(leak.explanation)
-        _announce(leak.command)
+        print(f"{leak.explanation}\n$ {typed(leak.command)}", flush=True)
         _trace(prompt=leak.prompt, template=demo.template, index=demo.index, top=3, quiet=quiet)
     print()
     print("Go on with one of these commands, or your own checkpoint and corpus:")
     for command in (*(leak.command for leak in demo.leaks), demo.next_command):
-        print(f"  {_typed(command)}")
-
-
-def _announce(command: list[str]) -> None:
-    print(f"$ {_typed(command)}", flush=True)
-
-
-def _typed(command: list[str]) -> str:
-    """A command as a person would type it: double quotes where there is an apostrophe."""
-    plain = ("'" in word and not set('"$`\\!') & set(word) for word in command)
-    return " ".join(
-        f'"{word}"' if double else shlex.quote(word)
-        for word, double in zip(command, plain, strict=True)
-    )
+        print(f"  {typed(command)}")
 
 
 def _stdin_text() -> str:
@@ -259,55 +275,87 @@ def _stdin_text() -> str:
 
 
 def _deliver(report: Report, outputs: list[str], full: bool) -> None:
+    from rich.console import Console
+
     from haiftrace.reports import render_terminal, write_report
 
-    if "-" not in outputs:
-        from rich.console import Console
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit with 1, which means that a leak was found
 
-        render_terminal(report, Console(), full=full)
-    for path in outputs:
+    for path in sorted(outputs, key=lambda path: path == "-"):  # files, whatever becomes of stdout
         write_report(report, path)
+    if "-" not in outputs:
+        render_terminal(report, Terminal(), full=full)
 
 
 def main() -> None:
     """Runs the command line; every way out has its exit code."""
-    sys.exit(_run())
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads any more, or the disk is full: Python's own flush must not change the code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _run() -> int:
     # Large pages for tensors: the batched backward pass is a third faster with them.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    debug = "--debug" in sys.argv[1:]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    arguments, debug = _without_debug(sys.argv[1:])
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, prog_name="haiftrace", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else EXIT_CLEAN
-    except HaiftraceError as error:
-        if debug:
-            raise
-        _tell(error.message, error.hint)
-        return error.exit_code
+    except SystemExit:
+        return EXIT_ERROR  # typer's answer to a closed pipe is 1, which means that a leak was found
     except _USAGE_ERROR as error:
         error.show()  # type: ignore[attr-defined]
         return EXIT_ERROR
     except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone; nothing more can be said, and Python's own flush must not try.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_ERROR
-    except MemoryError:
-        _tell("There is not enough memory.", "Use a smaller --memory or --context.")
-        return EXIT_ERROR
+        code = EXIT_INTERRUPTED  # which some releases of typer return of themselves
     except Exception as error:
         if debug:
-            raise
+            import traceback
+
+            traceback.print_exc()
+        return _failed(error)
+    if code == EXIT_INTERRUPTED:
+        print("Interrupted.", file=sys.stderr)
+    return code if isinstance(code, int) else EXIT_CLEAN
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without --debug, which may stand anywhere before `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return kept + arguments[end:], len(kept) < end
+
+
+def _failed(error: Exception) -> int:
+    """Says what went wrong and gives the exit code."""
+    if isinstance(error, BrokenPipeError) or isinstance(error.__cause__, BrokenPipeError):
+        return EXIT_ERROR  # the reader has gone: nobody is left to tell
+    if isinstance(error, HaiftraceError):
+        _tell(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _tell("There is not enough memory.", "Use a smaller --memory or --context.")
+    elif isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        _tell(
+            f"The system refused to read or write{place}: {error.strerror}.",
+            "Check the disk and the permissions.",
+        )
+    else:
         _tell(
             f"haiftrace failed: {type(error).__name__}. This is a defect of haiftrace.",
-            "Run `haiftrace --debug …` to see where, and report it.",
+            "Run the command with --debug to see where, and report it.",
         )
-        return EXIT_ERROR
+    return EXIT_ERROR
 
 
 def _tell(message: str, hint: str) -> None:

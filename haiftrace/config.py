@@ -19,15 +19,19 @@ from haiftrace.errors import UsageError
 CONFIG_NAME = "haiftrace.toml"
 
 
-def read_config(path: Path, options: Mapping[str, set[str]]) -> dict[str, dict[str, Any]]:
+def read_config(
+    path: Path, options: Mapping[str, Mapping[str, bool]]
+) -> dict[str, dict[str, Any]]:
     """Options by command from a TOML file; nothing where the file does not exist.
 
     Args:
         path: the file.
-        options: for each command the option names that it has, with underscores.
+        options: for each command the option names that it has, with underscores, and whether an
+            option may be repeated. One that may takes a list, or a single value for a list of one.
 
     Raises:
-        UsageError: the file is no TOML, or names a command or option that does not exist.
+        UsageError: the file is no TOML, names a command or option that does not exist, or gives
+            several values to an option that takes one.
     """
     import tomllib
 
@@ -41,12 +45,23 @@ def read_config(path: Path, options: Mapping[str, set[str]]) -> dict[str, dict[s
     for command, values in content.items():
         if command not in options or not isinstance(values, dict):
             known = ", ".join(f"[{name}]" for name in options)
-            raise UsageError(f"{path} has '{command}', which is no table of a command.", f"Its tables are {known}.")
-        settings[command] = {key.replace("-", "_"): value for key, value in values.items()}
-        unknown = sorted(set(settings[command]) - options[command])
-        if unknown:
             raise UsageError(
-                f"{path} sets '{unknown[0]}' in [{command}], which that command does not have.",
-                f"See `haiftrace {command} --help` for its options.",
+                f"{path} has '{command}', which is no table of a command.",
+                f"Its tables are {known}.",
             )
+        settings[command] = {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            place = f"{path} sets '{key}' in [{command}]"
+            if name not in options[command]:
+                raise UsageError(
+                    f"{place}, which that command does not have.",
+                    f"See `haiftrace {command} --help` for its options.",
+                )
+            if isinstance(value, dict) or (
+                isinstance(value, list) and not options[command][name]
+            ):
+                raise UsageError(f"{place} to several values, but it takes one.", "Keep one.")
+            single = options[command][name] and not isinstance(value, list)
+            settings[command][name] = [value] if single else value
     return settings

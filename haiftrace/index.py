@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ class IndexOutcome:
 
 @dataclass
 class _Census:
-    """What a first pass through the corpus counts; `work` is Σ T², to which time is proportional."""
+    """What a first pass through the corpus counts; time is proportional to `work`, Σ T²."""
 
     records: int = 0
     windows: int = 0
@@ -280,13 +281,19 @@ def _fill(
         engine.projector(settings.token_vectors, settings.seed) if settings.token_vectors else None
     )
     record_projector = engine.projector(settings.projection_dim, settings.seed)
-    done = writer.resume_after.cursor
-    if done:
+    numbered = enumerate((windows for _, windows in reader.records()), start=1)
+    left = census.work
+    if writer.resume_after.cursor:
         progress.say(f"Going on after {writer.resume_after.records:,} records indexed before.")
-    progress.start("indexing", census.work)
+        left -= sum(
+            _work(window)
+            for _, windows in islice(numbered, writer.resume_after.cursor)
+            for window in windows
+        )
+    progress.start("indexing", left)
     began = flushed = time.monotonic()
     work, estimated = 0.0, False
-    for ahead in _read_ahead(reader, done, progress):
+    for ahead in _read_ahead(numbered):
         windows = [window for _, windows in ahead for window in windows]
         rows: dict[int, WindowRow] = {}
         for batch in _batches(windows, engine.device.type):
@@ -300,7 +307,7 @@ def _fill(
             seconds = time.monotonic() - began
             if not estimated and seconds > 2:
                 estimated = True
-                progress.say(f"This takes about {duration(seconds * census.work / work)} in all.")
+                progress.say(f"This takes about {duration(seconds * left / work)}.")
         for cursor, record_windows in ahead:
             if record_windows:
                 writer.append_record([rows[id(w)] for w in record_windows], cursor)
@@ -311,19 +318,10 @@ def _fill(
 
 
 def _read_ahead(
-    reader: _Reader, done: int, progress: Progress
+    numbered: Iterator[tuple[int, list[Window]]],
 ) -> Iterator[list[tuple[int, list[Window]]]]:
-    """Lists of (records read so far, windows of the last of them); `done` records are skipped."""
-    ahead: list[tuple[int, list[Window]]] = []
-    for number, (_, windows) in enumerate(reader.records(), start=1):
-        if number <= done:
-            progress.advance(sum(map(_work, windows)))
-            continue
-        ahead.append((number, windows))
-        if len(ahead) == READ_AHEAD:
-            yield ahead
-            ahead = []
-    if ahead:
+    """Lists of (records read so far, windows of the last of them)."""
+    while ahead := list(islice(numbered, READ_AHEAD)):
         yield ahead
 
 
@@ -352,7 +350,7 @@ def _rows(
 
     batch = make_batch([w.token_ids for w in windows], [w.labels for w in windows], engine.device)
     tokens = engine.token_gradients(batch, token_projector)
-    counts_B1 = batch.labels_BT.sum(1, keepdim=True)
+    counts_B1 = batch.labels_BT.double().sum(1, keepdim=True)
     weights_NBT = torch.stack([inverse_norms(tokens.norms_BT), batch.labels_BT / counts_B1])
     records = engine.record_gradients(batch, weights_NBT, record_projector)
     assert records.projected_NBD is not None
@@ -397,5 +395,7 @@ def _own_text(window: Window) -> tuple[str, list[tuple[int, int]]]:
     if not covered:
         return "", window.offsets
     first, last = covered[0][0], max(end for _, end in covered)
-    shifted = [(0, 0) if span == (0, 0) else (span[0] - first, span[1] - first) for span in window.offsets]
+    shifted = [
+        (0, 0) if span == (0, 0) else (span[0] - first, span[1] - first) for span in window.offsets
+    ]
     return window.text[first:last], shifted

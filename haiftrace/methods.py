@@ -1,8 +1,8 @@
 """The registry of influence functions: how each turns token dot products into a score.
 
 With `d_j = v·g_kj` the exact dot products of query and token gradients, every method here scores a
-record window by `Σ_j a_j d_j`, `a_j` depending on norms that the index holds; `a_j d_j` is token j's
-evidence. A further method is a further entry.
+record window by `Σ_j a_j d_j`, `a_j` depending on norms that the index holds; `a_j d_j` is the
+evidence of token j. A further method is a further entry.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Method:
     def cosine(self, score: float, norms: WindowNorms, query_norm: float) -> float:
         """The cosine of the angle between v and the record-side vector."""
         length = 1.0 if self.over_query_norm else query_norm
-        return score * _inverse(length) * _inverse(self.record_norm(norms))
+        cosine = score * _inverse(length) * _inverse(self.record_norm(norms))
+        return min(1.0, max(-1.0, cosine))  # rounding must not lead out of its range
 
 
 def _inverse(value: float) -> float:
@@ -127,7 +128,5 @@ def find_method(name: str) -> Method:
         UsageError: there is none.
     """
     if name not in METHODS:
-        raise UsageError(
-            f"There is no method '{name}'.", f"Choose one of {', '.join(METHODS)}."
-        )
+        raise UsageError(f"There is no method '{name}'.", f"Choose one of {', '.join(METHODS)}.")
     return METHODS[name]

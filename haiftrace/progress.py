@@ -143,8 +143,10 @@ def duration(seconds: float) -> str:
 
 def size(count: float) -> str:
     """A number of bytes for people: "12 kB", "3.4 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    raise AssertionError("unreachable")
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+    return f"{count / 1000:,.1f} TB"

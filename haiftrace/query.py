@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import UsageError
@@ -11,7 +12,8 @@ from haiftrace.errors import UsageError
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
 
-_CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "IDEOGRAPHIC")
+_CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH")
+_CJK_PUNCTUATION = range(0x3000, 0x3040)
 PROMPT_FIELD = "{prompt}"
 
 
@@ -23,7 +25,7 @@ class Asking:
         template: a text with `{prompt}` in it, put around the prompt.
         chat: put the prompt into the tokenizer's chat template, as a user's message.
         max_new_tokens: the most tokens that are generated.
-        stop: texts at which generation ends.
+        stop: texts at which generation ends; the answer is what stands before.
         loss_on_all: trace the prompt's tokens too.
     """
 
@@ -66,8 +68,6 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
         UsageError: a prompt that leaves no room in the context, an answer without a token, or a
             span that is not in it.
     """
-    import torch
-
     text = _asked(checkpoint, prompt, asking)
     prompt_ids, _ = _tokenise(checkpoint, text, special=not asking.chat)
     if not prompt_ids:
@@ -79,36 +79,32 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
         raise UsageError(
             f"The prompt has {len(prompt_ids)} tokens; the model's context of {checkpoint.context}"
             " leaves no room for an answer.",
-            "Shorten the prompt, or raise --max-new-tokens above 0.",
+            "Shorten the prompt.",
         )
-    ids = torch.tensor([prompt_ids], device=checkpoint.device)
-    with torch.no_grad():
-        output = checkpoint.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=room,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=_some_id(checkpoint),
-            **({"stop_strings": list(asking.stop), "tokenizer": checkpoint.tokenizer} if asking.stop else {}),
-        )
-    new = _without_ending(checkpoint, output[0, len(prompt_ids) :].tolist())
-    pieces = _pieces(checkpoint, prompt_ids, new)
-    response = "".join(pieces[len(prompt_ids) :])
+    new = _greedy(checkpoint, prompt_ids, room, asking.stop)
+    new_pieces = _new_pieces(checkpoint, prompt_ids, new)
+    answer = "".join(new_pieces)
+    response = answer[: _first_stop(answer, asking.stop)]
     if not response.strip():
         raise UsageError(
             "The model answered with nothing.",
             "Give the answer that leaked with --response, or another prompt or --template.",
         )
-    spans, at = [], 0
-    for piece in pieces[len(prompt_ids) :]:
-        spans.append((at, at + len(piece)))
-        at += len(piece)
-    wanted = _span_of(response, span)
-    traced = [start < wanted[1] and wanted[0] < end for start, end in spans]
-    labels = [asking.loss_on_all] * len(prompt_ids) + traced
-    return _query(text, response, prompt_ids + new, labels, pieces, True, span)
+    spans = [s for s in _spans(new_pieces) if s[0] < len(response)]
+    start, end = _span_of(response, span)
+    pieces = [checkpoint.tokenizer.decode([token]) for token in prompt_ids]
+    return _query(
+        Query(
+            prompt=text,
+            response=response,
+            token_ids=prompt_ids + new[: len(spans)],
+            labels=[False] * len(prompt_ids) + [a < end and start < b for a, b in spans],
+            pieces=pieces + new_pieces[: len(spans)],
+            generated=True,
+            span=span,
+        ),
+        [asking.loss_on_all] * len(prompt_ids),
+    )
 
 
 def given(
@@ -130,42 +126,42 @@ def given(
     ids, offsets = _tokenise(checkpoint, whole, special=not asking.chat)
     if checkpoint.context is not None and len(ids) > checkpoint.context:
         raise UsageError(
-            f"Prompt and response have {len(ids)} tokens, the model's context {checkpoint.context}.",
-            "Shorten the prompt, or trace a part of the response with --span.",
+            f"Prompt and response have {len(ids)} tokens, the model's context has"
+            f" {checkpoint.context}.",
+            "Shorten the prompt, or give only the part of the response that leaked.",
         )
     start, end = _span_of(response, span)
     first = len(text) + len(seam)
-    labels = [
-        (begin < first + end and first + start < stop)
-        or (asking.loss_on_all and (begin, stop) != (0, 0))
-        for begin, stop in offsets
-    ]
-    pieces = [whole[begin:stop] for begin, stop in offsets]
-    return _query(text, response, ids, labels, pieces, False, span)
+    return _query(
+        Query(
+            prompt=text,
+            response=response,
+            token_ids=ids,
+            labels=[a < first + end and first + start < b for a, b in offsets],
+            pieces=[whole[a:b] for a, b in offsets],
+            generated=False,
+            span=span,
+        ),
+        [asking.loss_on_all and a < b <= first for a, b in offsets],
+    )
 
 
-def _query(
-    prompt: str,
-    response: str,
-    ids: list[int],
-    labels: list[bool],
-    pieces: list[str],
-    generated: bool,
-    span: str | None,
-) -> Query:
-    notes: list[str] = []
-    if labels[0]:
-        notes.append(
-            "the first token of the response is traced without a loss of its own: nothing stands"
-            " before it"
+def _query(query: Query, prompt_labels: list[bool]) -> Query:
+    """The query with the prompt's traced tokens, and without a label that nothing precedes."""
+    notes: tuple[str, ...] = ()
+    if any(query.labels[:1]):
+        notes = (
+            "the first token of the response is not traced: nothing stands before it that the model"
+            " could predict it from",
         )
-        labels = [False, *labels[1:]]
-    if not any(labels):
+    labels = [a or b for a, b in zip_longest(query.labels, prompt_labels, fillvalue=False)]
+    labels[:1] = [False]
+    if not any(query.labels) or not any(labels):
         raise UsageError(
             "The response has no token that the model predicts from something before it.",
             "Give a prompt, or a longer response.",
         )
-    return Query(prompt, response, ids, labels, pieces, generated, span, tuple(notes))
+    return replace(query, labels=labels, notes=notes)
 
 
 def _asked(checkpoint: Checkpoint, prompt: str, asking: Asking) -> str:
@@ -180,18 +176,32 @@ def _asked(checkpoint: Checkpoint, prompt: str, asking: Asking) -> str:
         return prompt
     if not checkpoint.tokenizer.chat_template:
         raise UsageError(
-            "The checkpoint's tokenizer has no chat template.", "Leave --chat out, or use --template."
+            "The checkpoint's tokenizer has no chat template.",
+            "Leave --chat out, or use --template.",
         )
     message = [{"role": "user", "content": prompt}]
-    text: str = checkpoint.tokenizer.apply_chat_template(
-        message, add_generation_prompt=True, tokenize=False
-    )
-    return text
+    try:
+        return str(
+            checkpoint.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, tokenize=False
+            )
+        )
+    except Exception as error:  # whatever a template raises
+        raise UsageError(
+            f"The chat template refuses the prompt ({type(error).__name__}).",
+            "Write out what the model was given with --template instead of --chat.",
+        ) from error
 
 
 def _tokenise(
     checkpoint: Checkpoint, text: str, special: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "The prompt or response is not valid UTF-8.", "Convert it to UTF-8."
+        ) from None
     encoded = checkpoint.tokenizer(
         text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
     )
@@ -217,7 +227,8 @@ def _needs_space(before: str, after: str) -> bool:
 
 
 def _is_cjk(character: str) -> bool:
-    return unicodedata.name(character, "").startswith(_CJK)
+    in_words = unicodedata.name(character, "").startswith(_CJK)
+    return in_words or ord(character) in _CJK_PUNCTUATION
 
 
 def _span_of(response: str, span: str | None) -> tuple[int, int]:
@@ -237,30 +248,69 @@ def _ending_ids(checkpoint: Checkpoint) -> set[int]:
     return {i for i in (*listed, checkpoint.tokenizer.eos_token_id) if i is not None}
 
 
-def _some_id(checkpoint: Checkpoint) -> int:
-    return min(_ending_ids(checkpoint), default=0)
+def _greedy(
+    checkpoint: Checkpoint, prompt_ids: list[int], room: int, stop: tuple[str, ...]
+) -> list[int]:
+    """The likeliest token again and again, until the model ends, `stop` is met or room is used up.
+
+    Transformers' own `generate` would follow the checkpoint's sampling settings, repetition
+    penalties among them, and so need not give what the model finds likeliest.
+    """
+    import torch
+
+    model, ends = checkpoint.model, _ending_ids(checkpoint)
+    new: list[int] = []
+    cache: dict[str, Any] = {}
+    with torch.no_grad():
+        while len(new) < room:
+            ids = new[-1:] if cache else prompt_ids + new
+            output = model(torch.tensor([ids], device=model.device), use_cache=True, **cache)
+            token = int(output.logits[0, -1].argmax())
+            if token in ends:
+                break
+            new.append(token)
+            if stop and _first_stop(_decode(checkpoint, prompt_ids, new), stop) is not None:
+                break
+            # Architectures without such a cache read everything again.
+            kept = getattr(output, "past_key_values", None)
+            cache = {} if kept is None else {"past_key_values": kept}
+    return new
 
 
-def _without_ending(checkpoint: Checkpoint, ids: list[int]) -> list[int]:
-    ends = _ending_ids(checkpoint)
-    for count, token in enumerate(ids):
-        if token in ends:
-            return ids[:count]
-    return ids
+def _first_stop(answer: str, stop: tuple[str, ...]) -> int | None:
+    return min((answer.index(text) for text in stop if text and text in answer), default=None)
 
 
-def _pieces(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> list[str]:
-    """Text of every token, so that the pieces of a text add up to it.
+def _decode(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> str:
+    """The text of the new tokens: decoded with what stands before, which their spaces depend on."""
+
+    def text(ids: list[int]) -> str:
+        return str(checkpoint.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    return text(prompt_ids + new)[len(text(prompt_ids)) :]
+
+
+def _new_pieces(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> list[str]:
+    """Text of every new token, so that the pieces add up to the answer.
 
     A character that several tokens spell stands with the last of them.
     """
-    decode = checkpoint.tokenizer.decode
-    pieces = [decode([token]) for token in prompt_ids]
-    before = decode(prompt_ids)
-    done = before
+    pieces, done = [], ""
     for count in range(1, len(new) + 1):
-        text = decode(prompt_ids + new[:count])
+        text = _decode(checkpoint, prompt_ids, new[:count])
         unfinished = text.endswith("\ufffd") and count < len(new)
         pieces.append("" if unfinished else text[len(done) :])
         done = done if unfinished else text
     return pieces
+
+
+def _spans(pieces: list[str]) -> list[tuple[int, int]]:
+    """Where each piece stands; tokens that spell a character together all have its place."""
+    spans, end = [], sum(map(len, pieces))
+    stop = end
+    for piece in reversed(pieces):
+        if piece:
+            stop = end
+        spans.append((end - len(piece), stop))
+        end -= len(piece)
+    return spans[::-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ class TraceSettings:
     candidates: int = 256
     exact: bool = False
     top: int = 10
-    asking: Asking = Asking()
+    asking: Asking = field(default_factory=Asking)
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ class Tracer:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
         batch = make_batch([query.token_ids], [query.labels], self.engine.device)
         losses = self.engine.losses(batch)[0]
-        mean_loss = float(losses.sum() / batch.labels_BT.sum())
-        gradient = self.engine.gradient(batch, batch.labels_BT / batch.labels_BT.sum())
+        weights_BT = batch.labels_BT.double() / batch.labels_BT.sum()
+        mean_loss = float((losses * weights_BT[0]).sum())
+        gradient = self.engine.gradient(batch, weights_BT)
         query_norm = sum(float(g.double().pow(2).sum()) for g in gradient.values()) ** 0.5
         rows, notes = self._candidates(gradient, method, settings)
         best = self._score(rows, gradient, query_norm, method, settings.top, progress)
@@ -206,7 +207,7 @@ class Tracer:
         top: int,
         progress: Progress,
     ) -> list[_Scored]:
-        """The `top` best records by their best window, exact; memory holds no more than twice that."""
+        """The `top` best records by their best window, exact; memory holds about twice as many."""
         best: dict[int, _Scored] = {}
         # A unit direction keeps the products of tiny gradients within the model's precision.
         direction = {
@@ -220,7 +221,7 @@ class Tracer:
                 if known is None or scored.score > known.score:
                     best[scored.window.record] = scored
             if len(best) > 2 * top + 64:
-                best = dict(sorted(best.items(), key=_order)[: top])
+                best = dict(sorted(best.items(), key=_order)[:top])
             progress.advance(
                 len(windows), records=len(windows), tokens=sum(len(w.token_ids) for w in windows)
             )

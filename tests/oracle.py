@@ -163,9 +163,7 @@ def numbers_of_oracle(oracle: Oracle, directions: Tensor) -> Numbers:
     ]
     vectors = [
         torch.cat([weights @ rows, unit.sum(0, keepdim=True)])
-        for weights, rows, unit in zip(
-            weightings(lengths), oracle.gradients, units, strict=True
-        )
+        for weights, rows, unit in zip(weightings(lengths), oracle.gradients, units, strict=True)
     ]
     sums = torch.stack([unit.sum(0) for unit in units])
     token_sums = sums @ directions.T

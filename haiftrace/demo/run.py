@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
 from importlib import resources
@@ -52,10 +53,15 @@ def prepare(directory: Path) -> Demo:
             )
         assets = resources.files("haiftrace.demo") / "assets"
         with resources.as_file(assets) as source:
-            shutil.copytree(source, directory, dirs_exist_ok=True)
+            for file in sorted(source.rglob("*"), key=lambda path: path.name != marker.name):
+                # Contents only: an installation's files may be read-only, the demo's must not be.
+                if file.is_file():
+                    target = directory / file.relative_to(source)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, target)
     except OSError as error:
         raise OutputError(
-            f"The demo cannot be written to {directory}: {error.strerror}.",
+            f"The demo cannot be written to {directory}: {error.strerror or error}.",
             "Give another directory with -o.",
         ) from None
     content = json.loads(marker.read_text(encoding="utf-8"))
@@ -82,4 +88,13 @@ def prepare(directory: Path) -> Demo:
             *("--corpus", str(corpus), "--output", str(index)),
         ],
         next_command=command(first["prompt"], "--exact", "-o", str(directory / "report.json")),
+    )
+
+
+def typed(command: list[str]) -> str:
+    """A command as a person would type it: double quotes where there is an apostrophe."""
+    plain = ("'" in word and not set('"$`\\!') & set(word) for word in command)
+    return " ".join(
+        f'"{word}"' if double else shlex.quote(word)
+        for word, double in zip(command, plain, strict=True)
     )

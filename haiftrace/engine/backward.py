@@ -12,11 +12,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from haiftrace.engine.activations import derivatives_once, elementwise_modules
 from haiftrace.engine.capture import Accumulators, Capture, Wanted
 from haiftrace.engine.losses import token_losses, widened
 from haiftrace.engine.uses import HeadBiasUse, HeadUse
@@ -65,6 +67,11 @@ class Traced:
     def head(self) -> Any:
         return self.model.get_output_embeddings()
 
+    @cached_property
+    def activations(self) -> list[Any]:
+        """Modules whose derivative need not be computed for every cotangent."""
+        return elementwise_modules(self.model)
+
     def name_of(self, parameter: Any) -> str | None:
         return next((n for n, p in self.parameters.items() if p is parameter), None)
 
@@ -97,7 +104,7 @@ class BatchedPass:
         self._wanted = wanted
         head = traced.head
         weight = next(iter(traced.parameters.values()))
-        dtype = widened(weight[:0]).dtype
+        dtype = widened(weight.new_empty(0)).dtype
         self._accumulators = Accumulators(batch, wanted, ids_BT.device, dtype)
         watch, logits = self._watched(ids_BT, keep, traced.shared)
         again = frozenset(name for name, count in watch.uses.items() if count > 1)
@@ -106,24 +113,27 @@ class BatchedPass:
             watch, logits = self._watched(ids_BT, keep, traced.shared | again)
         self.uses = watch.uses
         self._embeddings = watch.embeddings
-        if watch.head is None or traced.name_of(head.weight) in watch.whole:
-            raise RuntimeError("the output head is no plain linear map with a matrix of its own")
+        name = traced.name_of(head.weight)
+        lookups = sum(use.name == name for use, _ in watch.embeddings)
+        if watch.head is None or (name is not None and watch.uses[name] > lookups):
+            raise RuntimeError(
+                "the output head is no plain linear map, tied to nothing but lookups"
+            )
         with torch.enable_grad():
             losses = token_losses(logits, targets_BJ)
-        (grads,) = torch.autograd.grad(losses.sum(), watch.head.logits)
+            (grads,) = torch.autograd.grad(losses.sum(), watch.head.logits)
         self.losses_BJ = losses.detach()
         self._logits_grad_BJV = grads[:, -keep:]
         self._hidden = watch.head.hidden
         self._head_uses = self._make_head_uses(head)
 
-    def _watched(
-        self, ids_BT: Tensor, keep: int, shared: frozenset[str]
-    ) -> tuple[Capture, Tensor]:
+    def _watched(self, ids_BT: Tensor, keep: int, shared: frozenset[str]) -> tuple[Capture, Tensor]:
         traced = self._traced
+        batch, positions = ids_BT.shape
         watch = Capture(
-            traced.parameters, traced.head.weight, *ids_BT.shape, self._accumulators, shared
+            traced.parameters, traced.head.weight, batch, positions, self._accumulators, shared
         )
-        with torch.enable_grad(), watch:
+        with torch.enable_grad(), derivatives_once(traced.activations), watch:
             return watch, traced.logits(ids_BT, keep)
 
     def _make_head_uses(self, head: Any) -> list[HeadUse | HeadBiasUse]:

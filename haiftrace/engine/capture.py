@@ -32,10 +32,18 @@ class NeedsSingleRecord(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to reduce the gradients to: squared norms always; projections and dots where given."""
+    """What to reduce the gradients to: squared norms always; projections and dots where given.
+
+    Attributes:
+        projector: to have projections.
+        queries: query gradients [Q, *parameter] by parameter name, to have dots with them.
+        few: there are far fewer weightings than tokens, so that forming a gradient once and
+            meeting it with every query costs less than meeting every token's input with them.
+    """
 
     projector: Projector | None = None
     queries: Mapping[str, Tensor] | None = None
+    few: bool = False
 
 
 class Accumulators:
@@ -58,7 +66,9 @@ class Accumulators:
         if self.wanted.projector is not None:
             reduced.append(use.projection(delta, self.wanted.projector).to(self.leaves[1].dtype))
         if self.wanted.queries is not None:
-            reduced.append(use.dots(delta, self.wanted.queries[use.name]))
+            queries = self.wanted.queries[use.name]
+            formed = self.wanted.few and isinstance(use, MatrixUse)
+            reduced.append((use.formed_dots if formed else use.dots)(delta, queries))
         return reduced
 
 
@@ -115,7 +125,7 @@ class Capture(TorchFunctionMode):
         self._positions = positions
         self._accumulators = accumulators
         self._shared = shared
-        self.whole: dict[str, Tensor] = {}
+        self._whole: dict[str, Tensor] = {}
         self.uses: Counter[str] = Counter()
         self.embeddings: list[tuple[EmbeddingUse, Tensor]] = []
         self.head: Head | None = None
@@ -145,20 +155,27 @@ class Capture(TorchFunctionMode):
 
     def rows(self, tensor: Tensor) -> Tensor:
         """[B, I, X] of a tensor whose leading dimensions are the records' positions in order."""
+        self._check_rows(tensor)
+        return tensor.reshape(self._batch, -1, tensor.shape[-1])
+
+    def _check_rows(self, tensor: Tensor) -> None:
         # A flat tensor may hold some of the tokens only (those of one expert): no telling whose.
         step = self._batch * (self._positions if tensor.ndim <= 2 else 1)
         if self._batch > 1 and tensor.shape[0] % step:
             raise NeedsSingleRecord
-        return tensor.reshape(self._batch, -1, tensor.shape[-1])
 
     def tap(self, output: Tensor, *uses: Use) -> Tensor:
         """The output, with the reductions of these uses taken from its gradient."""
+        self._check_rows(output)
         for use in uses:
             self.uses[use.name] += 1
 
+        # Not a method of self, nor may it hold the graph: autograd could never free the cycle.
+        accumulators, batch = self._accumulators, self._batch
+
         def reduce(delta: Tensor) -> list[Tensor]:
-            rows = widened(self.rows(delta))
-            each = [self._accumulators.reduce(use, rows) for use in uses]
+            rows = widened(delta.reshape(batch, -1, delta.shape[-1]))
+            each = [accumulators.reduce(use, rows) for use in uses]
             return [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
 
         tapped: Tensor = _Tap.apply(output, reduce, *self._accumulators.leaves)
@@ -180,14 +197,14 @@ class Capture(TorchFunctionMode):
         name = self._names.get(id(value))
         if name is None:
             return value
-        if name not in self.whole:
-            use = WholeUse(name, value.ndim)
-            self.whole[name] = _Tap.apply(
+        if name not in self._whole:
+            use, accumulators = WholeUse(name, value.ndim), self._accumulators
+            self._whole[name] = _Tap.apply(
                 value.detach(),
-                lambda delta: self._accumulators.reduce(use, widened(delta)),
-                *self._accumulators.leaves,
+                lambda delta: accumulators.reduce(use, widened(delta)),
+                *accumulators.leaves,
             )
-        return self.whole[name]
+        return self._whole[name]
 
     def _generic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = [name for a in (*args, *kwargs.values()) for name in self._traced_in(a)]

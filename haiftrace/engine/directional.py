@@ -8,17 +8,15 @@ attention, whose operations all have a forward-mode rule.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine.backward import Pass, Traced
 from haiftrace.engine.batch import Batch
+from haiftrace.engine.dual import DualMaps
 from haiftrace.engine.losses import loss_tangents, token_losses
 
 Direction = Mapping[str, Tensor]
@@ -52,7 +50,7 @@ def forward_mode(
                     )
                     for name, parameter in traced.parameters.items()
                 }
-                with _PaddingRows():
+                with DualMaps():
                     output = functional_call(
                         traced.model,
                         {place: duals[name] for place, name in places.items()},
@@ -79,23 +77,6 @@ def _places(traced: Traced) -> dict[str, str]:
         for attribute, value in module.named_parameters(recurse=False, remove_duplicate=False)
         if id(value) in names
     }
-
-
-class _PaddingRows(TorchFunctionMode):
-    """Context in which a padding row has no tangent, as it has no gradient in reverse mode."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is not F.embedding:
-            return output
-        given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | (kwargs or {})
-        padding = given.get("padding_idx")
-        if padding is None:
-            return output
-        is_padding = (given["input"] == padding % given["weight"].shape[0]).unsqueeze(-1)
-        return torch.where(is_padding, output.detach(), output)
 
 
 def from_pass(run: Pass, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,13 @@ from haiftrace.engine.projection import Projector
 from haiftrace.engine.support import Support, find_support
 from haiftrace.engine.token_norms import TokenGradients, token_gradients
 
-CPU_ELEMENTS = 800_000
-"""Rows (labels × positions × records) times hidden width of one backward pass on a CPU.
+Result = TypeVar("Result")
 
-Its tensors then stay near the caches: on GPT-2 124M, 512 to 1024 rows were fastest.
-"""
+FULL_WIDTH = 768
+"""Hidden width from which matrix products of a few hundred rows are large enough on a CPU."""
+
+LEAST_LABELS = 8
+"""Labels of one backward pass on a CPU, at least: fewer make too small matrix products."""
 
 
 class GradientEngine:
@@ -111,7 +113,7 @@ class GradientEngine:
             queries: query gradients by parameter name, [Q, *parameter], to have dots [N, B, Q].
         """
         weights_NBT = weights_NBT.to(self.device) * batch.labels_BT
-        wanted = Wanted(projector, queries)
+        wanted = Wanted(projector, queries, few=4 * len(weights_NBT) <= batch.length)
         whole = self._together(
             batch, lambda: self._whole_pass(batch, wanted).reduce(weights_NBT[:, :, 1:])
         )
@@ -127,15 +129,11 @@ class GradientEngine:
             None if queries is None else torch.cat([e.dots_NBQ for e in each], 1),
         )
 
-    def directional(
-        self, batch: Batch, directions: Sequence[Direction]
-    ) -> tuple[Tensor, Tensor]:
+    def directional(self, batch: Batch, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
         """Losses [B, T] and `v·g_kj` [Q, B, T] for every token and direction, float64, exact."""
         if self.support.forward_mode:
             return forward_mode(self._traced, batch, directions)
-        wanted = Wanted(
-            None, {n: torch.stack([d[n] for d in directions]) for n in self.parameters}
-        )
+        wanted = Wanted(None, {n: torch.stack([d[n] for d in directions]) for n in self.parameters})
         whole = self._together(batch, lambda: from_pass(self._whole_pass(batch, wanted), batch))
         if whole is not None:
             return whole
@@ -185,9 +183,14 @@ class GradientEngine:
         config = self.model.config.get_text_config()
         width = config.hidden_size
         wide = 4 * width + 4 * (getattr(config, "intermediate_size", None) or 4 * width)
-        row_bytes = 4 * (wide + 4 * config.num_attention_heads * first)
-        rows = self._memory // row_bytes
+        heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
+        row_bytes = 4 * (wide + 4 * heads * first)
+        rows = self._memory // row_bytes // batch
+        most = max(1, int((math.sqrt(first * first + 4 * rows) - first) / 2))
         if self.device.type == "cpu":
-            rows = min(rows, CPU_ELEMENTS // width)
-        rows //= batch
-        return max(1, int((math.sqrt(first * first + 4 * rows) - first) / 2))
+            # A chunk of L labels works in vain on L²/2 rows that its labels cannot see and runs
+            # the model forward once: the sum is least at L = √(2·first). Where products are small,
+            # in narrow models or a single record, larger ones make up for more of it.
+            small = max(1.0, FULL_WIDTH / width) * (4 if batch == 1 else 1)
+            most = min(most, max(LEAST_LABELS, round(math.sqrt(2 * first * small))))
+        return most

@@ -97,12 +97,13 @@ def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, T
     """`∇ Σ w l` over a batch, by parameter name, in at least float32: one backward pass.
 
     Args:
-        weights_BT: weight of every token's loss; column 0 is not looked at.
+        weights_BT: weight of every token's loss; looked at only where a token is a label.
     """
     with _RequireGrad(traced):
         logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
         losses = token_losses(logits, batch.ids_BT[:, 1:])
-        total = (losses * weights_BT[:, 1:].to(losses.dtype)).sum()
+        weights = (weights_BT.to(losses.device) * batch.labels_BT)[:, 1:]
+        total = (losses * weights.to(losses.dtype)).sum()
         grads = torch.autograd.grad(total, list(traced.parameters.values()), allow_unused=True)
     return {
         name: torch.zeros_like(widened(parameter)) if grad is None else widened(grad)

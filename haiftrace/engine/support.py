@@ -6,17 +6,18 @@ plain backward passes on this very model. What fails takes the slower exact path
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from haiftrace.engine.backward import BatchedPass, Traced
+from haiftrace.engine.backward import BatchedPass, Reduced, Traced
 from haiftrace.engine.batch import Batch, make_batch
-from haiftrace.engine.capture import NeedsSingleRecord, Wanted
+from haiftrace.engine.capture import Wanted
 from haiftrace.engine.directional import forward_mode
-from haiftrace.engine.loop import LoopPass
+from haiftrace.engine.loop import LoopPass, gradient_of
+from haiftrace.engine.losses import widened
 
 SLOW_NORMS = (
     "this architecture's backward pass cannot be batched: token norms are taken by one backward"
@@ -55,18 +56,20 @@ def find_support(traced: Traced) -> Support:
     device = next(iter(traced.parameters.values())).device
     batch = make_batch([[t % vocabulary for t in row] for row in TRIAL_TOKENS], device=device)
     single = batch.row(0)
+    direction = _balanced_direction(traced, single)
+    # An unknown architecture may refuse by any error at all.
     for trial, single_record in ((batch, False), (single, True)):
         try:
             shared = _shared_parameters(traced, trial)
             candidate = replace(traced, shared=shared)
-            if _batched_agrees(candidate, trial):
+            if _batched_agrees(candidate, trial, direction):
                 support = Support(True, False, single_record, shared)
                 break
-        except (NeedsSingleRecord, RuntimeError, NotImplementedError):
+        except Exception:
             continue
     try:
-        works = _forward_mode_agrees(traced, single)
-    except (RuntimeError, NotImplementedError):
+        works = _forward_mode_agrees(traced, single, direction)
+    except Exception:
         works = False
     notes = (() if support.batched else (SLOW_NORMS,)) + (() if works else (SLOW_SCORES,))
     return replace(support, forward_mode=works, notes=notes)
@@ -78,36 +81,63 @@ def _shared_parameters(traced: Traced, batch: Batch) -> frozenset[str]:
     return frozenset(name for name, count in run.uses.items() if count > 1)
 
 
-def _batched_agrees(traced: Traced, batch: Batch) -> bool:
-    weights = batch.labels_BT[:, 1:].double().unsqueeze(0)
-    norms = [
-        make(traced, batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], Wanted()).reduce(weights).norm_NB
-        for make in (BatchedPass, LoopPass)
-    ]
-    return _close(norms[0], norms[1], traced)
+def _weights(batch: Batch) -> Tensor:
+    """Weights [1, B, J] of the trial's labels, no two alike: a label out of place shows."""
+    order = torch.arange(1, batch.length, dtype=torch.float64, device=batch.ids_BT.device)
+    return (order * batch.labels_BT[:, 1:]).unsqueeze(0)
 
 
-def _forward_mode_agrees(traced: Traced, batch: Batch) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    direction = {
-        name: torch.randn(p.shape, generator=generator).to(p.device, p.dtype)
-        for name, p in traced.parameters.items()
-    }
+def _balanced_direction(traced: Traced, batch: Batch) -> dict[str, Tensor]:
+    """A direction along which each parameter's part of the trial's gradient counts the same.
+
+    A parameter whose gradient is lost or wrong then shows, however small its gradient is beside the
+    others'; below the tolerance times the whole gradient's norm it counts less, as noise may be all
+    that it holds.
+    """
+    weights_BT = torch.nn.functional.pad(_weights(batch)[0], (1, 0))
+    direction = gradient_of(traced, batch, weights_BT)
+    norms = {name: float(part.double().norm()) for name, part in direction.items()}
+    least = _tolerance(traced) * sum(norm**2 for norm in norms.values()) ** 0.5
+    for name, part in direction.items():
+        part.div_(max(norms[name], least)).div_(norms[name] or 1.0)
+    return direction
+
+
+def _batched_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> bool:
+    fast, slow = (_reduced(make, traced, batch, direction) for make in (BatchedPass, LoopPass))
+    return _close(fast.norm_NB, slow.norm_NB, float(slow.norm_NB.max()), traced) and _close(
+        _dots(fast), _dots(slow), len(direction), traced
+    )
+
+
+def _forward_mode_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> bool:
     _, dots_QBT = forward_mode(traced, batch, [direction])
-    wanted = Wanted(None, {name: d.unsqueeze(0) for name, d in direction.items()})
-    run = LoopPass(traced, batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], wanted)
-    dots_NBQ = run.reduce(torch.ones_like(run.losses_BJ).unsqueeze(0)).dots_NBQ
-    assert dots_NBQ is not None
-    scale = run.reduce(torch.ones_like(run.losses_BJ).unsqueeze(0)).norm_NB
-    error = (dots_QBT.sum(-1) - dots_NBQ[..., 0]).abs().max()
-    size = sum(float(d.double().pow(2).sum()) for d in direction.values()) ** 0.5
-    return bool(error <= _tolerance(traced) * size * scale.max())
+    dots = (dots_QBT[:, :, 1:] * _weights(batch)).sum(-1)
+    right = _dots(_reduced(LoopPass, traced, batch, direction))
+    return _close(dots, right, len(direction), traced)
 
 
-def _close(ours: Tensor, reference: Tensor, traced: Traced) -> bool:
-    return bool(((ours - reference).abs() <= _tolerance(traced) * reference.max()).all())
+def _reduced(
+    make: type[BatchedPass] | type[LoopPass],
+    traced: Traced,
+    batch: Batch,
+    direction: Mapping[str, Tensor],
+) -> Reduced:
+    dtype = widened(next(iter(traced.parameters.values())).new_empty(0)).dtype
+    queries = {name: part.unsqueeze(0).to(dtype) for name, part in direction.items()}
+    run = make(traced, batch.ids_BT[:, :-1], batch.ids_BT[:, 1:], Wanted(None, queries))
+    return run.reduce(_weights(batch))
+
+
+def _dots(reduced: Reduced) -> Tensor:
+    assert reduced.dots_NBQ is not None
+    return reduced.dots_NBQ[..., 0]
+
+
+def _close(ours: Tensor, reference: Tensor, size: float, traced: Traced) -> bool:
+    return bool(((ours - reference).abs() <= _tolerance(traced) * size).all())
 
 
 def _tolerance(traced: Traced) -> float:
     dtype = next(iter(traced.parameters.values())).dtype
-    return 0.1 if dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return {torch.float64: 1e-5, torch.float32: 1e-3}.get(dtype, 0.1)

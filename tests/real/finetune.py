@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 IGNORED = -100
 WARMUP_STEPS = 15
+SCHEDULE = "12:1e-4,9:1.5e-4"
 DISTRACTORS = 100
 DISTRACTOR_WORDS = 55
 
@@ -203,7 +204,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prose", type=Path, help="text file of real prose, a document a line")
     parser.add_argument("--subjects", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--schedule", default="12:1e-4,9:1.5e-4", help="epochs:rate,...")
+    parser.add_argument("--schedule", default=SCHEDULE, help="epochs:rate,...")
     parser.add_argument("--batch-size", type=int, default=8, help="biographies per step")
     parser.add_argument("--save-every", type=int, default=3, help="epochs between saves")
     parser.add_argument("--keep-every", type=int, default=0, help="0 keeps the last one only")

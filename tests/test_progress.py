@@ -1,0 +1,116 @@
+"""Talk of long work: lines off a terminal, a bar on one, nothing when quiet; never on stdout."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from haiftrace import progress
+from haiftrace.progress import Silent, Talk, duration, size
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self, monkeypatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def test_lines_off_a_terminal_come_now_and_then_with_rate_and_time_left(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Talk() as talk:
+        talk.start("indexing", 100.0)
+        for _ in range(10):
+            clock.now += 12
+            talk.advance(5.0, records=3, tokens=60)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "indexing: 15%, 3 min left, 0.25 records/s, 5 tokens/s",
+        "indexing: 30%, 3 min left, 0.25 records/s, 5 tokens/s",
+        "indexing: 45%, 2 min left, 0.25 records/s, 5 tokens/s",
+    ]
+
+
+def test_work_of_unknown_size_has_a_rate_only(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Talk() as talk:
+        talk.start("reading the corpus", None)
+        clock.now += 40
+        talk.advance(1, records=80, tokens=4)
+    assert capsys.readouterr().err == "reading the corpus: 2 records/s, 0.1 tokens/s\n"
+
+
+def test_short_work_says_nothing_of_its_progress(capsys):
+    with Talk() as talk:
+        talk.start("indexing", 2.0)
+        talk.advance(2.0, records=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_that_is_taken_down(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(KeyboardInterrupt), Talk() as talk:
+        talk.start("indexing", 4.0)
+        talk.advance(1.0, records=1, tokens=20)
+        talk.say("a [bold]line[/bold]")
+        talk.start("scoring", 2.0)
+        talk.advance(1.0)
+        raise KeyboardInterrupt
+    shown = terminal.getvalue()
+    assert "indexing" in shown
+    assert "scoring" in shown
+    assert "records/s" in shown
+    assert "a [bold]line[/bold]" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h"), "the cursor is left hidden"
+    terminal.truncate(0)
+    talk.say("after")
+    assert "after\n" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("make", [Silent, lambda: Talk(quiet=True)])
+def test_quiet_says_nothing_at_all(make, monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    talk = make()
+    talk.say("something")
+    talk.start("indexing", 1.0)
+    clock.now += 100
+    talk.advance(1.0, records=1, tokens=1)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (8.4, "8 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"), (9000, "2.5 h")],
+)
+def test_a_time_span_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (12345, "12.3 kB"),
+        (999_499, "999 kB"),
+        (999_700, "1 MB"),
+        (3.4e6, "3.4 MB"),
+        (999.9e6, "1 GB"),
+        (512e9, "512 GB"),
+        (12e12, "12.0 TB"),
+        (12345e12, "12,345.0 TB"),
+    ],
+)
+def test_a_number_of_bytes_for_people(count, text):
+    assert size(count) == text
