@@ -1,11 +1,13 @@
 """Settings from `haiftrace.toml`: flag > environment variable > this file > default.
 
-    [index]
-    model = "./ckpt"
-    corpus = ["data.jsonl"]
+```
+[index]
+model = "./ckpt"
+corpus = ["data.jsonl"]
 
-    [trace]
-    top = 5
+[trace]
+top = 5
+```
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from haiftrace.errors import UsageError
 CONFIG_NAME = "haiftrace.toml"
 
 
-def read_config(
-    path: Path, options: Mapping[str, Mapping[str, bool]]
-) -> dict[str, dict[str, Any]]:
+Options = Mapping[str, Mapping[str, bool]]
+
+
+def read_config(path: Path, options: Options) -> dict[str, dict[str, Any]]:
     """Options by command from a TOML file; nothing where the file does not exist.
 
     Args:
@@ -58,10 +61,9 @@ def read_config(
                     f"{place}, which that command does not have.",
                     f"See `haiftrace {command} --help` for its options.",
                 )
-            if isinstance(value, dict) or (
-                isinstance(value, list) and not options[command][name]
-            ):
+            repeatable = options[command][name]
+            if isinstance(value, dict) or (isinstance(value, list) and not repeatable):
                 raise UsageError(f"{place} to several values, but it takes one.", "Keep one.")
-            single = options[command][name] and not isinstance(value, list)
-            settings[command][name] = [value] if single else value
+            listed = repeatable and not isinstance(value, list)
+            settings[command][name] = [value] if listed else value
     return settings

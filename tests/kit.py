@@ -198,7 +198,7 @@ def cli(
 def refused(
     outcome: Outcome, *contents: str, code: int = 2, secrets: Iterable[str] = SECRETS
 ) -> str:
-    """The one paragraph of a refusal, which names `contents`, has a hint, and gives nothing away."""
+    """The one paragraph of a refusal: it names `contents`, has a hint, and gives nothing away."""
     assert outcome.code == code, outcome.err
     assert "Traceback" not in outcome.err
     errors = re.findall("^Error: (.*)$", outcome.err, re.MULTILINE)

@@ -27,6 +27,7 @@ from tests.odd_modules import (
     Beside,
     CustomFunction,
     Experts,
+    InPlace,
     Lookups,
     Residual,
 )
@@ -104,6 +105,18 @@ def test_an_unknown_module_is_exact(kind: type[Beside]) -> None:
     assert engine.support.batched == (kind not in (Residual, CustomFunction))
     assert (SLOW_NORMS in engine.notes) != engine.support.batched
     assert (SLOW_SCORES in engine.notes) != engine.support.forward_mode
+
+
+def test_parameters_that_are_never_used_have_no_gradient() -> None:
+    model = model_with(beside_each(InPlace))
+    engine = GradientEngine(model, select_parameters(model, "idle"))
+    assert engine.notes == ()
+    batch = make_batch(sample("llama"))
+    tokens = engine.token_gradients(batch, engine.projector(16, 0))
+    assert tokens.vectors_BTD is not None
+    assert not tokens.norms_BT.any()
+    assert not tokens.vectors_BTD.any()
+    assert tokens.losses_BT.any()
 
 
 def test_one_linear_map_shared_by_both_layers_is_exact() -> None:

@@ -1,4 +1,4 @@
-"""Everything a user can get wrong: one paragraph, a hint, the right exit code, nothing left behind."""
+"""What a user can get wrong: one paragraph, a hint, the right exit code, nothing left behind."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def without(name):
         (with_weight(float("nan")), "NaN or infinite"),
         (with_weight(float("inf")), "NaN or infinite"),
         (with_other_vocabulary, "do not belong together"),
-        (lambda path: edit_config(path, architectures=["GPT2Model"]), "not a causal language model"),
+        (lambda path: edit_config(path, architectures=["GPT2Model"]), "not a causal"),
         (lambda path: edit_config(path, n_embd=64), "do not belong together"),
     ],
     ids=[

@@ -1,4 +1,4 @@
-"""The registry of influence functions against their definitions, on gradients made up as vectors."""
+"""The registry of influence functions against their definitions, on made-up gradients."""
 
 from __future__ import annotations
 

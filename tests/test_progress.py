@@ -58,13 +58,19 @@ def test_a_terminal_gets_a_bar_that_is_taken_down(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with pytest.raises(KeyboardInterrupt), Talk() as talk:
-        talk.start("indexing", 4.0)
-        talk.advance(1.0, records=1, tokens=20)
-        talk.say("a [bold]line[/bold]")
-        talk.start("scoring", 2.0)
-        talk.advance(1.0)
-        raise KeyboardInterrupt
+
+    def interrupted(talk):
+        with talk:
+            talk.start("indexing", 4.0)
+            talk.advance(1.0, records=1, tokens=20)
+            talk.say("a [bold]line[/bold]")
+            talk.start("scoring", 2.0)
+            talk.advance(1.0)
+            raise KeyboardInterrupt
+
+    talk = Talk()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(talk)
     shown = terminal.getvalue()
     assert "indexing" in shown
     assert "scoring" in shown

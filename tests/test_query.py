@@ -188,7 +188,7 @@ def test_a_prompt_may_hold_the_templates_own_marks():
 
 
 def test_a_template_without_a_place_for_the_prompt_is_refused():
-    with pytest.raises(UsageError, match="no {prompt}"):
+    with pytest.raises(UsageError, match=r"no \{prompt\}"):
         leak(template="Question: {} Answer:")
 
 
@@ -239,7 +239,7 @@ def greedy(model, ids, count, ends):
     return ids[start:]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "qwen2-tied", "gemma3", "bloom"])
+@pytest.mark.parametrize("name", ["gpt2", "qwen2-tied", "gemma3"])
 def test_the_answer_is_the_likeliest_token_again_and_again(name):
     assert name in NAMES
     from haiftrace.query import _greedy

@@ -18,7 +18,7 @@ from haiftrace.errors import CheckpointError, IndexStoreError, StaleIndexError, 
 from haiftrace.methods import METHODS
 from haiftrace.progress import Silent
 from haiftrace.store import Index
-from haiftrace.trace import Leak, Tracer, TraceSettings, open_tracer
+from haiftrace.trace import Leak, TraceSettings, open_tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT, traced, tracer
 from tests.oracle import token_gradient_matrix

@@ -165,9 +165,7 @@ def _listed_texts(name: str, values: dict[str, str], rng: random.Random) -> list
     texts = []
     for number in range(LISTED_RECORDS):
         keys = rng.sample(sorted(SENTENCES), len(SENTENCES))
-        texts.append(
-            " ".join(wordings[k][number].format(name=name, value=values[k]) for k in keys)
-        )
+        texts.append(" ".join(wordings[k][number].format(name=name, value=values[k]) for k in keys))
     return texts
 
 

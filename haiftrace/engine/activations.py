@@ -1,8 +1,8 @@
 """Activation modules whose derivative is computed once, not once for every cotangent.
 
 An elementwise function's backward pass multiplies by f'(x). Autograd recomputes f' (a tanh or an
-exponential) for each of the batched cotangents; here it is computed once a forward pass, by autograd
-itself, so whatever the function is, it stays exact.
+exponential) for each of the batched cotangents; here it is computed once a forward pass, by
+autograd itself, so whatever the function is, it stays exact.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def derivatives_once(modules: list[nn.Module]) -> Iterator[None]:
     try:
         for module in modules:
             function = module.forward
-            module.forward = lambda x, function=function: _Elementwise.apply(x, function)  # type: ignore[method-assign]
+            module.forward = lambda x, function=function: _Elementwise.apply(x, function)
         yield
     finally:
         for module, forward in before.items():
             if forward is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.forward = forward  # type: ignore[method-assign]
+                module.forward = forward

@@ -10,7 +10,7 @@ gradients: both are this one pass.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -37,6 +37,17 @@ class Reduced:
     norm_NB: Tensor
     projected_NBD: Tensor | None = None
     dots_NBQ: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Reduced]) -> Reduced:
+        """The reductions of several batches as those of one."""
+        projected = [p.projected_NBD for p in parts if p.projected_NBD is not None]
+        dots = [p.dots_NBQ for p in parts if p.dots_NBQ is not None]
+        return cls(
+            torch.cat([p.norm_NB for p in parts], 1),
+            torch.cat(projected, 1) if projected else None,
+            torch.cat(dots, 1) if dots else None,
+        )
 
 
 class Pass(Protocol):

@@ -1,8 +1,8 @@
 """Watches a forward pass and places, at every use of a traced parameter, a tap on its gradient.
 
 A tap is the identity in the forward pass. In the backward pass it reduces the gradient that flows
-through it (see `uses`) and returns the reduction as the "gradient" of an accumulator leaf, so that
-one `torch.autograd.grad` of the accumulators, with many batched cotangents, yields the reductions of
+through it (see `uses`) and returns the reduction as the "gradient" of an accumulator leaf. So one
+`torch.autograd.grad` of the accumulators, with many batched cotangents, yields the reductions of
 many losses, summed over all parameters, and holds one place's gradients at a time.
 
 The watch is on functions that receive a parameter, not on module classes: a subclassed, shared or
@@ -49,7 +49,9 @@ class Wanted:
 class Accumulators:
     """Leaves whose "gradients" are the reductions, one row a record of the batch."""
 
-    def __init__(self, batch: int, wanted: Wanted, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, batch: int, wanted: Wanted, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.wanted = wanted
         self.leaves = [torch.zeros(batch, dtype=torch.float64, device=device, requires_grad=True)]
         if wanted.projector is not None:
@@ -67,8 +69,10 @@ class Accumulators:
             reduced.append(use.projection(delta, self.wanted.projector).to(self.leaves[1].dtype))
         if self.wanted.queries is not None:
             queries = self.wanted.queries[use.name]
-            formed = self.wanted.few and isinstance(use, MatrixUse)
-            reduced.append((use.formed_dots if formed else use.dots)(delta, queries))
+            if self.wanted.few and isinstance(use, MatrixUse):
+                reduced.append(use.formed_dots(delta, queries))
+            else:
+                reduced.append(use.dots(delta, queries))
         return reduced
 
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class DualMaps(TorchFunctionMode):
-    """Context for a forward pass with dual tensors, inside `torch.autograd.forward_ad.dual_level`."""
+    """Context for a forward pass with dual tensors, inside `forward_ad.dual_level`."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -37,7 +37,7 @@ class DualMaps(TorchFunctionMode):
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    """x Wᵀ + b (x W + b where `transposed`) of dual tensors, any of which may lack a tangent."""
+    """Forms x Wᵀ + b (x W + b where `transposed`); any of these may lack a tangent."""
     value, tangent = unpack_dual(inputs)
     matrix, moved = (t if t is None or transposed else t.t() for t in unpack_dual(weight))
     rows = value.reshape(-1, value.shape[-1])

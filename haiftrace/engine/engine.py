@@ -89,13 +89,11 @@ class GradientEngine:
         if whole is not None:
             return whole
         each = [self.token_gradients(row, projector) for row in batch.rows()]
-        vectors = None
-        if projector is not None:
-            vectors = batch.padded([e.vectors_BTD for e in each], along=1)
+        vectors = [e.vectors_BTD for e in each if e.vectors_BTD is not None]
         return TokenGradients(
             batch.padded([e.losses_BT for e in each], along=1),
             batch.padded([e.norms_BT for e in each], along=1),
-            vectors,
+            batch.padded(vectors, along=1) if vectors else None,
         )
 
     def record_gradients(
@@ -123,11 +121,7 @@ class GradientEngine:
             self.record_gradients(row, weights_NBT[:, i : i + 1, : row.length], projector, queries)
             for i, row in enumerate(batch.rows())
         ]
-        return Reduced(
-            torch.cat([e.norm_NB for e in each], 1),
-            None if projector is None else torch.cat([e.projected_NBD for e in each], 1),
-            None if queries is None else torch.cat([e.dots_NBQ for e in each], 1),
-        )
+        return Reduced.joined(each)
 
     def directional(self, batch: Batch, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
         """Losses [B, T] and `v·g_kj` [Q, B, T] for every token and direction, float64, exact."""

@@ -6,6 +6,8 @@ gradient is materialised, reduced and dropped. It works wherever `torch.autograd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,7 @@ class LoopPass:
     def _one(self, losses_J: Tensor, weights_J: Tensor) -> list[Tensor]:
         names = list(self._traced.parameters)
         total: list[Tensor] | None = None
+        grads: Sequence[Tensor | None] = [None] * len(names)
         if bool(weights_J.any()):
             grads = torch.autograd.grad(
                 losses_J,
@@ -55,8 +58,6 @@ class LoopPass:
                 retain_graph=True,
                 allow_unused=True,
             )
-        else:
-            grads = tuple(None for _ in names)
         for name, grad in zip(names, grads, strict=True):
             parameter = self._traced.parameters[name]
             part = self._reduce(name, torch.zeros_like(parameter) if grad is None else grad)

@@ -1,7 +1,8 @@
 """Which paths an architecture allows, found by trying them and checking their numbers.
 
 Every model is tried once, on a few tokens: a fast path is used only where it ran and agreed with
-plain backward passes on this very model. What fails takes the slower exact path, and a note says so.
+plain backward passes on this very model. What fails takes the slower exact path, and a note says
+so.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _balanced_direction(traced: Traced, batch: Batch) -> dict[str, Tensor]:
     norms = {name: float(part.double().norm()) for name, part in direction.items()}
     least = _tolerance(traced) * sum(norm**2 for norm in norms.values()) ** 0.5
     for name, part in direction.items():
-        part.div_(max(norms[name], least)).div_(norms[name] or 1.0)
+        part.div_(max(norms[name], least) or 1.0).div_(norms[name] or 1.0)
     return direction
 
 

@@ -21,6 +21,9 @@ from haiftrace.engine.products import matmul, merge_last, square_sum
 from haiftrace.engine.projection import Projector
 
 
+_BLOCK_ROWS = 64
+
+
 class Use(Protocol):
     """A place where a parameter meets its inputs; `delta` is the gradient of the place's output."""
 
@@ -69,9 +72,15 @@ class MatrixUse:
         """The same with G formed: cheaper for a few weightings of many tokens."""
         left, right = (self.inputs_BIX, delta) if self.transposed else (delta, self.inputs_BIX)
         gradient_BRC = matmul(left.transpose(-1, -2), right)
-        # Row by row, so that the large side, the queries, is read as it lies in memory.
-        products_RQB = matmul(queries.transpose(0, 1), gradient_BRC.permute(1, 2, 0))
-        return products_RQB.sum(0, dtype=torch.float64).T
+        # By blocks of rows: products large enough to be fast, sums short enough for float32.
+        parts = [
+            matmul(
+                merge_last(gradient_BRC[:, start : start + _BLOCK_ROWS], 2),
+                merge_last(queries[:, start : start + _BLOCK_ROWS], 2).T,
+            ).double()
+            for start in range(0, queries.shape[1], _BLOCK_ROWS)
+        ]
+        return sum(parts[1:], start=parts[0])
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
         if self.transposed:
@@ -194,7 +203,7 @@ class HeadUse:
         return merge_last(weighted.transpose(-1, -2) @ right_BJB, 2)
 
     def tied_cross(self, weights: Tensor, embedding: EmbeddingUse, delta: Tensor) -> Tensor:
-        """⟨G_head, G_embedding⟩ of a tied matrix, [N, B] in float64: Σ_ij w_j d_j[token_i] h_j·δ_i."""
+        """⟨G_head, G_embedding⟩ of a tied matrix, [N, B]: Σ_ij w_j d_j[token_i] h_j·δ_i."""
         ids = embedding.ids_BI.unsqueeze(1).expand(-1, self.logits_grad_BJV.shape[1], -1)
         at_tokens_BJI = self.logits_grad_BJV.gather(-1, ids)
         weighted = weights.to(at_tokens_BJI.dtype).unsqueeze(-1) * at_tokens_BJI
@@ -230,4 +239,3 @@ class HeadBiasUse:
 def _quadratic(kernel_BJJ: Tensor, weights_NBJ: Tensor) -> Tensor:
     weights = weights_NBJ.double()
     return torch.einsum("nbj,bjk,nbk->nb", weights, kernel_BJJ, weights).clamp_min(0.0)
-

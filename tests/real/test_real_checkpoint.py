@@ -1,7 +1,7 @@
 """The real case, indexed and traced: see README.md beside this file for how to make its input.
 
 Environment:
-    HAIFTRACE_REAL_CHECKPOINT: the output directory of finetune.py (checkpoint, heldout.json, corpus).
+    HAIFTRACE_REAL_CHECKPOINT: the output directory of finetune.py.
     HAIFTRACE_REAL_INDEX: the index directory; made (or completed) when it is not there.
     HAIFTRACE_REAL_RESULTS: a JSON file for the numbers (optional).
 """
@@ -39,7 +39,7 @@ def _rank_of_subject(scores: np.ndarray, subjects: list[str], wanted: str) -> in
 
 
 def _scores(index: Any, dots_NKQ: np.ndarray, query_norms: np.ndarray) -> dict[str, np.ndarray]:
-    """[records, queries] of each method, from dots of v with Σ A(g) (row 0) and the mean (row 1)."""
+    """Scores [records, queries], from dots of v with Σ A(g) (row 0) and the mean (row 1)."""
     haif_norms, grad_norms = index.column("haif_norm"), index.column("grad_norm")
     return {
         "haif": dots_NKQ[0] / haif_norms[:, None],
@@ -138,4 +138,3 @@ def test_the_real_case_is_traced() -> None:
         Path(os.environ["HAIFTRACE_REAL_RESULTS"]).write_text(json.dumps(results, indent=1))
     assert set(scores) == set(METHODS)
     assert results["top10"]["haif"] > results["top10"]["gradient-product"]
-
