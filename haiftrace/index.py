@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.engine import GradientEngine
 
-READ_AHEAD = 32
+READ_AHEAD = 16
 """Records read ahead, so that windows of like length share a batch."""
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 4096}

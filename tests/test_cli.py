@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import shlex
 import shutil
 import stat
 import subprocess
 import sys
-import time
 from importlib import resources
 from pathlib import Path
 
@@ -278,21 +278,20 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
 
 
 def test_help_takes_less_than_three_tenths_of_a_second_more_than_python():
-    def seconds(*command):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, *command], capture_output=True, check=True)
-        return time.perf_counter() - began
+    def seconds(program):
+        """Of the processor, in the best of a few: other work on the machine does not count."""
+        found = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(found)
 
-    differences = []
-    for _ in range(12):  # the machine may be busy: one good moment is proof enough
-        help_seconds = seconds(
-            "-c",
-            "import sys; sys.argv = ['haiftrace', '--help'];from haiftrace.cli import main; main()",
-        )
-        differences.append(help_seconds - seconds("-c", "pass"))
-        if differences[-1] < 0.3:
-            return
-    pytest.fail(f"{min(differences):.2f} s")
+    program = (
+        "import sys; sys.argv = ['haiftrace', '--help']; import haiftrace.cli as cli; cli.main()"
+    )
+    assert seconds(program) - seconds("pass") < 0.3
 
 
 @pytest.mark.parametrize("command", ["index", "trace"])

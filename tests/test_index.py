@@ -448,8 +448,10 @@ def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
         *("-o", str(tmp_path / "index"), *kit.SMALL_OPTIONS, "--dtype", "float64"),
     ]
     program = (
-        "import sys, time, haiftrace.cli, haiftrace.index as index\n"
+        "import signal, sys, time, haiftrace.cli, haiftrace.index as index\n"
         "from haiftrace.engine import GradientEngine as Engine\n"
+        # A job in the background, as CI may be, hands on an interrupt that is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "compute = Engine.token_gradients\n"
         "Engine.token_gradients = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
         "index.READ_AHEAD, index.SECONDS_BETWEEN_SHARDS = 2, 0.0\n"

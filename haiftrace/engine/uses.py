@@ -20,7 +20,6 @@ from torch import Tensor
 from haiftrace.engine.products import matmul, merge_last, square_sum
 from haiftrace.engine.projection import Projector
 
-
 _BLOCK_ROWS = 64
 
 
@@ -73,13 +72,12 @@ class MatrixUse:
         left, right = (self.inputs_BIX, delta) if self.transposed else (delta, self.inputs_BIX)
         gradient_BRC = matmul(left.transpose(-1, -2), right)
         # By blocks of rows: products large enough to be fast, sums short enough for float32.
-        parts = [
-            matmul(
-                merge_last(gradient_BRC[:, start : start + _BLOCK_ROWS], 2),
-                merge_last(queries[:, start : start + _BLOCK_ROWS], 2).T,
-            ).double()
-            for start in range(0, queries.shape[1], _BLOCK_ROWS)
-        ]
+        parts = []
+        for start in range(0, queries.shape[1], _BLOCK_ROWS):
+            # `narrow`, as indexing with a slice of everything has no batching rule.
+            rows = (1, start, min(_BLOCK_ROWS, queries.shape[1] - start))
+            gradients = merge_last(gradient_BRC.narrow(*rows), 2)
+            parts.append(matmul(gradients, merge_last(queries.narrow(*rows), 2).T).double())
         return sum(parts[1:], start=parts[0])
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
