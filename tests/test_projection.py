@@ -202,7 +202,16 @@ def test_a_matrix(transposed: bool, positions: int) -> None:
         gradient = gradient.transpose(-1, -2)
     use = MatrixUse("w", inputs, transposed)
     check_use(use, delta, gradient)
-    queries = rand(2, *gradient.shape[2:])
+
+
+@pytest.mark.parametrize("rows", [1, 64, 130])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dots_of_a_formed_matrix_gradient(transposed: bool, rows: int) -> None:
+    inputs, delta = rand(RECORDS, POSITIONS, COLUMNS), rand(LABELS, RECORDS, POSITIONS, rows)
+    if transposed:
+        inputs, delta = rand(RECORDS, POSITIONS, rows), rand(LABELS, RECORDS, POSITIONS, COLUMNS)
+    use = MatrixUse("w", inputs, transposed)
+    queries = rand(2, rows, COLUMNS)
     formed = torch.func.vmap(use.formed_dots, in_dims=(0, None))(delta, queries)
     torch.testing.assert_close(formed, use.dots(delta, queries), rtol=1e-10, atol=1e-10)
 

@@ -21,8 +21,10 @@ def sample(name: str) -> list[list[int]]:
     return [first[:5], second[:10], second[:2]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scope", ["linear", "all"])
+@pytest.mark.parametrize(
+    ("scope", "dtype"),
+    [("linear", torch.float32), ("all", torch.float32), ("all", torch.bfloat16)],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_paths_of_every_architecture(name: str, scope: str, dtype: torch.dtype) -> None:
     model = trained(name, dtype)
