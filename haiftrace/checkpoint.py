@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from haiftrace.checkpoint_files import (
     checkpoint_fingerprint,
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["Checkpoint", "checkpoint_fingerprint", "load_checkpoint", "tokenizer_fingerprint"]
+__all__ = [
+    "Checkpoint",
+    "checkpoint_fingerprint",
+    "load_checkpoint",
+    "load_model",
+    "load_settings",
+    "load_tokenizer",
+    "tokenizer_fingerprint",
+]
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
@@ -88,9 +96,8 @@ def load_checkpoint(path: str | Path, *, dtype: str = "auto", device: str = "aut
 
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
-    with _silence():
-        tokenizer = _load_tokenizer(directory)
-        model, notes = _load_model(directory, torch_dtype)
+    tokenizer = load_tokenizer(directory)
+    model, notes = load_model(directory, torch_dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     choose_threads(parameters, torch_device)
     vocabulary = _common_vocabulary(directory, model, tokenizer)
@@ -133,13 +140,15 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in a directory; CheckpointError where it is broken or is not fast."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        with _silence():
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # whatever the many tokenizer classes raise on a broken file
         raise CheckpointError(
             f"The tokenizer in {directory} cannot be loaded: {_first_line(error)}",
@@ -154,22 +163,45 @@ def _load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def load_settings(directory: Path) -> dict[str, Any]:
+    """The configuration in a directory, completed with the defaults of its architecture."""
+    from transformers import AutoConfig
+
+    try:
+        with _silence():
+            config = AutoConfig.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # settings that contradict each other, and whatever else
+        raise CheckpointError(
+            f"The configuration in {directory} cannot be used: {_first_line(error)}",
+            "Copy the checkpoint again from its source.",
+        ) from error
+    return config.to_dict()
+
+
+def load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model in a directory, whole, on the CPU, ready to be traced; and what to tell of it.
+
+    Raises:
+        CheckpointError: a tensor is missing, has another shape, or cannot be read.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
         # Forward mode needs eager attention; float64 and forward mode need eager experts.
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            attn_implementation="eager",
-            experts_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told apart below, with the tensor's name
-        )
+        with _silence():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=dtype,
+                attn_implementation="eager",
+                experts_implementation="eager",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told apart below, with the tensor's name
+            )
     except Exception as error:  # truncated files, settings out of range, and whatever else
         raise CheckpointError(
             f"The model in {directory} cannot be loaded: {_first_line(error)}",

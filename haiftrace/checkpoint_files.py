@@ -36,7 +36,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
     """
     directory = existing_directory(path)
     whole = hashlib.sha256()
-    for file in (directory / "config.json", *_weight_files(directory)):
+    for file in (directory / "config.json", *weight_files(directory)):
         try:
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -55,7 +55,7 @@ def existing_directory(path: str | Path) -> Path:
         raise CheckpointError(
             f"{directory} is a file; a checkpoint is a directory with config.json, safetensors "
             "weights and a tokenizer.",
-            f"Try --model {directory.parent}",
+            f"Did you mean {directory.parent}",
         )
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(path)):
         name = str(path)
@@ -65,11 +65,12 @@ def existing_directory(path: str | Path) -> Path:
             f"If it is such a name: hf download {name} --local-dir {name.rpartition('/')[2]}",
         )
     raise CheckpointError(
-        f"There is no directory {directory}.", "Give --model the directory of a checkpoint."
+        f"There is no directory {directory}.", "Give the directory of a checkpoint."
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object that a file of a checkpoint holds; CheckpointError where it holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -102,11 +103,11 @@ def readable_config(directory: Path) -> dict[str, Any]:
         inner = sorted(found.parent for found in directory.glob("*/config.json"))
         raise CheckpointError(
             f"{directory} is not a checkpoint: it has no config.json.",
-            f"Did you mean --model {inner[-1]}" if inner else "Give --model another directory.",
+            f"Did you mean {inner[-1]}" if inner else "Give the directory of a checkpoint.",
         )
-    config = _read_json(file)
+    config = read_json(file)
     tokenizer_file = directory / "tokenizer_config.json"
-    tokenizer_config = _read_json(tokenizer_file) if tokenizer_file.exists() else {}
+    tokenizer_config = read_json(tokenizer_file) if tokenizer_file.exists() else {}
     for where, settings in ((file, config), (tokenizer_file, tokenizer_config)):
         if settings.get("auto_map"):
             raise CheckpointError(
@@ -128,13 +129,13 @@ def readable_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that transformers will read, sorted by name."""
     if (directory / _WEIGHTS).is_file():
         return [directory / _WEIGHTS]
     index = directory / _WEIGHTS_INDEX
     if index.is_file():
-        shards = _read_json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise CheckpointError(f"{index} has no weight_map.")
         names = sorted({str(name) for name in shards.values()})
@@ -158,14 +159,19 @@ def _weight_files(directory: Path) -> list[Path]:
         )
     raise CheckpointError(
         f"{directory} has a config.json but no weights: neither {_WEIGHTS} nor {_WEIGHTS_INDEX}.",
-        "Save the model there with save_pretrained, or give --model another directory.",
+        "Save the model there with save_pretrained, or give another directory.",
     )
+
+
+def has_tokenizer_files(directory: Path) -> bool:
+    """Whether a file of the directory could hold a tokenizer's vocabulary."""
+    return any((directory / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def require_tokenizer_files(directory: Path) -> None:
     """CheckpointError where no file of the directory could hold a tokenizer's vocabulary."""
     # Without them transformers would hand out an empty tokenizer for some architectures.
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer_files(directory):
         raise CheckpointError(
             f"{directory} has no tokenizer (no tokenizer.json).",
             "Copy the tokenizer files that the model was trained with into that directory.",
