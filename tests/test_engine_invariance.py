@@ -63,6 +63,8 @@ def everything(
     tokens = engine.token_gradients(batch, projector)
     reduced = engine.record_gradients(batch, weights_BT.unsqueeze(0), projector, queries)
     _, dots_QBT = engine.directional(batch, [direction])
+    formed = engine.token_gradients(batch, queries=queries).dots_QBT
+    assert formed is not None
     assert tokens.vectors_BTD is not None
     assert reduced.projected_NBD is not None
     assert reduced.dots_NBQ is not None
@@ -72,6 +74,7 @@ def everything(
             "norms": tokens.norms_BT,
             "vectors": tokens.vectors_BTD,
             "directional": dots_QBT[0],
+            "formed dots": formed[0],
         },
         {
             "record norms": reduced.norm_NB[0],
@@ -94,7 +97,7 @@ def test_company_order_padding_chunks_and_masks_change_nothing(
     for index, (row, _, weights) in enumerate(some):
         weights_BT[index, : len(row)] = torch.tensor(weights, dtype=torch.float64)
     with TrueFloat64():
-        with patch.object(engine, "_chunk", lambda *_: chunk):
+        with patch.object(engine, "_chunk", lambda *_, **__: chunk):
             by_token, by_record = everything(engine, name, batch, weights_BT)
         gradient = engine.gradient(batch, weights_BT)
         total = torch.zeros_like(flatten(gradient, list(gradient)))
@@ -127,6 +130,8 @@ def test_evidence_sums_to_the_score(name: str) -> None:
         queries = {key: value.unsqueeze(0) for key, value in direction.items()}
         reduced = engine.record_gradients(batch, weights_BT.unsqueeze(0), queries=queries)
         _, dots_QBT = engine.directional(batch, [direction])
+    formed = engine.token_gradients(batch, queries=queries).dots_QBT
+    assert formed is not None
     assert reduced.dots_NBQ is not None
     inverse_B = inverse_norms(reduced.norm_NB[0])
     evidence_BT = weights_BT * dots_QBT[0] * inverse_B.unsqueeze(1)

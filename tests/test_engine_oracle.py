@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine import GradientEngine, Support, make_batch
+from haiftrace.engine.engine import FEW_DIRECTIONS
 from haiftrace.scopes import select_parameters
 from tests.oracle import (
     Oracle,
@@ -118,6 +119,25 @@ def test_casts_inside_an_architecture_cost_their_rounding_only(name: str, scope:
 def test_float32_is_as_good_as_the_loop(name: str, scope: str) -> None:
     found, by_loop = _with_rounding(name, scope, torch.float32)
     assert beyond(found, {kind: max(1e-4, 2 * error) for kind, error in by_loop.items()}) == {}
+
+
+@pytest.mark.parametrize("scope", ["linear", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_dots_with_few_and_with_many_directions_are_exact(name: str, scope: str) -> None:
+    model = cached_model(name, torch.float64)
+    names = select_parameters(model, scope)
+    oracle, _ = truth(name).over(names)
+    batch = make_batch(sample(name))
+    with TrueFloat64():
+        engine = GradientEngine(model, names)
+        for count in (1, 3, 2 * FEW_DIRECTIONS):
+            directions = oracle.directions(count)
+            dots_QBT = engine.token_dots(batch, oracle.split(directions))
+            assert not dots_QBT[:, ~batch.labels_BT].any()
+            for i, rows in enumerate(oracle.gradients):
+                right = rows @ directions.T
+                ours = dots_QBT[:, i, 1 : batch.lengths[i]].T
+                assert float((ours - right).abs().max()) < 1e-9 * float(right.abs().max())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -153,3 +153,27 @@ def test_losses_can_be_differentiated_for_many_cotangents_at_once() -> None:
     )
     right = weights.unsqueeze(-1) * logit_gradients(logits.detach(), targets)
     torch.testing.assert_close(together, right)
+
+
+def test_losses_can_be_differentiated_twice() -> None:
+    logits = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([2, 0, 6])
+    weights = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda z: token_losses(z, targets), (logits,))
+    assert torch.autograd.gradgradcheck(
+        lambda z, w: (token_losses(z, targets) * w).sum().exp(), (logits, weights)
+    )
+
+
+@pytest.mark.parametrize("loss", [1e-12, 1e-7, 1e-5, 1e-3, 0.1, 3.0])
+def test_second_derivatives_in_float32_are_right_to_a_ten_thousandth(loss: float) -> None:
+    logits, targets = sure_logits(loss, base=100.0)
+    tangents = torch.randn(5, VOCABULARY) + 10
+    leaf = logits.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(token_losses(leaf, targets).sum(), leaf, create_graph=True)
+    (found,) = torch.autograd.grad(gradient, leaf, tangents)
+    # (diag(p) - p pᵀ) ż as Σ_l p_k p_l (ż_k - ż_l): no difference of nearly equal numbers.
+    p, d = logits.double().softmax(-1), tangents.double()
+    right = (p.unsqueeze(-1) * p.unsqueeze(-2) * (d.unsqueeze(-1) - d.unsqueeze(-2))).sum(-1)
+    for ours, wanted in zip(found.double(), right, strict=True):
+        assert float((ours - wanted).norm()) < 1e-4 * float(wanted.norm())

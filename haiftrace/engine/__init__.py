@@ -2,19 +2,51 @@
 
 from haiftrace.engine.backward import Reduced
 from haiftrace.engine.batch import Batch, make_batch
-from haiftrace.engine.engine import GradientEngine
+from haiftrace.engine.capture import Metric
+from haiftrace.engine.curvature import (
+    AffineMap,
+    Damping,
+    Factors,
+    InverseCurvature,
+    NoFactors,
+    Singular,
+)
+from haiftrace.engine.engine import CurvatureKind, GradientEngine
+from haiftrace.engine.fisher import Fisher, FisherEstimator
+from haiftrace.engine.lissa import (
+    Diverged,
+    LissaResult,
+    inverse_product,
+    inverse_product_auto,
+    largest_of_draws,
+)
 from haiftrace.engine.projection import DIMENSION_STEP, Projector
 from haiftrace.engine.support import Support
 from haiftrace.engine.token_norms import TokenGradients, inverse_norms
 
 __all__ = [
     "DIMENSION_STEP",
+    "AffineMap",
     "Batch",
+    "CurvatureKind",
+    "Damping",
+    "Diverged",
+    "Factors",
+    "Fisher",
+    "FisherEstimator",
     "GradientEngine",
+    "InverseCurvature",
+    "LissaResult",
+    "Metric",
+    "NoFactors",
     "Projector",
     "Reduced",
+    "Singular",
     "Support",
     "TokenGradients",
     "inverse_norms",
+    "inverse_product",
+    "inverse_product_auto",
+    "largest_of_draws",
     "make_batch",
 ]

@@ -187,9 +187,9 @@ class BatchedPass:
             for leaf, grad in zip(leaves, grads, strict=False)
         ]
         for use, delta in self._lookups(grads[len(leaves) :]):
-            self._add(totals, self._accumulators.reduce(use, delta))
+            self._add(totals, self._accumulators.reduce([use], delta))
         for head_use in self._head_uses:
-            self._add(totals, self._accumulators.reduce(head_use, weights_NBJ))
+            self._add(totals, self._accumulators.reduce([head_use], weights_NBJ))
             for use, delta in self._lookups(grads[len(leaves) :]):
                 if use.name == head_use.name and isinstance(head_use, HeadUse):
                     totals[0] = totals[0] + 2 * head_use.tied_cross(weights_NBJ, use, delta)

@@ -12,9 +12,9 @@ unknown module is handled by what it computes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,11 +30,24 @@ class NeedsSingleRecord(Exception):
     """A parameter's use can be resolved by record only when there is one record in the batch."""
 
 
+class Metric(Protocol):
+    """A linear map M of gradients whose norm ‖M G‖ is wanted in place of ‖G‖ (see `curvature`)."""
+
+    def squared_norm(self, uses: Sequence[Use], delta: Tensor) -> Tensor:
+        """‖M G‖², [..., B] in float64, of the gradients of one place's parameters together."""
+        ...
+
+    def apply(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """M G of a whole gradient by parameter name."""
+        ...
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What to reduce the gradients to: squared norms always; projections and dots where given.
 
     Attributes:
+        metric: to have ‖M G‖ for the norms; projections and dots stay those of G.
         projector: to have projections.
         queries: query gradients [Q, *parameter] by parameter name, to have dots with them.
         few: there are far fewer weightings than tokens, so that forming a gradient once and
@@ -44,6 +57,17 @@ class Wanted:
     projector: Projector | None = None
     queries: Mapping[str, Tensor] | None = None
     few: bool = False
+    metric: Metric | None = None
+
+
+class Reducer(Protocol):
+    """What the taps hand the gradients to; the leaves receive what it returns."""
+
+    leaves: list[Tensor]
+
+    def reduce(self, uses: Sequence[Use], delta: Tensor) -> list[Tensor]:
+        """The reductions of one place, where `uses` share an output gradient, as leaves stand."""
+        ...
 
 
 class Accumulators:
@@ -62,9 +86,17 @@ class Accumulators:
             zeros = torch.zeros(batch, count, dtype=torch.float64, device=device)
             self.leaves.append(zeros.requires_grad_())
 
-    def reduce(self, use: Use, delta: Tensor) -> list[Tensor]:
-        """The reductions of one use, in the order of the leaves."""
-        reduced = [use.squared_norm(delta)]
+    def reduce(self, uses: Sequence[Use], delta: Tensor) -> list[Tensor]:
+        """The reductions of one place, in the order of the leaves."""
+        each = [self._reduce(use, delta) for use in uses]
+        total = [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
+        if self.wanted.metric is not None:
+            total[0] = self.wanted.metric.squared_norm(uses, delta)
+        return total
+
+    def _reduce(self, use: Use, delta: Tensor) -> list[Tensor]:
+        measured = self.wanted.metric is not None
+        reduced = [self.leaves[0].detach() if measured else use.squared_norm(delta)]
         if self.wanted.projector is not None:
             reduced.append(use.projection(delta, self.wanted.projector).to(self.leaves[1].dtype))
         if self.wanted.queries is not None:
@@ -119,7 +151,7 @@ class Capture(TorchFunctionMode):
         head: Tensor,
         batch: int,
         positions: int,
-        accumulators: Accumulators,
+        accumulators: Reducer,
         shared: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
@@ -178,9 +210,7 @@ class Capture(TorchFunctionMode):
         accumulators, batch = self._accumulators, self._batch
 
         def reduce(delta: Tensor) -> list[Tensor]:
-            rows = widened(delta.reshape(batch, -1, delta.shape[-1]))
-            each = [accumulators.reduce(use, rows) for use in uses]
-            return [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
+            return accumulators.reduce(uses, widened(delta.reshape(batch, -1, delta.shape[-1])))
 
         tapped: Tensor = _Tap.apply(output, reduce, *self._accumulators.leaves)
         return tapped
@@ -205,7 +235,7 @@ class Capture(TorchFunctionMode):
             use, accumulators = WholeUse(name, value.ndim), self._accumulators
             self._whole[name] = _Tap.apply(
                 value.detach(),
-                lambda delta: accumulators.reduce(use, widened(delta)),
+                lambda delta: accumulators.reduce([use], widened(delta)),
                 *accumulators.leaves,
             )
         return self._whole[name]

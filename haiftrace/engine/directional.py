@@ -40,29 +40,39 @@ def forward_mode(
     dots_QBT = torch.zeros(len(directions), *batch.ids_BT.shape, dtype=torch.float64)
     dots_QBT = dots_QBT.to(inputs.device)
     losses_BT = dots_QBT.new_zeros(batch.ids_BT.shape)
-    places = _places(traced)
-    with torch.no_grad():
-        for row, direction in enumerate(directions):
-            with forward_ad.dual_level():
-                duals = {
-                    name: forward_ad.make_dual(
-                        parameter.detach(), direction[name].to(parameter.dtype)
-                    )
-                    for name, parameter in traced.parameters.items()
-                }
-                with DualMaps():
-                    output = functional_call(
-                        traced.model,
-                        {place: duals[name] for place, name in places.items()},
-                        kwargs={"input_ids": inputs, "use_cache": False},
-                        tie_weights=False,
-                    )
-                logits, tangents = forward_ad.unpack_dual(output.logits)
-            if row == 0:
-                losses_BT[:, 1:] = token_losses(logits, targets)
-            if tangents is not None:
-                dots_QBT[row, :, 1:] = loss_tangents(logits, tangents, targets)
+    for row, direction in enumerate(directions):
+        logits, tangents = logits_and_tangents(traced, inputs, direction)
+        if row == 0:
+            losses_BT[:, 1:] = token_losses(logits, targets)
+        if tangents is not None:
+            dots_QBT[row, :, 1:] = loss_tangents(logits, tangents, targets)
     return losses_BT * batch.labels_BT, dots_QBT * batch.labels_BT
+
+
+def logits_and_tangents(
+    traced: Traced, ids_BT: Tensor, direction: Direction
+) -> tuple[Tensor, Tensor | None]:
+    """Logits z [B, T, V] and their tangents `J v` along a direction, in the model's precision.
+
+    Tangents are None where the logits do not depend on the traced parameters.
+
+    Raises:
+        RuntimeError: an operation of this architecture has no forward-mode rule.
+    """
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = {
+            name: forward_ad.make_dual(parameter.detach(), direction[name].to(parameter.dtype))
+            for name, parameter in traced.parameters.items()
+        }
+        with DualMaps():
+            output = functional_call(
+                traced.model,
+                {place: duals[name] for place, name in _places(traced).items()},
+                kwargs={"input_ids": ids_BT, "use_cache": False},
+                tie_weights=False,
+            )
+        logits, tangents = forward_ad.unpack_dual(output.logits)
+    return logits, tangents
 
 
 def _places(traced: Traced) -> dict[str, str]:

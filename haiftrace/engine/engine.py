@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from haiftrace.engine.backward import BatchedPass, Pass, Reduced, Traced
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.capture import NeedsSingleRecord, Wanted
+from haiftrace.engine.capture import Metric, NeedsSingleRecord, Wanted
 from haiftrace.engine.directional import Direction, forward_mode, from_pass
+from haiftrace.engine.fisher import Fisher, FisherEstimator
+from haiftrace.engine.hessian import gauss_newton_product, hessian_product
 from haiftrace.engine.loop import LoopPass, gradient_of
 from haiftrace.engine.losses import token_losses
 from haiftrace.engine.projection import Projector
@@ -20,9 +23,13 @@ from haiftrace.engine.support import Support, find_support
 from haiftrace.engine.token_norms import TokenGradients, token_gradients
 
 Result = TypeVar("Result")
+CurvatureKind = Literal["gauss-newton", "hessian"]
 
 FULL_WIDTH = 768
 """Hidden width from which matrix products of a few hundred rows are large enough on a CPU."""
+
+FEW_DIRECTIONS = 8
+"""Directions up to which a forward-mode pass for each costs less than forming token gradients."""
 
 LEAST_LABELS = 8
 """Labels of one backward pass on a CPU, at least: fewer make too small matrix products."""
@@ -80,21 +87,52 @@ class GradientEngine:
             losses = token_losses(logits, batch.ids_BT[:, 1:]).double()
         return torch.nn.functional.pad(losses, (1, 0)) * batch.labels_BT
 
-    def token_gradients(self, batch: Batch, projector: Projector | None = None) -> TokenGradients:
-        """Norm of every token's gradient, and the projection of its unit vector."""
-        wanted = Wanted(projector)
-        whole = self._together(
-            batch, lambda: token_gradients(self._pass, batch, wanted, self._chunk)
-        )
+    def token_gradients(
+        self,
+        batch: Batch,
+        projector: Projector | None = None,
+        metric: Metric | None = None,
+        queries: Mapping[str, Tensor] | None = None,
+    ) -> TokenGradients:
+        """Norm of every token's gradient, and what else is asked of it.
+
+        Args:
+            projector: to have the projection of its unit vector.
+            metric: to have norms ‖M g_kj‖ under this map; not together with a projector.
+            queries: directions by parameter name, [Q, *parameter], to have dots with them.
+        """
+        assert projector is None or metric is None
+        wanted = Wanted(projector, queries, few=queries is not None, metric=metric)
+        chunk = partial(self._chunk, formed=queries is not None or metric is not None)
+        whole = self._together(batch, lambda: token_gradients(self._pass, batch, wanted, chunk))
         if whole is not None:
             return whole
-        each = [self.token_gradients(row, projector) for row in batch.rows()]
+        each = [self.token_gradients(row, projector, metric, queries) for row in batch.rows()]
         vectors = [e.vectors_BTD for e in each if e.vectors_BTD is not None]
+        dots = [e.dots_QBT for e in each if e.dots_QBT is not None]
         return TokenGradients(
             batch.padded([e.losses_BT for e in each], along=1),
             batch.padded([e.norms_BT for e in each], along=1),
             batch.padded(vectors, along=1) if vectors else None,
+            batch.padded(dots, along=2, join=1) if dots else None,
         )
+
+    def token_dots(self, batch: Batch, queries: Mapping[str, Tensor]) -> Tensor:
+        """`v·g_kj` [Q, B, T] for every token and direction, float64, exact, by the cheaper way.
+
+        A few directions are a forward-mode pass each. Of many, every token's gradient is formed in
+        reverse mode, and met with all of them at once.
+
+        Args:
+            queries: directions by parameter name, [Q, *parameter].
+        """
+        count = len(next(iter(queries.values())))
+        if count <= FEW_DIRECTIONS or not self.support.batched:
+            directions = [{name: part[q] for name, part in queries.items()} for q in range(count)]
+            return self.directional(batch, directions)[1]
+        # One record at a time: each is cut to what its own labels see.
+        each = [self.token_gradients(row, queries=queries).dots_QBT for row in batch.rows()]
+        return batch.padded([dots for dots in each if dots is not None], along=2, join=1)
 
     def record_gradients(
         self,
@@ -102,6 +140,7 @@ class GradientEngine:
         weights_NBT: Tensor,
         projector: Projector | None = None,
         queries: dict[str, Tensor] | None = None,
+        metric: Metric | None = None,
     ) -> Reduced:
         """Reductions of `Σ_j w_j g_kj` for N weightings of the tokens of each record.
 
@@ -109,16 +148,19 @@ class GradientEngine:
             weights_NBT: weight of every token's loss; looked at only where a token is a label.
             projector: to have the projections [N, B, D].
             queries: query gradients by parameter name, [Q, *parameter], to have dots [N, B, Q].
+            metric: to have norms under this map; projections and dots are those without it.
         """
         weights_NBT = weights_NBT.to(self.device) * batch.labels_BT
-        wanted = Wanted(projector, queries, few=4 * len(weights_NBT) <= batch.length)
+        wanted = Wanted(projector, queries, 4 * len(weights_NBT) <= batch.length, metric)
         whole = self._together(
             batch, lambda: self._whole_pass(batch, wanted).reduce(weights_NBT[:, :, 1:])
         )
         if whole is not None:
             return whole
         each = [
-            self.record_gradients(row, weights_NBT[:, i : i + 1, : row.length], projector, queries)
+            self.record_gradients(
+                row, weights_NBT[:, i : i + 1, : row.length], projector, queries, metric
+            )
             for i, row in enumerate(batch.rows())
         ]
         return Reduced.joined(each)
@@ -138,6 +180,23 @@ class GradientEngine:
     def gradient(self, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
         """`∇ Σ w l` itself, by parameter name, in at least float32 (the query side)."""
         return gradient_of(self._traced, batch, weights_BT)
+
+    def curvature_product(
+        self, batch: Batch, weights_BT: Tensor, direction: Direction, curvature: CurvatureKind
+    ) -> dict[str, Tensor]:
+        """The curvature of `Σ w l` times a direction, by parameter name, in at least float32."""
+        if curvature == "hessian":
+            return hessian_product(self._traced, batch, weights_BT, direction)
+        forward = self.support.forward_mode
+        return gauss_newton_product(self._traced, batch, weights_BT, direction, forward)
+
+    def fisher(self, fisher: Fisher, seed: int) -> FisherEstimator:
+        """An estimator of the Kronecker factors of the parameters in scope.
+
+        Raises:
+            NoFactors: one of them belongs to no plain linear map.
+        """
+        return FisherEstimator(self._traced, fisher, seed)
 
     def project(self, gradient: Direction, projector: Projector) -> Tensor:
         """The projection [D] of a gradient given by parameter name."""
@@ -166,11 +225,14 @@ class GradientEngine:
         make = BatchedPass if self.support.batched else LoopPass
         return make(self._traced, ids_BT, targets_BJ, wanted)
 
-    def _chunk(self, first: int, batch: int) -> int:
+    def _chunk(self, first: int, batch: int, formed: bool = False) -> int:
         """Labels of one pass: L cotangents over first + L positions of each record.
 
         On a CPU a pass is fastest while its rows stay near the caches; on a GPU it may be as large
         as the memory budget lets it.
+
+        Args:
+            formed: every label's gradient of the largest matrix has to be held.
         """
         if not self.support.batched:
             return 1 << 30
@@ -187,4 +249,7 @@ class GradientEngine:
             # in narrow models or a single record, larger ones make up for more of it.
             small = max(1.0, FULL_WIDTH / width) * (4 if batch == 1 else 1)
             most = min(most, max(LEAST_LABELS, round(math.sqrt(2 * first * small))))
+        if formed:
+            largest = max(value.numel() for value in self.parameters.values())
+            most = min(most, max(1, self._memory // (12 * largest * batch)))
         return most

@@ -26,7 +26,7 @@ class LoopPass:
         self._wanted = wanted
         keep = targets_BJ.shape[1]
         rows = []
-        with _RequireGrad(traced):
+        with RequireGrad(traced):
             for ids, targets in zip(ids_BT, targets_BJ, strict=True):
                 logits = traced.logits(ids.unsqueeze(0), keep)
                 rows.append(token_losses(logits, targets.unsqueeze(0)).squeeze(0))
@@ -34,7 +34,7 @@ class LoopPass:
         self.losses_BJ = torch.stack([row.detach() for row in rows])
 
     def reduce(self, weights_NBJ: Tensor) -> Reduced:
-        with _RequireGrad(self._traced):
+        with RequireGrad(self._traced):
             by_weighting = [
                 [self._one(loss, weights) for loss, weights in zip(self._losses, row, strict=True)]
                 for row in weights_NBJ
@@ -58,15 +58,20 @@ class LoopPass:
                 retain_graph=True,
                 allow_unused=True,
             )
+        whole: dict[str, Tensor] = {}
         for name, grad in zip(names, grads, strict=True):
             parameter = self._traced.parameters[name]
-            part = self._reduce(name, torch.zeros_like(parameter) if grad is None else grad)
+            whole[name] = widened(torch.zeros_like(parameter) if grad is None else grad)
+            part = self._reduce(name, whole[name])
             total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
         assert total is not None
+        if self._wanted.metric is not None:
+            parts = self._wanted.metric.apply(whole).values()
+            total[0] = torch.stack([part.double().pow(2).sum() for part in parts]).sum()
         return total
 
     def _reduce(self, name: str, grad: Tensor) -> list[Tensor]:
-        use, grad = WholeUse(name, grad.ndim), widened(grad)
+        use = WholeUse(name, grad.ndim)
         reduced = [use.squared_norm(grad).squeeze(0)]
         if self._wanted.projector is not None:
             reduced.append(use.projection(grad, self._wanted.projector).squeeze(0))
@@ -75,7 +80,7 @@ class LoopPass:
         return reduced
 
 
-class _RequireGrad:
+class RequireGrad:
     """Context in which the traced parameters require gradients; as before when it is left."""
 
     def __init__(self, traced: Traced) -> None:
@@ -100,7 +105,7 @@ def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, T
     Args:
         weights_BT: weight of every token's loss; looked at only where a token is a label.
     """
-    with _RequireGrad(traced):
+    with RequireGrad(traced):
         logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
         losses = token_losses(logits, batch.ids_BT[:, 1:])
         weights = (weights_BT.to(losses.device) * batch.labels_BT)[:, 1:]

@@ -28,11 +28,13 @@ class TokenGradients:
         losses_BT: nats, float64.
         norms_BT: ‖∇θ l‖ over the traced parameters, float64.
         vectors_BTD: projection of ∇θ l / ‖∇θ l‖ (zero where the norm is), or None.
+        dots_QBT: inner products of ∇θ l with the queries, float64, or None.
     """
 
     losses_BT: Tensor
     norms_BT: Tensor
     vectors_BTD: Tensor | None = None
+    dots_QBT: Tensor | None = None
 
 
 def token_gradients(
@@ -42,12 +44,13 @@ def token_gradients(
 
     Args:
         make_pass: makes a pass of (prefix ids, labels of its last positions, reductions).
-        wanted: with a projector for `vectors_BTD`; queries are not looked at.
+        wanted: with a projector for `vectors_BTD`, with queries for `dots_QBT`.
         chunk: number of labels of one pass, given first label position and batch size.
     """
     losses_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.float64, device=batch.ids_BT.device)
     norms_BT = torch.zeros_like(losses_BT)
     vectors: list[Tensor] = []
+    dots: list[Tensor] = []
     live = torch.nonzero(batch.labels_BT.any(0)).flatten().tolist()
     start, last = (live[0], live[-1]) if live else (1, 0)
     first = start
@@ -61,18 +64,28 @@ def token_gradients(
         norms_BT[:, first:stop] = reduced.norm_NB.T
         if reduced.projected_NBD is not None:
             vectors.append(reduced.projected_NBD.transpose(0, 1))
+        if reduced.dots_NBQ is not None:
+            dots.append(reduced.dots_NBQ.permute(2, 1, 0))
         first = stop
     labels_BT = batch.labels_BT
     norms_BT = norms_BT * labels_BT
-    if wanted.projector is None:
-        return TokenGradients(losses_BT * labels_BT, norms_BT)
-    shape = (*labels_BT.shape, wanted.projector.dimension)
-    vectors_BTD = torch.zeros(shape, dtype=wanted.projector.dtype, device=labels_BT.device)
-    for part in vectors:
-        vectors_BTD[:, start : start + part.shape[1]] = part
-        start += part.shape[1]
-    scale_BT = inverse_norms(norms_BT).to(vectors_BTD.dtype)
-    return TokenGradients(losses_BT * labels_BT, norms_BT, vectors_BTD * scale_BT.unsqueeze(-1))
+    vectors_BTD = dots_QBT = None
+    if wanted.projector is not None:
+        shape = (*labels_BT.shape, wanted.projector.dimension)
+        vectors_BTD = torch.zeros(shape, dtype=wanted.projector.dtype, device=labels_BT.device)
+        if vectors:
+            found = torch.cat(vectors, 1)
+            vectors_BTD[:, start : start + found.shape[1]] = found
+        vectors_BTD *= inverse_norms(norms_BT).to(vectors_BTD.dtype).unsqueeze(-1)
+    if wanted.queries is not None:
+        count = len(next(iter(wanted.queries.values())))
+        dots_QBT = torch.zeros(count, *labels_BT.shape, dtype=torch.float64)
+        dots_QBT = dots_QBT.to(labels_BT.device)
+        if dots:
+            products = torch.cat(dots, 2)
+            dots_QBT[:, :, start : start + products.shape[2]] = products
+        dots_QBT *= labels_BT
+    return TokenGradients(losses_BT * labels_BT, norms_BT, vectors_BTD, dots_QBT)
 
 
 def inverse_norms(norms: Tensor) -> Tensor:
