@@ -26,12 +26,15 @@ from haiftrace.store.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     REBUILD_HINT,
+    SUPPLEMENT_NAME,
     Manifest,
     check_files,
     read_manifest,
 )
 
 FOLDERS = ("records", "tokens")
+SUPPLEMENTS = "supplements"
+_SUPPLEMENT_FILE = re.compile(r"\d{5,}\.(parquet|safetensors)|\.\d{5,}\.(parquet|safetensors)\.tmp")
 _SHARD_NAME = re.compile(r"\d{5,}\.parquet|\.\d{5,}\.parquet\.tmp")
 
 
@@ -167,7 +170,7 @@ def _sound_part(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
 
 
 def _remove_leftovers(root: Path, manifest: Manifest) -> None:
-    named = {root / entry.file for entry in manifest.files()}
+    named = {root / entry.file for entry in (*manifest.files(), *manifest.supplement_files())}
     leftovers = [
         path
         for folder in FOLDERS
@@ -176,6 +179,23 @@ def _remove_leftovers(root: Path, manifest: Manifest) -> None:
     ]
     leftovers += [root / FAISS_NAME, temporary_name(root / FAISS_NAME)]
     leftovers += [temporary_name(root / MANIFEST_NAME)]
+    leftovers += [
+        path
+        for folder in _supplement_folders(root)
+        for path in folder.iterdir()
+        if _SUPPLEMENT_FILE.fullmatch(path.name)
+    ]
     for path in leftovers:
         if path not in named:
             path.unlink(missing_ok=True)
+
+
+def _supplement_folders(root: Path) -> list[Path]:
+    home = root / SUPPLEMENTS
+    if not is_real_directory(home):
+        return []
+    return [
+        path
+        for path in home.iterdir()
+        if SUPPLEMENT_NAME.fullmatch(path.name) and is_real_directory(path)
+    ]

@@ -6,6 +6,7 @@ The manifest is the single truth about an index: a file that it does not name do
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,6 +20,8 @@ FORMAT = "haiftrace-index"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 FAISS_NAME = "records.faiss"
+
+SUPPLEMENT_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 REBUILD_HINT = "Run the same `haiftrace index` command with --overwrite to build it again."
 
@@ -49,6 +52,21 @@ class ShardEntry:
     tokens: FileEntry
     record_count: int
     cursor: int
+
+
+@dataclass(frozen=True)
+class SupplementEntry:
+    """What a method keeps in the index (see `supplements`).
+
+    Attributes:
+        settings: what its numbers depend on, beside the index itself.
+        files: in order, as far as they are durable.
+        complete: whether these are all.
+    """
+
+    settings: dict[str, Any]
+    files: tuple[FileEntry, ...] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,7 @@ class Manifest:
         fingerprints: of weights, tokenizer and corpus; must agree likewise.
         model: about the checkpoint, as the caller gave it (not compared).
         extra: what the caller gave at the end (not compared).
+        supplements: by name, added once the index is complete (not compared).
         created, finished: times in ISO 8601; `finished` is None until the index is complete.
     """
 
@@ -118,6 +137,7 @@ class Manifest:
     finished: str | None = None
     faiss: FileEntry | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    supplements: dict[str, SupplementEntry] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @cached_property
@@ -135,9 +155,13 @@ class Manifest:
         return Layout.from_settings(self.settings)
 
     def files(self) -> list[FileEntry]:
-        """Every file of the index but the manifest."""
+        """Every file of the index but the manifest and the supplements'."""
         files = [entry for shard in self.shards for entry in (shard.records, shard.tokens)]
         return files if self.faiss is None else [*files, self.faiss]
+
+    def supplement_files(self) -> list[FileEntry]:
+        """Every file of the supplements."""
+        return [entry for supplement in self.supplements.values() for entry in supplement.files]
 
     def encode(self) -> bytes:
         """The JSON text: sorted keys, indented, ASCII (a path may hold undecodable bytes)."""
@@ -153,6 +177,11 @@ class Manifest:
 def shard_file(folder: str, number: int) -> str:
     """Relative name of a shard's file; `folder` is "records" or "tokens"."""
     return f"{folder}/{number:05d}.parquet"
+
+
+def supplement_file(name: str, number: int, kind: str) -> str:
+    """Relative name of a supplement's file; `kind` is "parquet" or "safetensors"."""
+    return f"supplements/{name}/{number:05d}.{kind}"
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,6 +280,7 @@ def _decode(content: dict[str, Any]) -> Manifest:
         finished=None if finished is None else _typed(finished, str, "finished"),
         faiss=None if faiss is None else _file_entry(faiss, FAISS_NAME),
         extra=_typed(content["extra"], dict, "extra"),
+        supplements=_supplements(content.get("supplements", {})),
     )
     Layout.from_settings(manifest.settings)
     if asdict(manifest.totals) != content["totals"]:
@@ -260,6 +290,25 @@ def _decode(content: dict[str, Any]) -> Manifest:
     if manifest.faiss is not None and manifest.faiss.rows != manifest.totals.windows:
         raise ValueError("the search index has another number of rows than the shards")
     return manifest
+
+
+def _supplements(content: Any) -> dict[str, SupplementEntry]:
+    entries = {}
+    for name, entry in _typed(content, dict, "supplements").items():
+        if not SUPPLEMENT_NAME.fullmatch(name):
+            raise ValueError("a supplement has no valid name")
+        files = []
+        for number, file in enumerate(_typed(entry["files"], list, "files")):
+            kind = str(file["file"]).rpartition(".")[2]
+            if kind not in ("parquet", "safetensors"):
+                raise ValueError("a supplement's file is of no known kind")
+            files.append(_file_entry(file, supplement_file(name, number, kind)))
+        entries[name] = SupplementEntry(
+            settings=_typed(entry["settings"], dict, "settings"),
+            files=tuple(files),
+            complete=_typed(entry["complete"], bool, "complete"),
+        )
+    return entries
 
 
 def _file_entry(content: Any, expected: str) -> FileEntry:

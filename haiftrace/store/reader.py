@@ -6,9 +6,10 @@ import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,9 +20,11 @@ from haiftrace.store.manifest import (
     Layout,
     Manifest,
     ShardEntry,
+    SupplementEntry,
     check_files,
     read_manifest,
 )
+from haiftrace.store.quantile import streamed_quantile
 from haiftrace.store.rows import (
     SCALAR_COLUMNS,
     StoredWindow,
@@ -31,6 +34,10 @@ from haiftrace.store.rows import (
     vectors_of,
 )
 from haiftrace.store.shortlist import Shortlist
+from haiftrace.store.supplements import SupplementRows, read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SHARDS_KEPT = 4
 _ROW_GROUPS_KEPT = 4
@@ -53,6 +60,7 @@ class Index:
         sizes = [shard.records.rows for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._supplement_rows = lru_cache(maxsize=_SHARDS_KEPT)(self._read_supplement)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Index:
@@ -81,6 +89,7 @@ class Index:
                 "Run the same `haiftrace index` command again: it goes on where it stopped.",
             )
         check_files(root, manifest.files(), checksums=verify)
+        check_files(root, manifest.supplement_files(), checksums=False)
         if verify:
             for shard in manifest.shards:
                 for entry in (shard.records, shard.tokens):
@@ -146,6 +155,19 @@ class Index:
                 parts.append(read_columns(path, file, [name]).column(name).to_numpy())
         return np.concatenate(parts)
 
+    def token_norm_quantile(self, quantile: float) -> float:
+        """The quantile of ‖g_j‖ over all label tokens, exact; memory does not grow with them."""
+
+        def chunks() -> Iterator[np.ndarray]:
+            for shard in self.manifest.shards:
+                path = self.path / shard.tokens.file
+                with open_parquet(path, shard.tokens.rows) as file:
+                    for group in range(file.metadata.num_row_groups):
+                        table = read_columns(path, file, ["grad_norm"], group)
+                        yield table.column("grad_norm").to_numpy()
+
+        return streamed_quantile(chunks, quantile)
+
     def shortlist(self, query_vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows whose vectors have the largest inner products with the query's.
 
@@ -161,6 +183,37 @@ class Index:
     def vectors_inner_products(self, query_vector: np.ndarray) -> np.ndarray:
         """Inner products of every window's vector with the query's [D]: [N] float32."""
         return self._flat.inner_products(query_vector)
+
+    def shard_rows(self) -> list[range]:
+        """The rows of each shard."""
+        starts = self._starts.tolist()
+        return [range(a, b) for a, b in pairwise(starts)]
+
+    def supplement(self, name: str) -> SupplementEntry | None:
+        """What the index has under that name, None where it is missing or unfinished."""
+        entry = self.manifest.supplements.get(name)
+        return entry if entry is not None and entry.complete else None
+
+    def supplement_tensors(self, name: str) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+        """Tensors of each file of a supplement, and the strings that describe the file.
+
+        Raises:
+            IndexStoreError: a file is damaged.
+        """
+        files = self.manifest.supplements[name].files
+        check_files(self.path, list(files), checksums=True)
+        for entry in files:
+            yield read_tensors(self.path, entry)
+
+    def supplement_values(self, name: str, row: int) -> dict[str, float | np.ndarray]:
+        """What a supplement keeps of a window: numbers by name, and arrays [m], one a label."""
+        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._supplement_rows(name, shard).values(row - int(self._starts[shard]))
+
+    def _read_supplement(self, name: str, shard: int) -> SupplementRows:
+        entry = self.manifest.supplements[name].files[shard]
+        check_files(self.path, [entry], checksums=True)
+        return SupplementRows(self.path, entry)
 
     def close(self) -> None:
         """Close the files."""

@@ -1,0 +1,196 @@
+"""What methods keep in an index beside its rows: factors and norms, added once it is complete.
+
+A supplement is a folder `supplements/NAME` of numbered files: safetensors files of tensors, or one
+Parquet file for every shard of the index, a row a window. The manifest names each file as soon as
+it is durable, so an interrupted supplement goes on after its last file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from haiftrace.errors import IndexStoreError
+from haiftrace.store.durable import (
+    DirectoryLock,
+    is_real_directory,
+    make_private_directory,
+    replace_durably,
+    storage_errors,
+)
+from haiftrace.store.manifest import (
+    REBUILD_HINT,
+    FileEntry,
+    Manifest,
+    SupplementEntry,
+    plain,
+    read_manifest,
+    supplement_file,
+)
+from haiftrace.store.rows import open_parquet, read_columns, write_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSORS, ROWS = "safetensors", "parquet"
+Values = Mapping[str, float | np.ndarray]
+"""What is kept of one window: numbers by name, and arrays [m] with a number a label."""
+
+
+class SupplementWriter:
+    """Adds supplements to a finished index; holds the directory's lock until it is closed."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the lock at once.
+
+        Raises:
+            IndexStoreError: there is no finished index, or another process is writing it.
+        """
+        self._root = root
+        self._lock = DirectoryLock(root)
+        try:
+            manifest = read_manifest(root)
+            if manifest is None or not manifest.complete:
+                raise IndexStoreError(f"The index {root} is not complete.", REBUILD_HINT)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._manifest: Manifest = manifest
+
+    def begin(self, name: str, settings: Mapping[str, Any]) -> int:
+        """Begin a supplement, or go on with it where its settings are the same.
+
+        Returns:
+            how many of its files are durable already; -1 where all of them are.
+        """
+        known = self._manifest.supplements.get(name)
+        if known is not None and known.settings == plain(settings):
+            return -1 if known.complete else len(known.files)
+        with storage_errors(self._root):
+            home = self._root / "supplements"
+            for folder in (home, home / name):
+                if os.path.lexists(folder) and not is_real_directory(folder):
+                    raise IndexStoreError(
+                        f"{folder} is in the way: it is not a directory of the index.",
+                        "Move it away.",
+                    )
+                make_private_directory(folder)
+            self._put(name, SupplementEntry(plain(settings)))
+        return 0
+
+    def restart(self, name: str) -> None:
+        """Forget the files of an unfinished supplement; they are written over."""
+        with storage_errors(self._root):
+            self._put(name, replace(self._manifest.supplements[name], files=()))
+
+    def add_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, str]
+    ) -> None:
+        """One file of tensors, with strings that describe it."""
+        from safetensors.torch import save
+
+        kept = {key: value.contiguous().cpu() for key, value in tensors.items()}
+        data = save(kept, {key: str(value) for key, value in about.items()})
+        self._add(name, TENSORS, len(kept), lambda sink: sink.write(data))
+
+    def add_rows(self, name: str, rows: Sequence[Values]) -> None:
+        """The file of the next shard: what is kept of each of its windows, in order."""
+        import pyarrow as pa
+
+        columns = {}
+        for key, first in rows[0].items():
+            kind = pa.list_(pa.float64()) if isinstance(first, np.ndarray) else pa.float64()
+            columns[key] = pa.array([row[key] for row in rows], kind)
+        batch = pa.RecordBatch.from_pydict(columns)
+        for key, column in columns.items():
+            numbers = column.flatten() if pa.types.is_list(column.type) else column
+            if not np.isfinite(numbers.to_numpy(zero_copy_only=False)).all():
+                raise IndexStoreError(
+                    f"A value of {key} is not a finite number.",
+                    "Use a larger --damping, or index in float32.",
+                )
+        self._add(name, ROWS, len(rows), lambda sink: write_table([batch], len(rows), sink))
+
+    def finish(self, name: str) -> None:
+        """All files of the supplement are there."""
+        with storage_errors(self._root):
+            self._put(name, replace(self._manifest.supplements[name], complete=True))
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        """Nothing but the writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _add(self, name: str, kind: str, rows: int, fill: Any) -> None:
+        entry = self._manifest.supplements[name]
+        file = supplement_file(name, len(entry.files), kind)
+        with storage_errors(self._root):
+            written = replace_durably(self._root / file, fill)
+            added = FileEntry(file, written.sha256, written.bytes, rows)
+            self._put(name, replace(entry, files=(*entry.files, added)))
+
+    def _put(self, name: str, entry: SupplementEntry) -> None:
+        others = {**self._manifest.supplements, name: entry}
+        manifest = replace(self._manifest, supplements=others)
+        manifest.write(self._root)
+        self._manifest = manifest
+
+
+def read_tensors(root: Path, entry: FileEntry) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of one file of a supplement, and the strings that describe it.
+
+    Raises:
+        IndexStoreError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(root / entry.file, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise IndexStoreError(
+            f"The index is damaged: {root / entry.file} cannot be read.", REBUILD_HINT
+        ) from error
+
+
+class SupplementRows:
+    """The rows of one Parquet file of a supplement."""
+
+    def __init__(self, root: Path, entry: FileEntry) -> None:
+        """Read it.
+
+        Raises:
+            IndexStoreError: it is damaged.
+        """
+        path = root / entry.file
+        with open_parquet(path, entry.rows) as file:
+            names = file.schema_arrow.names
+            table = read_columns(path, file, names).combine_chunks()
+        self._columns = {name: table.column(name) for name in names}
+
+    def values(self, at: int) -> dict[str, float | np.ndarray]:
+        """What is kept of the window at this place of its shard."""
+        kept: dict[str, float | np.ndarray] = {}
+        for name, column in self._columns.items():
+            value = column[at]
+            listed = hasattr(value, "values")
+            kept[name] = np.asarray(value.values) if listed else float(value.as_py())
+        return kept
