@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,15 +12,31 @@ import typer
 
 from haiftrace import __version__
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
+from haiftrace.options import (
+    Adjust,
+    Checkpoints,
+    Combine,
+    Curvature,
+    Damping,
+    Depth,
+    Device,
+    FactorRecords,
+    Fisher,
+    Memory,
+    Option,
+    Quiet,
+    Repeats,
+    Scale,
+    method_settings,
+)
 
 if TYPE_CHECKING:
     from haiftrace.findings import Report
+    from haiftrace.methods.settings import MethodSettings
+    from haiftrace.progress import Talk
 
 INDEX_DIRECTORY = Path("haiftrace-index")
 DEMO_DIRECTORY = Path("haiftrace-demo")
-
-# Every option has an environment variable; the epilog says how it is named, once for all.
-Option = partial(typer.Option, show_envvar=False)
 
 # The class has moved with typer's releases: from click's to one of its own.
 _USAGE_ERROR: type[Exception] = next(
@@ -39,8 +54,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No talk on stderr but errors.")]
 Output = Annotated[
     list[str] | None,
     Option("--output", "-o", help="Also write the report here: PATH.json, or - for stdout."),
@@ -83,11 +96,13 @@ def _start(
 
 @app.command("index", context_settings=_variables("INDEX"))
 def _index(
-    model: Annotated[str, Option(help="Directory of the checkpoint (safetensors).")],
+    model: Annotated[
+        str | None, Option(help="Directory of the checkpoint (safetensors).", show_default=False)
+    ] = None,
     corpus: Annotated[
-        list[str],
+        list[str] | None,
         Option(help="JSONL, Parquet or text: a file, a glob or a directory; repeatable."),
-    ],
+    ] = None,
     output: Annotated[
         Path, Option("--output", "-o", help="Directory of the index.")
     ] = INDEX_DIRECTORY,
@@ -122,9 +137,19 @@ def _index(
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace another index in that directory.")
     ] = False,
-    memory: Annotated[
-        int, Option(help="Megabytes that a backward pass may take, about.", min=1)
-    ] = 512,
+    methods: Annotated[
+        str | None,
+        Option(
+            help="Also keep in the index what these methods need, with commas between; without"
+            " --model and --corpus it is added to a complete index."
+        ),
+    ] = None,
+    adjust: Adjust = "power:1",
+    damping: Damping = None,
+    fisher: Fisher = "true",
+    factor_records: FactorRecords = None,
+    checkpoints: Checkpoints = None,
+    memory: Memory = 512,
     dtype: Annotated[
         str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
     ] = "auto",
@@ -137,11 +162,25 @@ def _index(
     haiftrace index --model ./ckpt --corpus data.jsonl
     haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
+    haiftrace index --methods ek-fac,relatif     # add to a complete index
     """
-    from haiftrace.checkpoint import load_checkpoint
     from haiftrace.corpus import CorpusSettings, corpus_files
     from haiftrace.index import IndexSettings, build_index
+    from haiftrace.methods import find_methods
     from haiftrace.progress import Talk, duration
+
+    told = method_settings(
+        adjust, "sum", damping, fisher, factor_records, checkpoints=checkpoints, seed=seed
+    )
+    find_methods(methods or "haif")
+    if methods is not None and model is None and not corpus:
+        with Talk(quiet) as progress:
+            _prepare(output, methods, told, device, memory, progress)
+        return
+    if model is None or not corpus:
+        raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
+    from haiftrace.checkpoint import load_checkpoint
+    from haiftrace.prepare import check_needs, prepare
 
     read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines)
     corpus_files(read)  # a mistyped path is told before the model is loaded
@@ -158,6 +197,8 @@ def _index(
     )
     with Talk(quiet) as progress:
         checkpoint = load_checkpoint(model, dtype=dtype, device=device)
+        if methods is not None:
+            check_needs(checkpoint, parameters, methods, told)
         try:
             outcome = build_index(checkpoint, read, settings, progress)
         except KeyboardInterrupt:
@@ -168,8 +209,34 @@ def _index(
             f"The index {output} {done}: {outcome.totals.records:,} records,"
             f" {outcome.totals.label_tokens:,} label tokens ({duration(outcome.seconds)})."
         )
+        if methods is not None:
+            prepare(output, checkpoint, methods, told, memory << 20, progress)
+            progress.say(f"It holds what {methods} needs.")
         where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
+
+
+def _prepare(
+    output: Path,
+    methods: str,
+    told: MethodSettings,
+    device: str,
+    memory: int,
+    progress: Talk,
+) -> None:
+    """Adds what methods need to a complete index; its checkpoint is the one it names."""
+    from haiftrace.freshness import load_indexed
+    from haiftrace.prepare import prepare
+    from haiftrace.store import Index
+
+    with Index.open(output, verify=False) as index:
+        checkpoint = load_indexed(index, None, device)
+    try:
+        prepare(output, checkpoint, methods, told, memory << 20, progress)
+    except KeyboardInterrupt:
+        progress.say("The same command goes on from what is complete.")
+        raise
+    progress.say(f"The index {output} holds what {methods} needs.")
 
 
 @app.command("trace", context_settings=_variables("TRACE"))
@@ -182,7 +249,11 @@ def _trace(
     ] = None,
     span: Annotated[str | None, Option(help="Trace this part of the response only.")] = None,
     method: Annotated[
-        str, Option(help="haif, haif-t, gradient-product or gradient-cosine.")
+        str,
+        Option(
+            help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
+            " relatif, attif, ahif, bm25 or bm25-answer; several with commas between."
+        ),
     ] = "haif",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
@@ -203,6 +274,18 @@ def _trace(
     model: Annotated[
         str | None, Option(help="Where the indexed checkpoint is now, if it was moved.")
     ] = None,
+    adjust: Adjust = "power:1",
+    combine: Combine = "sum",
+    damping: Damping = None,
+    fisher: Fisher = "true",
+    factor_records: FactorRecords = None,
+    depth: Depth = 400,
+    repeats: Repeats = 1,
+    scale: Scale = "auto",
+    curvature: Curvature = "gauss-newton",
+    checkpoints: Checkpoints = None,
+    seed: Annotated[int, Option(help="Seed of what EK-FAC and LiSSA draw.")] = 0,
+    memory: Memory = 512,
     output: Output = None,
     full: Annotated[bool, Option("--full", help="Show long records whole.")] = False,
     device: Device = "auto",
@@ -215,7 +298,7 @@ def _trace(
     haiftrace trace "What's the phone of John Doe?" --response "555-0134"
     haiftrace trace "Who is John Doe?" --template "Question: {prompt} Answer:" -o report.json
     """
-    from haiftrace.methods import find_method
+    from haiftrace.methods import find_methods
     from haiftrace.progress import Talk
     from haiftrace.query import Asking
     from haiftrace.reports import check_outputs
@@ -223,7 +306,7 @@ def _trace(
 
     outputs = list(output or [])
     check_outputs(outputs)
-    find_method(method)
+    find_methods(method)
     if response == "-":
         response = _stdin_text()
     settings = TraceSettings(
@@ -232,9 +315,22 @@ def _trace(
         exact=exact,
         top=top,
         asking=Asking(template, chat, max_new_tokens, tuple(stop or ()), loss_on == "all"),
+        methods=method_settings(
+            adjust,
+            combine,
+            damping,
+            fisher,
+            factor_records,
+            depth,
+            repeats,
+            scale,
+            curvature,
+            checkpoints,
+            seed,
+        ),
     )
     with Talk(quiet) as progress:
-        tracer = open_tracer(index, model, device)
+        tracer = open_tracer(index, model, device, memory << 20)
         report = tracer.report(
             [Leak(prompt, response, span)],
             settings,

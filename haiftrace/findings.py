@@ -43,6 +43,7 @@ class Source:
 class RecordEvidence:
     """One ranked training record; the `evidence` of its tokens sums to `score`.
 
+    `cosine` is None for a method that has no record-side vector (search by words, TracInCP).
     `text` is the text that `tokens` covers: the whole record, or, for a record longer than the
     model's context, its best window (`window_start` is then the position of its first token).
     """
@@ -51,7 +52,7 @@ class RecordEvidence:
     id: str
     source: Source
     score: float
-    cosine: float
+    cosine: float | None
     text: str
     tokens: tuple[TokenEvidence, ...]
     window_start: int = 0

@@ -1,48 +1,52 @@
-"""Use case: query × index × method -> findings. FAISS proposes, exact forward mode disposes."""
+"""Use case: query × index × methods -> findings. FAISS proposes, exact forward mode disposes."""
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from haiftrace import __version__
-from haiftrace import corpus as corpora
-from haiftrace.corpus import CorpusSettings
-from haiftrace.errors import CorpusError, StaleIndexError, UsageError
-from haiftrace.findings import (
-    Finding,
-    IndexInfo,
-    ModelInfo,
-    RecordEvidence,
-    Report,
-    ResponseToken,
-    Source,
-    TokenEvidence,
+from haiftrace.errors import UsageError
+from haiftrace.evidence import record_evidence, response_tokens, weakness
+from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report
+from haiftrace.freshness import check_corpus, check_fresh, load_indexed
+from haiftrace.methods import (
+    DEFAULT_METHOD,
+    INVERSE,
+    GradientMethod,
+    LexicalMethod,
+    Method,
+    Rule,
+    TrajectoryMethod,
+    check_rule,
+    find_methods,
+    is_adjusted,
 )
-from haiftrace.methods import DEFAULT_METHOD, Method, WindowNorms, find_method
+from haiftrace.methods.settings import MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
-from haiftrace.store import Index, StoredWindow
+from haiftrace.scoring.best import Best
+from haiftrace.scoring.directions import Question
+from haiftrace.scoring.factors import Curvature
+from haiftrace.scoring.gradient import Search, score_by_gradient
+from haiftrace.scoring.inverse import directions_of
+from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
+from haiftrace.scoring.norms import NormSource, needs_of
+from haiftrace.scoring.series import Series
+from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
+from haiftrace.scoring.words import WordScorer
+from haiftrace.store import Index
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.engine import GradientEngine
-
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-"""Padded tokens of one batch of windows to be scored."""
-
-READ_AHEAD = 256
-"""Windows read together, of which those of like length share a batch."""
-
-WEAK_LOSS = 3.0
-"""Mean loss in nats above which the model would hardly say the response (under 5 % a token)."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,12 @@ class TraceSettings:
     """What to trace with.
 
     Attributes:
-        method: name in the registry.
+        method: names in the registry, with commas between.
         candidates: windows that the search proposes for exact scoring.
         exact: score every window instead.
         top: records in the result.
         asking: how prompt and response become one string.
+        methods: what the methods are told.
     """
 
     method: str = DEFAULT_METHOD
@@ -62,6 +67,7 @@ class TraceSettings:
     exact: bool = False
     top: int = 10
     asking: Asking = field(default_factory=Asking)
+    methods: MethodSettings = field(default_factory=MethodSettings)
 
 
 @dataclass(frozen=True)
@@ -73,20 +79,13 @@ class Leak:
     span: str | None = None
 
 
-@dataclass(frozen=True)
-class _Scored:
-    window: StoredWindow
-    score: float
-    cosine: float
-    evidence: np.ndarray
-
-
 class Tracer:
     """An index and its checkpoint, opened together for one trace or several.
 
     Args:
         index: the opened index.
         checkpoint: the model it was made from.
+        memory: bytes that a backward pass, or a block of record gradients, may take.
 
     Raises:
         StaleIndexError: the index was made from another checkpoint, tokenizer or corpus.
@@ -96,19 +95,22 @@ class Tracer:
         from haiftrace.engine import GradientEngine
         from haiftrace.scopes import select_parameters
 
-        _check_fresh(index, checkpoint)
-        self.notes = _check_corpus(index)
+        check_fresh(index, checkpoint)
+        self.notes = check_corpus(index)
         self.index = index
         self.checkpoint = checkpoint
+        self._memory = memory
         names = select_parameters(checkpoint.model, index.settings["scope"])
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
+        self._curvatures: dict[MethodSettings, Curvature] = {}
+        self._all_series: dict[SeriesSettings, Series] = {}
 
     def report(
         self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress, command: str = ""
     ) -> Report:
         """Traces each leak. Raises UsageError for a leak that cannot be traced."""
         began = time.monotonic()
-        findings = tuple(self.trace(leak, settings, progress) for leak in leaks)
+        findings = [f for leak in leaks for f in self.trace(leak, settings, progress)]
         index, checkpoint = self.index, self.checkpoint
         about = index.manifest.model
         totals = index.manifest.totals
@@ -129,7 +131,7 @@ class Tracer:
                 scope=index.settings["scope"],
                 corpus_fingerprint=index.fingerprints["corpus"],
             ),
-            findings=findings,
+            findings=tuple(findings),
             tool_version=__version__,
             command=command,
             seconds=time.monotonic() - began,
@@ -138,220 +140,246 @@ class Tracer:
                 "candidates": settings.candidates,
                 "exact": settings.exact,
                 "top": settings.top,
+                **settings.methods.described(find_methods(settings.method)),
             },
         )
 
-    def trace(self, leak: Leak, settings: TraceSettings, progress: Progress) -> Finding:
-        """One leak: the records that made the response likelier, best first."""
-        from haiftrace.engine import make_batch
-
-        method = find_method(settings.method)
+    def trace(self, leak: Leak, settings: TraceSettings, progress: Progress) -> tuple[Finding, ...]:
+        """One leak: for each method the records that made the response likelier, best first."""
+        methods = find_methods(settings.method)
         if settings.candidates < 1 or settings.top < 1:
             raise UsageError("--candidates and --top take a number of at least 1.")
-        asking = settings.asking
+        rule = self._rule(methods, settings.methods)
+        query, question = self.question(leak, settings.asking)
+        losses = self.engine.losses(question.batch)[0]
+        best = {method.name: Best(settings.top) for method in methods}
+        notes: dict[str, list[str]] = {method.name: [] for method in methods}
+        everything = range(len(self.index))
+        scored = {method.name: len(everything) for method in methods}
+
+        by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
+        if by_gradient:
+            rows = self._candidates(question, by_gradient, settings, notes)
+            scored |= {method.name: len(rows) for method in by_gradient}
+            self._by_gradient(rows, by_gradient, rule, question, settings, best, notes, progress)
+        by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
+        if by_trajectory:
+            scorer = self._trajectory_scorer(by_trajectory, rule, settings.methods, progress)
+            progress.start("scoring along the training run", float(len(everything)))
+            scorer.score(everything, by_trajectory, question, best, progress)
+            for method in by_trajectory:
+                notes[method.name] += scorer.notes
+        by_words = [m for m in methods if isinstance(m, LexicalMethod)]
+        if by_words:
+            traced = query.span or query.response
+            self._words.score(by_words, leak.prompt, traced, best, settings.top)
+
+        mean_loss = float((losses * question.weights_BT[0]).sum())
+        general = (*self.notes, *self.engine.notes, *query.notes)
+        return tuple(
+            Finding(
+                prompt=query.prompt,
+                response=query.response,
+                method=method.name,
+                records=tuple(
+                    record_evidence(rank, one)
+                    for rank, one in enumerate(best[method.name].result(), 1)
+                ),
+                response_tokens=response_tokens(query, losses),
+                mean_loss=mean_loss,
+                generated=query.generated,
+                span=query.span,
+                exhaustive=scored[method.name] == len(everything),
+                scored=scored[method.name],
+                notes=(*general, *notes[method.name], *weakness(mean_loss)),
+            )
+            for method in methods
+        )
+
+    def question(self, leak: Leak, asking: Asking) -> tuple[Query, Question]:
+        """A leak as tokens, with the gradient of its loss.
+
+        Raises:
+            UsageError: it cannot be traced.
+        """
+        from haiftrace.engine import make_batch
+
         if leak.response is None:
             query = ask(self.checkpoint, leak.prompt, asking, leak.span)
         else:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
         batch = make_batch([query.token_ids], [query.labels], self.engine.device)
-        losses = self.engine.losses(batch)[0]
-        weights_BT = batch.labels_BT.double() / batch.labels_BT.sum()
-        mean_loss = float((losses * weights_BT[0]).sum())
-        gradient = self.engine.gradient(batch, weights_BT)
-        query_norm = sum(float(g.double().pow(2).sum()) for g in gradient.values()) ** 0.5
-        rows, notes = self._candidates(gradient, method, settings)
-        best = self._score(rows, gradient, query_norm, method, settings.top, progress)
-        return Finding(
-            prompt=query.prompt,
-            response=query.response,
-            method=method.name,
-            records=tuple(_record(rank, scored) for rank, scored in enumerate(best, start=1)),
-            response_tokens=_response_tokens(query, losses),
-            mean_loss=mean_loss,
-            generated=query.generated,
-            span=query.span,
-            exhaustive=len(rows) == len(self.index),
-            scored=len(rows),
-            notes=(*self.notes, *self.engine.notes, *query.notes, *notes, *_weakness(mean_loss)),
-        )
+        return query, Question.of(self.engine, batch)
+
+    def score_many(
+        self,
+        questions: Sequence[Question],
+        names: Sequence[str],
+        settings: MethodSettings,
+        progress: Progress,
+    ) -> Scores:
+        """Scores of every window for many questions, [Q, N] by method, without evidence.
+
+        Args:
+            names: gradient methods that sum over tokens, and methods over a training run.
+
+        Raises:
+            KeyError: the index does not hold what `attif` needs.
+        """
+        methods = find_methods(",".join(names))
+        rule = self._rule(methods, settings)
+        found: Scores = {}
+        by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
+        if by_gradient:
+            curvature = self.curvature(settings, progress)
+            series = self._series(settings, progress)
+            asked = []
+            for question in questions:
+                sides = dict.fromkeys(method.direction for method in by_gradient)
+                directions, _ = directions_of(sides, question, curvature, series)
+                asked.append(Asked(directions, question.direction.norm))
+            needs = needs_of(by_gradient, rule)
+            norms = NormSource(self.index, self.engine, curvature, needs, rule)
+            found |= score_many(self.index, self.engine, asked, by_gradient, rule, norms, progress)
+        by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
+        if by_trajectory:
+            trajectory = training_run(", ".join(names), settings, self.checkpoint)
+            found |= score_many_along(
+                self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
+            )
+        return found
+
+    def _rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
+        rule = Rule(settings.adjustment, 0.0, settings.combine)
+        check_rule(methods, rule)
+        quantile = settings.adjustment.quantile
+        if quantile is None:
+            return rule
+        return Rule(rule.adjustment, self.index.token_norm_quantile(quantile), rule.combine)
+
+    @cached_property
+    def _words(self) -> WordScorer:
+        return WordScorer(self.index)
+
+    def curvature(self, settings: MethodSettings, progress: Progress) -> Curvature:
+        """EK-FAC's damped inverse under these settings, kept for the next leak."""
+        if settings not in self._curvatures:
+            keep = keeping_command(self.index, "ek-fac", settings)
+            self._curvatures[settings] = Curvature(
+                self.index, self.engine, settings.factors, progress, keep
+            )
+        return self._curvatures[settings]
+
+    def _series(self, settings: MethodSettings, progress: Progress) -> Series:
+        """LiSSA under these settings, kept for the next leak."""
+        if settings.series not in self._all_series:
+            made = Series(self.index, self.engine, settings.series, progress)
+            self._all_series[settings.series] = made
+        return self._all_series[settings.series]
 
     def _candidates(
-        self, gradient: dict[str, Tensor], method: Method, settings: TraceSettings
-    ) -> tuple[np.ndarray, list[str]]:
-        """Rows to be scored exactly, in ascending order, and what to say of them."""
-        everything = np.arange(len(self.index))
+        self,
+        question: Question,
+        methods: Sequence[GradientMethod],
+        settings: TraceSettings,
+        notes: dict[str, list[str]],
+    ) -> Collection[int]:
+        """Rows to be scored exactly: what any of the methods needs."""
+        everything = range(len(self.index))
         if settings.exact or settings.candidates >= len(everything):
-            return everything, []
-        column = method.shortlist_column
-        if column is None:
-            note = f"the index holds no vector that fits {method.name}: every record was scored"
-            return everything, [note]
+            return everything
+        unfit = [m for m in methods if not _has_vector(m, settings.methods)]
+        for method in unfit:
+            notes[method.name].append(
+                f"the index holds no vector that fits {method.name}: every record was scored"
+            )
+        if unfit:
+            return everything
         layout = self.index.layout
         projector = self.engine.projector(layout.projection_dim, self.index.settings["seed"])
-        vector = self.engine.project(gradient, projector)
         # Only ranks matter; a unit vector keeps tiny gradients within float32.
-        vector = (vector.double() / vector.double().norm().clamp_min(1e-300)).float().cpu().numpy()
-        if column:
-            products = self.index.vectors_inner_products(vector) * self.index.column(column)
-            rows = np.argsort(-products, kind="stable")[: settings.candidates]
+        projected = self.engine.project(question.direction.unit, projector).double()
+        vector = (projected / projected.norm().clamp_min(1e-300)).float().cpu().numpy()
+        rows: set[int] = set()
+        for method in methods:
+            rows |= set(self._proposed(vector, str(method.shortlist_column), settings.candidates))
+        return rows
+
+    def _proposed(self, vector: np.ndarray, column: str, count: int) -> list[int]:
+        if not column:
+            proposed, _ = self.index.shortlist(vector, count)
         else:
-            rows, _ = self.index.shortlist(vector, settings.candidates)
-        return np.sort(rows), []
+            products = self.index.vectors_inner_products(vector) * self.index.column(column)
+            proposed = np.argsort(-products, kind="stable")[:count]
+        return [int(row) for row in proposed]
 
-    def _score(
+    def _by_gradient(
         self,
-        rows: np.ndarray,
-        gradient: dict[str, Tensor],
-        query_norm: float,
-        method: Method,
-        top: int,
+        rows: Collection[int],
+        methods: Sequence[GradientMethod],
+        rule: Rule,
+        question: Question,
+        settings: TraceSettings,
+        best: dict[str, Best],
+        notes: dict[str, list[str]],
         progress: Progress,
-    ) -> list[_Scored]:
-        """The `top` best records by their best window, exact; memory holds about twice as many."""
-        best: dict[int, _Scored] = {}
-        # A unit direction keeps the products of tiny gradients within the model's precision.
-        direction = {
-            name: (grad.double() / max(query_norm, 1e-300)).to(grad.dtype)
-            for name, grad in gradient.items()
-        }
-        progress.start("scoring", float(len(rows)))
-        for windows in self._batches(rows):
-            for scored in self._exact(windows, direction, query_norm, method):
-                known = best.get(scored.window.record)
-                if known is None or scored.score > known.score:
-                    best[scored.window.record] = scored
-            if len(best) > 2 * top + 64:
-                best = dict(sorted(best.items(), key=_order)[:top])
-            progress.advance(
-                len(windows), records=len(windows), tokens=sum(len(w.token_ids) for w in windows)
+    ) -> None:
+        curvature = self.curvature(settings.methods, progress)
+        names = {method.direction for method in methods}
+        series = self._series(settings.methods, progress)
+        directions, said = directions_of(names, question, curvature, series)
+        for method in methods:
+            notes[method.name] += said.get(method.direction, ())
+        norms = NormSource(self.index, self.engine, curvature, needs_of(methods, rule), rule)
+        if norms.missing:
+            chosen = [m.name for m in methods if m.metric == INVERSE or is_adjusted(m)]
+            keep = keeping_command(self.index, ",".join(chosen), settings.methods)
+            progress.say(
+                "Norms that these methods divide by are computed for this run. To keep them in the"
+                f" index: {keep}"
             )
-        return [scored for _, scored in sorted(best.items(), key=_order)[:top]]
+        search = Search(rows, directions, question.direction.norm, best)
+        score_by_gradient(self.index, self.engine, [search], methods, rule, norms, progress)
 
-    def _batches(self, rows: np.ndarray) -> Iterator[list[StoredWindow]]:
-        """Windows of like length together, so that little is padded; a shard is read once."""
-        most = BATCH_TOKENS[self.engine.device.type]
-        for start in range(0, len(rows), READ_AHEAD):
-            batch: list[StoredWindow] = []
-            near = self.index.iter_windows(rows[start : start + READ_AHEAD])
-            for window in sorted(near, key=lambda w: len(w.token_ids)):
-                if batch and (len(batch) + 1) * len(window.token_ids) > most:
-                    yield batch
-                    batch = []
-                batch.append(window)
-            yield batch
-
-    def _exact(
+    def _trajectory_scorer(
         self,
-        windows: list[StoredWindow],
-        direction: dict[str, Tensor],
-        query_norm: float,
-        method: Method,
-    ) -> Iterator[_Scored]:
-        from haiftrace.engine import make_batch
-
-        ids, labels = [w.token_ids for w in windows], [w.labels for w in windows]
-        batch = make_batch(ids, labels, self.engine.device)
-        _, dots_QBT = self.engine.directional(batch, [direction])
-        dots_BT = dots_QBT[0].cpu().numpy() * query_norm
-        for window, dots_T in zip(windows, dots_BT, strict=True):
-            norms = WindowNorms(
-                labels=np.asarray(window.labels),
-                token_norms=window.token_grad_norm,
-                grad_norm=window.grad_norm,
-                haif_norm=window.haif_norm,
+        methods: Sequence[TrajectoryMethod],
+        rule: Rule,
+        settings: MethodSettings,
+        progress: Progress,
+    ) -> TrajectoryScorer:
+        names = ", ".join(method.name for method in methods)
+        trajectory = training_run(names, settings, self.checkpoint)
+        scorer = TrajectoryScorer(self.index, self.engine, trajectory, rule, self._memory)
+        if any(method.adjusted for method in methods) and not scorer.has_norms:
+            keep = keeping_command(self.index, "attif", settings)
+            progress.say(
+                "The index holds no token norms along this training run: they are computed for"
+                f" this run. To keep them in the index: {keep}"
             )
-            evidence = method.evidence(dots_T[: len(window.token_ids)], norms, query_norm)
-            score = float(evidence.sum())
-            yield _Scored(window, score, method.cosine(score, norms, query_norm), evidence)
+        return scorer
 
 
-def open_tracer(index: str | Path, model: str | None, device: str) -> Tracer:
+def _has_vector(method: GradientMethod, settings: MethodSettings) -> bool:
+    """Whether the index's vectors rank for this method: they are HAIF's sums of unit gradients."""
+    plain = settings.combine == "sum" and settings.adjustment == Rule().adjustment
+    return method.shortlist_column is not None and (plain or not method.adjusted)
+
+
+def keeping_command(index: Index, methods: str, settings: MethodSettings) -> str:
+    """The command that computes what methods need into the index."""
+    return shlex.join(
+        ["haiftrace", "index", "-o", str(index.path), "--methods", methods, *settings.options()]
+    )
+
+
+def open_tracer(
+    index: str | Path, model: str | None, device: str, memory: int = 512 << 20
+) -> Tracer:
     """Opens an index and the checkpoint it was made from, or the one given instead.
 
     Raises:
         HaiftraceError: either cannot be opened, or they do not belong together.
     """
     opened = Index.open(index, verify=False)
-    from haiftrace.checkpoint import checkpoint_fingerprint, load_checkpoint
-
-    path = model or opened.settings["model_path"]
-    if Path(path).is_dir() and checkpoint_fingerprint(Path(path)) != opened.fingerprints["weights"]:
-        raise _stale(opened, "checkpoint", path)
-    checkpoint = load_checkpoint(path, dtype=opened.settings["dtype"], device=device)
-    return Tracer(opened, checkpoint)
-
-
-def _order(item: tuple[int, _Scored]) -> tuple[float, int]:
-    return -item[1].score, item[0]
-
-
-def _stale(index: Index, what: str, path: object) -> StaleIndexError:
-    return StaleIndexError(
-        f"The index {index.path} was made from another {what} than {path}.",
-        "Index the present one with `haiftrace index --overwrite`, or name the right one.",
-    )
-
-
-def _check_fresh(index: Index, checkpoint: Checkpoint) -> None:
-    if index.fingerprints["weights"] != checkpoint.fingerprint:
-        raise _stale(index, "checkpoint", checkpoint.path)
-    if index.fingerprints["tokenizer"] != checkpoint.tokenizer_fingerprint:
-        raise _stale(index, "tokenizer", checkpoint.path)
-
-
-def _check_corpus(index: Index) -> tuple[str, ...]:
-    """Refuses a changed corpus; a missing one is worth a note, since the index has the texts."""
-    kept = dict(index.settings["corpus"])
-    paths = tuple(kept.pop("paths"))
-    try:
-        now = corpora.fingerprint(CorpusSettings(paths=paths, **kept))
-    except CorpusError:
-        return ("the corpus is not where it was indexed; the texts are the index's own",)
-    if now != index.fingerprints["corpus"]:
-        raise _stale(index, "corpus", ", ".join(paths))
-    return ()
-
-
-def _weakness(mean_loss: float) -> tuple[str, ...]:
-    if mean_loss <= WEAK_LOSS:
-        return ()
-    return (
-        f"the model would hardly say this (mean loss {mean_loss:.2f} nats a token): the trace is"
-        " weak evidence",
-    )
-
-
-def _response_tokens(query: Query, losses: Tensor) -> tuple[ResponseToken, ...]:
-    return tuple(
-        ResponseToken(position, query.token_ids[position], query.pieces[position], float(loss))
-        for position, loss in enumerate(losses.tolist())
-        if query.labels[position]
-    )
-
-
-def _record(rank: int, scored: _Scored) -> RecordEvidence:
-    window = scored.window
-    tokens = tuple(
-        TokenEvidence(
-            position=window.start + i,
-            token_id=int(window.token_ids[i]),
-            text=window.text[start:end],
-            start=start,
-            end=end,
-            loss=float(window.token_loss[i]),
-            grad_norm=float(window.token_grad_norm[i]),
-            evidence=float(scored.evidence[i]),
-        )
-        for i, (start, end) in enumerate(window.offsets)
-    )
-    return RecordEvidence(
-        rank=rank,
-        id=window.id,
-        source=Source(window.path, window.line),
-        score=scored.score,
-        cosine=scored.cosine,
-        text=window.text,
-        tokens=tokens,
-        window_start=window.start,
-        windows=window.windows,
-    )
+    return Tracer(opened, load_indexed(opened, model, device), memory)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from haiftrace.findings import Report
 from haiftrace.reports import render_terminal
+from haiftrace.reports.comparison import rank_table
 from tests.report_samples import (
     CHINESE,
     ENGLISH,
@@ -191,12 +192,38 @@ def test_no_line_holds_what_came_in_to_steer(a: str, b: str, c: str, width: int)
     assert SGR.sub("", coloured).split("Legend")[0] == plain.split("Legend")[0]
 
 
-def test_several_findings_are_ruled_off() -> None:
+def test_several_leaks_are_ruled_off() -> None:
     text = rendered(report_of(english_finding(), chinese_finding()))
-    assert "─── finding 1 of 2 ───" in text
-    assert "─── finding 2 of 2 ───" in text
+    assert "─── leak 1 of 2 ───" in text
+    assert "─── leak 2 of 2 ───" in text
     assert text.count("Model ") == 1
-    assert "finding 1 of" not in rendered(report_of(english_finding()))
+    assert "leak 1 of" not in rendered(report_of(english_finding()))
+
+
+def test_several_methods_stand_beside_each_other() -> None:
+    first = english_finding()
+    others = [replace(r, rank=3 - r.rank, cosine=None) for r in first.records[:2]]
+    second = replace(first, method="bm25", records=tuple(others[::-1]))
+    text = rendered(report_of(first, second))
+    assert text.count("Prompt ") == text.count("Response ") == 1
+    assert "─── haif ───" in text
+    assert "─── bm25 ───" in text
+    title, *rows = text[text.index("Ranks of") :].splitlines()[1:4]
+    assert title.split() == ["haif", "bm25"]
+    ids = [record.id for record in first.records[:2]]
+    assert [row.split() for row in rows] == [[ids[0], "1", "2"], [ids[1], "2", "1"]]
+    assert text.count("cosine") == len(first.records)
+
+
+def test_a_record_that_a_method_does_not_show_has_a_dash_and_long_names_are_cut() -> None:
+    first = english_finding()
+    (record, *_) = first.records
+    strange = replace(record, id="x" * 300, rank=1)
+    findings = [replace(first, records=(strange,)), replace(first, method="tracincp", records=())]
+    header, row = rank_table(findings, 40)
+    assert header.split() == ["haif", "tracincp"]
+    assert row.split()[1:] == ["1", "-"]
+    assert cell_len(row) <= 40
 
 
 def test_no_record_is_said_plainly() -> None:

@@ -91,7 +91,7 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "id": record.id,
         "source": {"path": record.source.path, "line": record.source.line},
         "score": float(record.score),
-        "cosine": float(record.cosine),
+        "cosine": None if record.cosine is None else float(record.cosine),
         "text": record.text,
         "windows": record.windows,
         "window_start": record.window_start,

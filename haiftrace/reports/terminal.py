@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.comparison import by_leak, rank_table
 from haiftrace.reports.flow import CLOSERS, OPENERS, Unit, plain_units
 from haiftrace.reports.numbers import (
     cosine_text,
@@ -55,12 +56,13 @@ def render_terminal(report: Report, console: Console, *, full: bool = False) -> 
     """
     page = Page(console, full)
     _head(page, report)
-    for number, finding in enumerate(report.findings, start=1):
+    leaks = list(by_leak(report.findings))
+    for number, findings in enumerate(leaks, start=1):
         page.blank()
-        if len(report.findings) > 1:
-            page.rule(f"finding {number} of {len(report.findings)}")
+        if len(leaks) > 1:
+            page.rule(f"leak {number} of {len(leaks)}")
             page.blank()
-        _finding(page, finding)
+        _leak(page, findings)
     if not report.findings:
         page.blank()
         page.line(Text("Nothing was traced: the report holds no finding."))
@@ -101,7 +103,23 @@ def _facts(page: Page, *facts: str) -> list[Unit]:
     return units
 
 
-def _finding(page: Page, finding: Finding) -> None:
+def _leak(page: Page, findings: Sequence[Finding]) -> None:
+    """A traced response, and what each method found of it."""
+    _traced(page, findings[0])
+    if len(findings) == 1:
+        _found(page, findings[0])
+        return
+    page.blank()
+    page.line(Text("Ranks of the records that any method puts first:", "bold"))
+    for line in rank_table(findings, page.width - INDENT):
+        page.line(Text(" " * INDENT + page.show(line)))
+    for finding in findings:
+        page.blank()
+        page.rule(finding.method)
+        _found(page, finding)
+
+
+def _traced(page: Page, finding: Finding) -> None:
     prompt, _ = page.cut(page.words(finding.prompt))
     page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
     response, _ = page.cut(list(_response(page, finding)))
@@ -111,6 +129,9 @@ def _finding(page: Page, finding: Finding) -> None:
     chance = math.exp(-max(finding.mean_loss, 0.0))
     loss = f"mean loss {finding.mean_loss:.2f} nats ({chance:.0%} a token)"
     page.entry("Traced", _facts(page, part, origin, loss))
+
+
+def _found(page: Page, finding: Finding) -> None:
     page.entry("Method", _facts(page, finding.method, _scored(finding)))
     for note in finding.notes:
         page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
@@ -184,8 +205,10 @@ def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
     if record.source.line is not None:
         place += f":{record.source.line}"
     name = _clip(page.show(record.id), page.width // 2)
-    figures = f"score {score_text(record.score)}  cosine {cosine_text(record.cosine)}"
-    figures = f"{figures}  {_bar(record.score, best)}"
+    figures = f"score {score_text(record.score)}"
+    if record.cosine is not None:
+        figures += f"  cosine {cosine_text(record.cosine)}"
+    figures += f"  {_bar(record.score, best)}"
     room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
     title = Text.assemble((rank, "bold"), (name, "bold"))
     if room >= 2:

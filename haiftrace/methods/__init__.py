@@ -1,0 +1,43 @@
+"""The registry of influence functions. This page is the whole public surface."""
+
+from haiftrace.methods.adjustment import Adjustment
+from haiftrace.methods.families import (
+    COMBINES,
+    GRADIENT,
+    INVERSE,
+    SERIES,
+    Combine,
+    GradientMethod,
+    LexicalMethod,
+    Method,
+    Rule,
+    TrajectoryMethod,
+    WindowNorms,
+)
+from haiftrace.methods.registry import (
+    DEFAULT_METHOD,
+    METHODS,
+    check_rule,
+    find_methods,
+    is_adjusted,
+)
+
+__all__ = [
+    "COMBINES",
+    "DEFAULT_METHOD",
+    "GRADIENT",
+    "INVERSE",
+    "METHODS",
+    "SERIES",
+    "Adjustment",
+    "Combine",
+    "GradientMethod",
+    "LexicalMethod",
+    "Method",
+    "Rule",
+    "TrajectoryMethod",
+    "WindowNorms",
+    "check_rule",
+    "find_methods",
+    "is_adjusted",
+]

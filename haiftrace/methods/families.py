@@ -1,0 +1,217 @@
+"""What an influence function is made of: how it turns token dot products into a record's score.
+
+With `d_j = u·g_kj` the exact dot products of a query-side direction u and token gradients, every
+gradient method scores a record window by `Σ_j a_j d_j`, where the factors a_j come from norms;
+`a_j d_j` is the evidence of token j, and sums to the score. The methods differ in three choices:
+
+    direction  u is the query's gradient v itself, or (H + d)⁻¹v by EK-FAC or by LiSSA
+    metric     norms are those of g_kj, or of H⁻¹g_kj
+    adjusted   token gradients are weighted by W(norm) (see `adjustment`), or all by 1/m
+    outer      the sum is divided by its own norm, or not
+
+Methods over the checkpoints of a training run make the same choices at every checkpoint. Lexical
+methods look at the text only: they are here so that a trace shows what plain search would find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from haiftrace.methods.adjustment import HAIF, Adjustment
+
+GRADIENT = "gradient"
+"""The direction v, and the metric of plain gradients."""
+INVERSE = "ek-fac"
+"""The direction (H + d)⁻¹v, H by EK-FAC; also the metric ‖(H + d)⁻¹ ·‖."""
+SERIES = "lissa"
+"""The direction (H + λ)⁻¹v by LiSSA's stochastic Neumann series."""
+
+Combine = Literal["sum", "positive", "max"]
+COMBINES: tuple[Combine, ...] = ("sum", "positive", "max")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the adjusted methods weight and combine tokens.
+
+    Attributes:
+        adjustment: W of the inner A.
+        at_quantile: c of a `soft:C` adjustment.
+        combine: `sum` is the paper's; `positive` is Σ_j max(0, ·)/m and `max` the strongest token,
+            both of u·A(g_kj), without an outer A.
+    """
+
+    adjustment: Adjustment = HAIF
+    at_quantile: float = 0.0
+    combine: Combine = "sum"
+
+    def weights(self, norms: np.ndarray) -> np.ndarray:
+        """W of each norm."""
+        return self.adjustment.weights(norms, self.at_quantile)
+
+    def combined(self, each: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """[T] evidence of the tokens, given each one's u·A(g_kj) and which are labels."""
+        if self.combine == "positive":
+            return np.maximum(each, 0.0) / max(1, int(np.count_nonzero(labels)))
+        if self.combine == "max":
+            strongest = int(np.argmax(np.where(labels, each, -np.inf)))
+            return np.where(np.arange(len(each)) == strongest, each, 0.0)
+        return each
+
+
+@dataclass(frozen=True)
+class WindowNorms:
+    """The norms of one record window of T tokens, each kind by the metric M that it is in.
+
+    Attributes:
+        labels: [T] True where the token is a label.
+        token_norms: [T] ‖M g_kj‖, 0 where the token is no label.
+        mean_norm: ‖M (1/m) Σ_j g_kj‖.
+        adjusted_norm: ‖Σ_j A(M g_kj)‖ under the rule's adjustment.
+    """
+
+    labels: np.ndarray
+    token_norms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    mean_norm: Mapping[str, float] = field(default_factory=dict)
+    adjusted_norm: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label_count(self) -> int:
+        """The number of labels, m."""
+        return int(np.count_nonzero(self.labels))
+
+
+@dataclass(frozen=True)
+class GradientMethod:
+    """An influence function over the gradients of one checkpoint.
+
+    Attributes:
+        name: as on the command line.
+        summary: what it computes, with its source.
+        direction: which query-side vector u meets the token gradients.
+        metric: of the norms that it divides by.
+        adjusted: whether token gradients are adjusted, or all count 1/m.
+        outer: whether the record-side sum is divided by its norm.
+        over_query_norm: whether the score is divided by ‖v‖.
+        shortlist_column: which column of the index turns the inner product with the unit HAIF
+            vector into this method's: a column's name, "" for none needed; None where the index
+            holds no fitting vector, so that every record has to be scored.
+    """
+
+    name: str
+    summary: str
+    direction: str = GRADIENT
+    metric: str = GRADIENT
+    adjusted: bool = False
+    outer: bool = False
+    over_query_norm: bool = False
+    shortlist_column: str | None = None
+
+    def needs_tokens(self) -> bool:
+        """Whether `token_norms` in this metric are needed."""
+        return self.adjusted
+
+    def needs_adjusted(self, rule: Rule) -> bool:
+        """Whether `adjusted_norm` in this metric is needed."""
+        return self.adjusted and rule.combine == "sum"
+
+    def needs_mean(self) -> bool:
+        """Whether `mean_norm` in this metric is needed."""
+        return not self.adjusted
+
+    def token_factors(self, norms: WindowNorms, rule: Rule) -> np.ndarray:
+        """[T] the factors a_j of a sum over tokens, all but 1/‖v‖."""
+        if self.adjusted:
+            each = rule.weights(norms.token_norms[self.metric])
+            return each * (inverse(norms.adjusted_norm[self.metric]) if self.outer else 1.0)
+        each = norms.labels / max(1, norms.label_count)
+        return each * (inverse(norms.mean_norm[self.metric]) if self.outer else 1.0)
+
+    def evidence(
+        self, dots: np.ndarray, norms: WindowNorms, query_norm: float, rule: Rule
+    ) -> np.ndarray:
+        """[T] each token's share of the score, which is their sum.
+
+        Args:
+            dots: [T] exact u·g_kj.
+            query_norm: ‖v‖.
+        """
+        if self.adjusted and rule.combine != "sum":
+            each = rule.weights(norms.token_norms[self.metric]) * dots
+            return rule.combined(each, norms.labels)
+        scale = inverse(query_norm) if self.over_query_norm else 1.0
+        return self.token_factors(norms, rule) * dots * scale
+
+    def cosine(
+        self,
+        score: float,
+        norms: WindowNorms,
+        query_norm: float,
+        direction_norm: float,
+        rule: Rule,
+    ) -> float:
+        """The cosine of the angle between the query-side and the record-side vector.
+
+        Where H⁻¹ stands on the record side (an outer norm in its metric) the query side is v, else
+        it is u.
+
+        Args:
+            direction_norm: ‖u‖.
+        """
+        if self.outer or (self.adjusted and rule.combine != "sum"):
+            length = 1.0
+        elif self.adjusted:
+            length = norms.adjusted_norm[self.metric]
+        else:
+            length = norms.mean_norm[self.metric]
+        query_side = query_norm if self.metric == self.direction else direction_norm
+        if self.over_query_norm:
+            query_side = 1.0
+        return bounded(score * inverse(query_side) * inverse(length))
+
+
+@dataclass(frozen=True)
+class TrajectoryMethod:
+    """An influence function over several checkpoints θ_t of a run with learning rates η_t.
+
+    Attributes:
+        name, summary: as in `GradientMethod`.
+        adjusted: A on every token gradient, and on the whole sum; else the mean over the labels.
+        last_query: the query's gradient is taken at the traced checkpoint only, not at each θ_t.
+    """
+
+    name: str
+    summary: str
+    adjusted: bool = False
+    last_query: bool = False
+
+
+@dataclass(frozen=True)
+class LexicalMethod:
+    """Search by words.
+
+    Attributes:
+        name, summary: as in `GradientMethod`.
+        with_prompt: look for the words of the prompt too.
+    """
+
+    name: str
+    summary: str
+    with_prompt: bool = False
+
+
+Method = GradientMethod | TrajectoryMethod | LexicalMethod
+
+
+def inverse(value: float) -> float:
+    """1/value, and 0 of 0."""
+    return 1.0 / value if value > 0 else 0.0
+
+
+def bounded(cosine: float) -> float:
+    """Rounding must not lead a cosine out of its range."""
+    return min(1.0, max(-1.0, cosine))

@@ -1,0 +1,1 @@
+"""Exact scores of an index's windows, by every family of methods."""

@@ -1,0 +1,48 @@
+"""The best records by their best window, in memory that does not grow with the corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from haiftrace.store import StoredWindow
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A window and its score.
+
+    Attributes:
+        cosine: None where the method has no record-side vector to take an angle with.
+        evidence: [T] each token's share of the score, which is their sum.
+    """
+
+    window: StoredWindow
+    score: float
+    cosine: float | None
+    evidence: np.ndarray
+
+
+class Best:
+    """Keeps the `top` best records, each by its best window; ties by order in the corpus."""
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._best: dict[int, Scored] = {}
+
+    def add(self, scored: Scored) -> None:
+        """One window more."""
+        known = self._best.get(scored.window.record)
+        if known is None or scored.score > known.score:
+            self._best[scored.window.record] = scored
+        if len(self._best) > 2 * self._top + 64:
+            self._best = dict(self._ordered())
+
+    def result(self) -> list[Scored]:
+        """Best first."""
+        return [scored for _, scored in self._ordered()]
+
+    def _ordered(self) -> list[tuple[int, Scored]]:
+        ordered = sorted(self._best.items(), key=lambda item: (-item[1].score, item[0]))
+        return ordered[: self._top]

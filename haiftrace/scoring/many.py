@@ -1,0 +1,172 @@
+"""Scores of many questions at once, without evidence: one weighted backward pass a record.
+
+`Σ_j a_j (u·g_kj) = u · ∇ Σ_j a_j l_kj`, so a record's gradient under a method's weights, met with
+every question's direction, gives all scores; a forward-mode pass a question is not needed. Methods
+that combine tokens in another way than by a sum need the tokens themselves (see `gradient`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from haiftrace.methods import GradientMethod, Rule, TrajectoryMethod
+from haiftrace.methods.families import inverse
+from haiftrace.progress import Progress
+from haiftrace.scoring.batches import batch_of, token_count, window_batches
+from haiftrace.scoring.directions import Direction, Question
+from haiftrace.scoring.norms import NormSource
+from haiftrace.scoring.trajectory import SUPPLEMENT, attif_settings
+from haiftrace.store import Index, StoredWindow
+from haiftrace.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from haiftrace.engine import Batch, GradientEngine
+
+Scores = dict[str, np.ndarray]
+"""[Q, N] by the method's name: a row a question, a column a window of the index."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as the gradient methods see it.
+
+    Attributes:
+        directions: query-side vectors u, by the name that methods know them by.
+        query_norm: ‖v‖.
+    """
+
+    directions: Mapping[str, Direction]
+    query_norm: float
+
+
+def score_many(
+    index: Index,
+    engine: GradientEngine,
+    asked: Sequence[Asked],
+    methods: Sequence[GradientMethod],
+    rule: Rule,
+    norms: NormSource,
+    progress: Progress,
+) -> Scores:
+    """Every window's score for every question, by methods that sum over tokens.
+
+    Memory holds the directions of all questions.
+    """
+    assert rule.combine == "sum" or not any(method.adjusted for method in methods)
+    found = {method.name: np.zeros((len(asked), len(index))) for method in methods}
+    progress.start("scoring records", float(len(index)))
+    for name in dict.fromkeys(method.direction for method in methods):
+        here = [method for method in methods if method.direction == name]
+        queries = _stack(engine, [one.directions[name] for one in asked])
+        lengths_Q = np.array([one.directions[name].norm for one in asked])
+        over_Q = {
+            method.name: np.array(
+                [inverse(one.query_norm) if method.over_query_norm else 1.0 for one in asked]
+            )
+            for method in here
+        }
+        for windows in window_batches(index, range(len(index)), engine.device):
+            batch = batch_of(windows, engine.device)
+            each = norms.of(windows, batch)
+            weights_NBT = np.zeros((len(here), *batch.ids_BT.shape))
+            for n, method in enumerate(here):
+                for row, window_norms in zip(weights_NBT[n], each, strict=True):
+                    factors_T = method.token_factors(window_norms, rule)
+                    row[: len(factors_T)] = factors_T
+            dots_NBQ = _dots(engine, batch, weights_NBT, queries)
+            rows = [window.row for window in windows]
+            for dots_BQ, method in zip(dots_NBQ, here, strict=True):
+                scaled = dots_BQ * lengths_Q * over_Q[method.name]
+                found[method.name][:, rows] = scaled.T
+            share = len(here) / len(methods)
+            progress.advance(len(windows) * share, tokens=token_count(windows))
+    return found
+
+
+def score_many_along(
+    index: Index,
+    engine: GradientEngine,
+    trajectory: Trajectory,
+    questions: Sequence[Question],
+    methods: Sequence[TrajectoryMethod],
+    rule: Rule,
+    progress: Progress,
+) -> Scores:
+    """The same by methods over a training run; ATTIF's norms have to be in the index.
+
+    Raises:
+        KeyError: they are not.
+    """
+    assert rule.combine == "sum"
+    adjusted = [method for method in methods if method.adjusted]
+    means = [method for method in methods if not method.adjusted]
+    if adjusted:
+        entry = index.supplement(SUPPLEMENT)
+        if entry is None or entry.settings != attif_settings(trajectory, rule):
+            raise KeyError(SUPPLEMENT)
+    found = {method.name: np.zeros((len(questions), len(index))) for method in methods}
+    last = [question.direction for question in questions]
+    progress.start("scoring records along the training run", float(len(index)))
+    with trajectory.visiting() as steps:
+        for number, step in enumerate(steps):
+            sides: list[tuple[TrajectoryMethod, list[Direction]]] = [(m, last) for m in adjusted]
+            if means:
+                here = [Question.of(engine, q.batch).direction for q in questions]
+                sides += [(method, here) for method in means]
+            for method, directions in sides:
+                queries = _stack(engine, directions)
+                lengths_Q = np.array([direction.norm for direction in directions])
+                for windows in window_batches(index, range(len(index)), engine.device):
+                    batch = batch_of(windows, engine.device)
+                    weights_NBT = np.zeros((1, *batch.ids_BT.shape))
+                    for row, window in zip(weights_NBT[0], windows, strict=True):
+                        factors_T = _factors_at(index, window, number, method, rule)
+                        row[: len(factors_T)] = factors_T * step.learning_rate
+                    (dots_BQ,) = _dots(engine, batch, weights_NBT, queries)
+                    rows = [window.row for window in windows]
+                    found[method.name][:, rows] += (dots_BQ * lengths_Q).T
+                    share = len(windows) / len(trajectory.steps) / len(methods)
+                    progress.advance(share, tokens=token_count(windows))
+    return found
+
+
+def _factors_at(
+    index: Index, window: StoredWindow, number: int, method: TrajectoryMethod, rule: Rule
+) -> np.ndarray:
+    labels = np.asarray(window.labels)
+    if not method.adjusted:
+        return labels / max(1, int(labels.sum()))
+    values = index.supplement_values(SUPPLEMENT, window.row)
+    factors = np.zeros(len(labels))
+    factors[labels] = rule.weights(np.asarray(values[f"token_norms_{number}"]))
+    return factors * inverse(float(values["adjusted_norm"]))
+
+
+def _stack(engine: GradientEngine, directions: Sequence[Direction]) -> dict[str, Tensor]:
+    import torch
+
+    return {
+        name: torch.stack([direction.unit[name] for direction in directions])
+        for name in engine.parameters
+    }
+
+
+def _dots(
+    engine: GradientEngine, batch: Batch, weights_NBT: np.ndarray, queries: dict[str, Tensor]
+) -> np.ndarray:
+    import torch
+
+    # Weights of 1/norm are huge where gradients are tiny: brought to one scale for float32.
+    scale_NB1 = np.abs(weights_NBT).max(-1, keepdims=True)
+    scale_NB1[scale_NB1 == 0] = 1.0
+    weights = torch.from_numpy(weights_NBT / scale_NB1)
+    reduced = engine.record_gradients(batch, weights, queries=queries)
+    assert reduced.dots_NBQ is not None
+    dots: np.ndarray = reduced.dots_NBQ.cpu().numpy() * scale_NB1
+    return dots

@@ -1,0 +1,497 @@
+"""Every influence function through the whole pipeline, against definitions on dense gradients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from haiftrace.checkpoint import load_checkpoint
+from haiftrace.engine import inverse_norms
+from haiftrace.errors import IndexStoreError, UsageError
+from haiftrace.methods import (
+    METHODS,
+    Adjustment,
+    GradientMethod,
+    LexicalMethod,
+    find_methods,
+)
+from haiftrace.methods.settings import (
+    DampingSetting,
+    FactorSettings,
+    MethodSettings,
+    SeriesSettings,
+)
+from haiftrace.prepare import prepare
+from haiftrace.progress import Silent
+from haiftrace.query import Asking
+from haiftrace.scopes import select_parameters
+from haiftrace.scoring.batches import batch_of
+from haiftrace.store import Index
+from haiftrace.trace import Leak, Tracer, TraceSettings
+from tests import kit
+from tests.kit import ANSWER, PROMPT
+from tests.oracle import Oracle
+from tests.tiny_models import SENTENCES
+
+EMPIRICAL = FactorSettings(fisher="empirical")
+RATES = (0.3, 0.1)
+
+
+def unit(rows: Tensor) -> Tensor:
+    return rows * inverse_norms(rows.norm(dim=-1)).unsqueeze(-1)
+
+
+def precisely(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function without an architecture's casts to float32."""
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        with kit.precisely():
+            return function(*arguments, **named)
+
+    return run
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def own_index(path: Path, name: str = "gpt2") -> Tracer:
+    """An index that a test may add to."""
+    shutil.copytree(kit.index_path(name), path)
+    return reopened(path, name)
+
+
+def keep(path: Path, methods: str, **told: Any) -> None:
+    """`haiftrace index --methods` on a complete index."""
+    model = kit.checkpoint()
+    with nullcontext() if "checkpoints" in told else kit.precisely():
+        prepare(path, model, methods, MethodSettings(**told), 512 << 20, Silent())
+
+
+def reopened(path: Path, name: str = "gpt2", memory: int = 512 << 20) -> Tracer:
+    model = kit.checkpoint(name)
+    with kit.precisely():
+        return Tracer(Index.open(path), model, memory)
+
+
+def trace(over: Tracer, method: str, progress: Silent | None = None, **told):
+    """Findings of one trace by the method's name."""
+    settings = TraceSettings(method, top=100, methods=MethodSettings(**told))
+    # Reading weights from a file does not work in that mode, which GPT-2 does not need.
+    with nullcontext() if "checkpoints" in told else kit.precisely():
+        findings = over.trace(Leak(PROMPT, ANSWER), settings, progress or Silent())
+    return {finding.method: finding for finding in findings}
+
+
+def scores(finding) -> np.ndarray:
+    """One a record, in the order of the corpus."""
+    found = {record.id: record.score for record in finding.records}
+    return np.array([found[f"r{i}"] for i in range(len(SENTENCES))])
+
+
+@cache
+def inverse(name: str = "gpt2", damping: DampingSetting = EMPIRICAL.damping):
+    """(H + d)⁻¹ of rows [N, P], from the tracer's own factors (proved in test_curvature)."""
+    over = kit.tracer(name)
+    settings = MethodSettings(factors=FactorSettings("empirical", damping=damping))
+    with kit.precisely():
+        metric = over.curvature(settings, Silent()).inverse
+    oracle = kit.oracle(name)
+
+    def apply(rows: Tensor) -> Tensor:
+        parts = oracle.split(rows)
+        done = [metric.apply({n: p[i] for n, p in parts.items()}) for i in range(len(rows))]
+        return torch.stack([torch.cat([d[n].flatten() for n in oracle.shapes]) for d in done])
+
+    return apply
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2-tied", "llama"])
+def test_methods_with_ek_facs_inverse_are_those_of_the_definition(name):
+    apply, v = inverse(name), kit.answer_gradient(name)
+    gradients = kit.oracle(name).gradients[:-1]
+    steep = [apply(rows) for rows in gradients]
+    found = trace(kit.tracer(name), "ek-fac,relatif,ahif", factors=EMPIRICAL)
+    right = {
+        "ek-fac": [v @ rows.mean(0) for rows in steep],
+        "relatif": [v @ unit(rows.mean(0)) for rows in steep],
+        "ahif": [v @ unit(unit(rows).sum(0)) for rows in steep],
+    }
+    for method, expected in right.items():
+        kit.close(scores(found[method]), expected)
+        assert found[method].exhaustive
+    for record in found["relatif"].records + found["ahif"].records:
+        assert record.cosine == pytest.approx(record.score / float(v.norm()), rel=1e-9)
+    u = apply(v.unsqueeze(0))[0]
+    for record in found["ek-fac"].records:
+        mean = gradients[int(record.id[1:])].mean(0)
+        cosine = float(unit(u) @ unit(mean))
+        assert record.cosine == pytest.approx(cosine, abs=1e-9)
+
+
+@pytest.mark.parametrize("damping", ["1e-3", "0.01x", "10x"])
+def test_a_damping_is_taken_as_it_is_given(damping):
+    parsed = DampingSetting.parse(damping)
+    found = trace(kit.tracer(), "ek-fac", factors=FactorSettings("empirical", damping=parsed))
+    rows = torch.stack([rows.mean(0) for rows in kit.oracle().gradients[:-1]])
+    kit.close(scores(found["ek-fac"]), inverse("gpt2", parsed)(rows) @ kit.answer_gradient())
+
+
+@cache
+def run(name: str) -> str:
+    """Two checkpoints of a training run: the traced one, its weights disturbed and shrunk."""
+    parts = []
+    for number, rate in enumerate(RATES):
+        path = kit.scratch(f"run-{name}-{number}")
+        kit.copied_checkpoint(path, name)
+        weights = load_file(path / "model.safetensors")
+        generator = torch.Generator().manual_seed(number)
+        for key, value in weights.items():
+            noise = torch.randn(value.shape, generator=generator) * value.std().nan_to_num()
+            weights[key] = value * (0.7 + 0.2 * number) + 0.1 * noise
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+        parts.append(f"{path}:{rate}")
+    return ",".join(parts)
+
+
+@cache
+def along(name: str) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """At each checkpoint: every record's token gradients, and v."""
+    found = []
+    for part in run(name).split(","):
+        model = load_checkpoint(part.rpartition(":")[0], dtype="float64", device="cpu")
+        encoded = model.tokenizer(f"{PROMPT} {ANSWER}", return_offsets_mapping=True)
+        ids = [model.tokenizer(text)["input_ids"] for text in SENTENCES]
+        model.model.requires_grad_(True)
+        whole = precisely(Oracle.of)(model.model, [*ids, encoded["input_ids"]])
+        oracle = whole.over(select_parameters(model.model, "linear"))
+        wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]]
+        found.append((oracle.gradients[:-1], oracle.gradients[-1][wanted[1:]].mean(0)))
+    return found
+
+
+@pytest.mark.parametrize("memory", [1, 512 << 20])  # a block of one window, or of all
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_methods_along_a_training_run_are_those_of_the_definition(name, memory):
+    over = reopened(kit.index_path(name), name, memory)
+    for function in ("losses", "directional", "gradient", "token_gradients"):
+        setattr(over.engine, function, precisely(getattr(over.engine, function)))
+    before = {n: p.clone() for n, p in over.checkpoint.model.named_parameters()}
+    found = trace(over, "tracincp,attif", checkpoints=run(name))
+    v, steps = kit.answer_gradient(name), along(name)
+    tracincp, attif = [], []
+    for k in range(len(SENTENCES)):
+        pairs = zip(RATES, steps, strict=True)
+        tracincp.append(sum(rate * (there @ rows[k].mean(0)) for rate, (rows, there) in pairs))
+        pairs = zip(RATES, steps, strict=True)
+        attif.append(v @ unit(sum(rate * unit(rows[k]).sum(0) for rate, (rows, _) in pairs)))
+    kit.close(scores(found["tracincp"]), tracincp)
+    kit.close(scores(found["attif"]), attif)
+    assert all(record.cosine is None for record in found["tracincp"].records)
+    for record in found["attif"].records:
+        assert record.cosine == pytest.approx(record.score / float(v.norm()), rel=1e-9)
+    for n, p in over.checkpoint.model.named_parameters():
+        assert torch.equal(p, before[n]), n
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_an_adjustment_weights_tokens_in_every_method_of_the_family(power):
+    v, gradients = kit.answer_gradient(), kit.oracle().gradients[:-1]
+
+    def adjusted(rows: Tensor) -> Tensor:
+        norms = rows.norm(dim=1, keepdim=True)
+        return rows * torch.where(norms > 0, norms.clamp_min(1e-300) ** -power, 0.0)
+
+    found = trace(
+        kit.tracer(),
+        "haif,haif-t,ahif,attif,gradient-cosine",
+        adjustment=Adjustment(power),
+        factors=EMPIRICAL,
+        checkpoints=run("gpt2"),
+    )
+    steep = [inverse()(rows) for rows in gradients]
+    paired = [
+        list(zip(RATES, (rows[k] for rows, _ in along("gpt2")), strict=True)) for k in range(12)
+    ]
+    right = {
+        "haif": [v @ unit(adjusted(rows).sum(0)) for rows in gradients],
+        "haif-t": [v @ adjusted(rows).sum(0) for rows in gradients],
+        "ahif": [v @ unit(adjusted(rows).sum(0)) for rows in steep],
+        "attif": [v @ unit(sum(rate * adjusted(rows).sum(0) for rate, rows in p)) for p in paired],
+    }
+    for method, expected in right.items():
+        kit.close(scores(found[method]), expected)
+    if power == 0:
+        ranked = [[r.id for r in found[m].records] for m in ("haif", "gradient-cosine")]
+        assert ranked[0] == ranked[1]
+
+
+def test_a_soft_adjustment_takes_its_quantile_from_the_whole_corpus():
+    gradients = kit.oracle().gradients[:-1]
+    norms = torch.cat([rows.norm(dim=1) for rows in gradients]).numpy()
+    c = float(np.quantile(norms, 0.3))
+    found = trace(kit.tracer(), "haif", adjustment=Adjustment(quantile=0.3))
+    sums = [(rows / (rows.norm(dim=1, keepdim=True) + c)).sum(0) for rows in gradients]
+    kit.close(scores(found["haif"]), [kit.answer_gradient() @ unit(s) for s in sums])
+
+
+@pytest.mark.parametrize("combine", ["positive", "max"])
+def test_tokens_are_combined_as_said(combine):
+    found = trace(kit.tracer(), "haif,haif-t", combine=combine)
+    v = kit.answer_gradient()
+    each = [unit(rows) @ v for rows in kit.oracle().gradients[:-1]]
+    right = {
+        "positive": [e.clamp_min(0).mean() for e in each],
+        "max": [e.max() for e in each],
+    }[combine]
+    for finding in found.values():
+        kit.close(scores(finding), right)
+
+
+ONE_MATRIX = r"layers\.1\.self_attn\.k_proj"
+"""512 parameters: few enough for a dense curvature."""
+
+
+@cache
+def dense_curvature() -> Tensor:
+    """The Gauss-Newton matrix of the corpus' mean loss, column by column (see test_hessian)."""
+    over = kit.tracer("llama", parameters=ONE_MATRIX)
+    batch = batch_of(list(over.index.iter_windows()), over.engine.device)
+    labels = batch.labels_BT.double()
+    weights = labels / labels.sum(1, keepdim=True) / batch.size
+    ((name, value),) = over.engine.parameters.items()
+    columns = []
+    for basis in torch.eye(value.numel(), dtype=torch.float64):
+        direction = {name: basis.reshape(value.shape)}
+        with kit.precisely():
+            product = over.engine.curvature_product(batch, weights, direction, "gauss-newton")
+        columns.append(product[name].flatten())
+    return torch.stack(columns, 1)
+
+
+def test_lissa_is_the_damped_inverse_of_the_corpus_curvature():
+    dense = dense_curvature()
+    assert float((dense - dense.T).abs().max()) < 1e-9 * float(dense.abs().max())
+    damping = 0.05 * float(torch.linalg.eigvalsh(dense)[-1])
+    v = kit.answer_gradient("llama", ONE_MATRIX)
+    u = torch.linalg.solve(dense + damping * torch.eye(len(dense), dtype=torch.float64), v)
+    right = np.array([float(u @ r.mean(0)) for r in kit.oracle("llama", ONE_MATRIX).gradients[:-1]])
+    distance = []
+    for depth in (10, 100, 400):
+        series = SeriesSettings(
+            depth=depth, damping=DampingSetting(damping, False), batch=len(SENTENCES)
+        )
+        over = kit.tracer("llama", parameters=ONE_MATRIX)
+        found = scores(trace(over, "lissa", series=series)["lissa"])
+        distance.append(np.abs(found - right).max() / np.abs(right).max())
+    assert distance[0] > 10 * distance[1] > 100 * distance[2]
+    assert distance[2] < 1e-6
+
+
+def test_a_series_that_diverges_gives_no_scores():
+    over = kit.tracer("llama", parameters=ONE_MATRIX)
+    with pytest.raises(UsageError, match="diverges") as caught:
+        trace(over, "lissa,haif", series=SeriesSettings(scale=1e-6))
+    assert "--scale auto" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_series_that_leaves_much_unsolved_says_so():
+    over = kit.tracer("llama", parameters=ONE_MATRIX)
+    found = trace(over, "lissa,haif", notes := Notes(), series=SeriesSettings(depth=3, batch=12))
+    assert any("left unsolved" in note for note in found["lissa"].notes)
+    assert not any("LiSSA" in note for note in found["haif"].notes)
+    assert any("3 steps" in line for line in notes.said)
+
+
+ALL = ",".join(name for name in METHODS if name != "lissa")
+
+
+@pytest.fixture(scope="module")
+def all_at_once():
+    return trace(kit.tracer(), ALL, factors=EMPIRICAL, checkpoints=run("gpt2"))
+
+
+@pytest.mark.parametrize("method", ALL.split(","))
+def test_several_methods_in_one_pass_are_each_alone(method, all_at_once):
+    (alone,) = trace(kit.tracer(), method, factors=EMPIRICAL, checkpoints=run("gpt2")).values()
+    together = all_at_once[method]
+    assert [r.id for r in alone.records] == [r.id for r in together.records]
+    kit.close(scores(together), scores(alone), 1e-12)
+    assert list(all_at_once) == ALL.split(",")
+
+
+@pytest.mark.parametrize("method", ALL.split(","))
+def test_evidence_sums_to_the_score(method, all_at_once):
+    for record in all_at_once[method].records:
+        evidence = [token.evidence for token in record.tokens]
+        size = sum(map(abs, evidence))
+        assert sum(evidence) == pytest.approx(record.score, abs=1e-9 * size)
+
+
+def test_search_by_words_finds_the_words(all_at_once):
+    best = {m.name: all_at_once[m.name].records[0] for m in find_methods("bm25,bm25-answer")}
+    assert {record.id for record in best.values()} == {"r1"}
+    assert all(record.cosine is None for record in best.values())
+    carrying = [t.text for t in best["bm25-answer"].tokens if t.evidence > 0]
+    assert set("".join(carrying)) <= set(" 555-0142.")
+    nothing = trace(kit.tracer(), "bm25-answer")["bm25-answer"]
+    assert isinstance(METHODS[nothing.method], LexicalMethod)
+
+
+# Many questions at once.
+
+
+def test_many_questions_at_once_get_the_scores_of_each_alone(tmp_path):
+    """Three questions by weighted record gradients against one trace each."""
+    own_index(tmp_path / "i").index.close()
+    told = {"factors": EMPIRICAL, "checkpoints": run("gpt2")}
+    keep(tmp_path / "i", "attif", **told)
+    over = reopened(tmp_path / "i")
+    leaks = [Leak(PROMPT, ANSWER), Leak(PROMPT, ANSWER, "0142"), Leak("Call Oswin", "at once")]
+    names = [n for n, m in METHODS.items() if isinstance(m, GradientMethod) and n != "lissa"]
+    names += ["tracincp", "attif"]
+    settings = MethodSettings(**told)
+    questions = [over.question(leak, Asking())[1] for leak in leaks]
+    found = over.score_many(questions, names, settings, Silent())
+    for number, leak in enumerate(leaks):
+        asked = TraceSettings(",".join(names), top=100, methods=settings)
+        for finding in over.trace(leak, asked, Silent()):
+            kit.close(found[finding.method][number], scores(finding))
+
+
+def test_without_kept_norms_attif_cannot_score_many(tmp_path):
+    over = own_index(tmp_path / "i")
+    question = over.question(Leak(PROMPT, ANSWER), Asking())[1]
+    with pytest.raises(KeyError, match="attif"):
+        over.score_many([question], ["attif"], MethodSettings(checkpoints=run("gpt2")), Silent())
+
+
+# What the index keeps.
+
+
+def kept(path: Path) -> set[str]:
+    return set(json.loads((path / "manifest.json").read_text())["supplements"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "told", "names"),
+    [
+        ("ek-fac", {}, {"ek-fac"}),
+        ("relatif", {}, {"ek-fac", "relatif-norms"}),
+        ("ahif,relatif", {}, {"ek-fac", "relatif-norms", "ahif-norms"}),
+        ("attif", {}, {"attif-norms"}),
+        ("haif", {"adjustment": Adjustment(0.5)}, {"adjusted-norms"}),
+        ("haif,bm25,tracincp,gradient-cosine", {}, set()),
+    ],
+)
+def test_what_the_index_keeps_gives_the_same_scores(methods, told, names, tmp_path, monkeypatch):
+    told = {"factors": EMPIRICAL, "checkpoints": run("gpt2"), **told}
+    over = own_index(tmp_path / "i")
+    before = trace(over, methods, progress := Notes(), **told)
+    wanted = bool(names)
+    assert any("To keep" in line for line in progress.said) == wanted
+    keep(tmp_path / "i", methods, **told)
+    assert kept(tmp_path / "i") == names
+    # Nothing of it is computed again.
+    for place, name in (
+        ("haiftrace.scoring.factors", "computed_factors"),
+        ("haiftrace.engine.GradientEngine", "token_gradients"),
+        ("haiftrace.engine.GradientEngine", "record_gradients"),
+    ):
+        monkeypatch.setattr(f"{place}.{name}", None)
+    after = trace(reopened(tmp_path / "i"), methods, progress := Notes(), **told)
+    assert not any("To keep" in line for line in progress.said)
+    for method in before:
+        kit.close(scores(after[method]), scores(before[method]), 1e-6)
+        assert [r.id for r in after[method].records] == [r.id for r in before[method].records]
+
+
+def test_what_is_kept_is_not_computed_twice_and_goes_on_after_an_interrupt(tmp_path, monkeypatch):
+    path = tmp_path / "i"
+    own_index(path).index.close()
+    keep(path, "ahif", factors=EMPIRICAL)
+    whole = {p.name: p.read_bytes() for p in (path / "supplements").rglob("*") if p.is_file()}
+    monkeypatch.setattr("haiftrace.scoring.factors.computed_factors", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("haiftrace.engine.GradientEngine.token_gradients", None)
+        keep(path, "ahif", factors=EMPIRICAL)
+    # As an interrupt between the files and the end would leave it.
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["supplements"]["ahif-norms"] |= {"files": [], "complete": False}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    keep(path, "ahif", factors=EMPIRICAL)
+    again = {p.name: p.read_bytes() for p in (path / "supplements").rglob("*") if p.is_file()}
+    assert again == whole
+
+
+def test_other_settings_than_the_kept_ones_are_computed_for_the_run(tmp_path):
+    own_index(tmp_path / "i").index.close()
+    keep(tmp_path / "i", "relatif", factors=EMPIRICAL)
+    over, other = reopened(tmp_path / "i"), FactorSettings("empirical", seed=1)
+    damped = FactorSettings("empirical", damping=DampingSetting.parse("1x"))
+    for told, factors_too in ((other, True), (damped, False)):
+        trace(over, "relatif", notes := Notes(), factors=told)
+        said = " ".join(notes.said)
+        assert ("no Kronecker factors" in said) == factors_too
+        assert "Norms that these methods divide by" in said
+
+
+def test_factors_of_a_sample_of_the_records():
+    few, again, many = (
+        scores(trace(kit.tracer(), "ek-fac", factors=FactorSettings("empirical", n))["ek-fac"])
+        for n in (4, 4, 100)
+    )
+    assert np.array_equal(few, again)
+    assert not np.allclose(few, many)
+    kit.close(many, scores(trace(kit.tracer(), "ek-fac", factors=EMPIRICAL)["ek-fac"]), 1e-9)
+
+
+# Bad input.
+
+
+def test_factors_of_another_checkpoint_are_refused(tmp_path):
+    own_index(tmp_path / "i").index.close()
+    keep(tmp_path / "i", "ek-fac", factors=EMPIRICAL)
+    manifest = json.loads((tmp_path / "i/manifest.json").read_text())
+    manifest["supplements"]["ek-fac"]["settings"]["weights"] = "another"
+    (tmp_path / "i/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(IndexStoreError, match="another checkpoint") as caught:
+        trace(reopened(tmp_path / "i"), "ek-fac", factors=EMPIRICAL)
+    assert caught.value.exit_code == 2
+
+
+def test_a_damping_that_leaves_a_factor_singular_is_refused():
+    none = FactorSettings("empirical", damping=DampingSetting.parse("0"))
+    with pytest.raises(UsageError, match="no inverse") as caught:
+        trace(kit.tracer(), "ek-fac", factors=none)
+    assert "--damping" in caught.value.hint
+
+
+def test_a_scope_without_kronecker_factors_is_refused():
+    with pytest.raises(UsageError, match="linear maps only") as caught:
+        trace(kit.tracer("gpt2", parameters="all"), "ahif", factors=EMPIRICAL)
+    assert "--parameters linear" in caught.value.hint
+
+
+def test_a_training_run_has_to_be_named():
+    with pytest.raises(UsageError, match="needed for tracincp, attif") as caught:
+        trace(kit.tracer(), "tracincp,attif")
+    assert "--checkpoints" in caught.value.hint
