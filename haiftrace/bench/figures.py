@@ -1,0 +1,114 @@
+"""Figures for a paper or a README: one style, colours that colour-blind readers can tell apart.
+
+matplotlib is imported inside the functions, and never pyplot: no state, no window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette (2008); with it each series has a marker of its own, for print in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of a plot: its name in the legend, and as many x as y."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot.
+
+    Attributes:
+        title: what it shows.
+        x_label: the name of the horizontal axis, with its unit where there is one.
+        y_label: the same of the vertical axis.
+        series: drawn in this order, in the palette's order.
+        logarithmic: both axes, only the positive points.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    logarithmic: bool = False
+
+
+def scatter(panels: Sequence[Panel]) -> Figure:
+    """Scatter plots side by side, with one legend below for all of them."""
+    return _drawn(panels, _dots)
+
+
+def lines(panels: Sequence[Panel]) -> Figure:
+    """Line plots side by side, with one legend below for all of them."""
+    return _drawn(panels, _line)
+
+
+def _drawn(panels: Sequence[Panel], draw: Any) -> Figure:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 3.6 * len(panels), 3.3), layout="constrained")
+        FigureCanvasAgg(figure)
+        handles: dict[str, Any] = {}
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels,
+                               strict=True):
+            axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+            if panel.logarithmic:
+                axes.set(xscale="log", yscale="log")
+            for number, series in enumerate(panel.series):
+                style = {"color": COLOURS[number % 7], "marker": MARKERS[number % 7]}
+                handles.setdefault(series.name, draw(axes, series, style))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles)
+        )
+    return figure
+
+
+def _dots(axes: Axes, series: Series, style: dict[str, Any]) -> Any:
+    return axes.scatter(
+        series.x, series.y, s=14, alpha=0.75, linewidths=0, label=series.name, **style
+    )
+
+
+def _line(axes: Axes, series: Series, style: dict[str, Any]) -> Any:
+    (line,) = axes.plot(
+        series.x, series.y, linewidth=1.4, markersize=4, label=series.name, **style
+    )
+    return line
