@@ -6,11 +6,12 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from haiftrace import __version__
+from haiftrace.bench.command import app as bench
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
 from haiftrace.options import (
     Adjust,
@@ -28,6 +29,7 @@ from haiftrace.options import (
     Repeats,
     Scale,
     method_settings,
+    variables,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(bench, name="bench")
+
 Output = Annotated[
     list[str] | None,
     Option("--output", "-o", help="Also write the report here: PATH.json, or - for stdout."),
@@ -66,9 +70,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _variables(command: str) -> dict[str, str]:
-    # Only the commands' options: HAIFTRACE_VERSION in a container says something else.
-    return {"auto_envvar_prefix": f"HAIFTRACE_{command}"}
+def _options(command: Any) -> dict[str, Any]:
+    """A command's options and whether they may be repeated; a group's commands, each with its."""
+    if hasattr(command, "commands"):
+        return {name: _options(below) for name, below in command.commands.items()}
+    return {str(p.name): bool(getattr(p, "multiple", False)) for p in command.params}
 
 
 @app.callback()
@@ -82,19 +88,14 @@ def _start(
 ) -> None:
     from haiftrace.config import CONFIG_NAME, read_config
 
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {
-        name: {str(p.name): bool(getattr(p, "multiple", False)) for p in command.params}
-        for name, command in commands.items()
-    }
     try:
-        context.default_map = read_config(Path(CONFIG_NAME), options)
+        context.default_map = read_config(Path(CONFIG_NAME), _options(typer.main.get_command(app)))
     except UsageError:
         if not {"-h", "--help"} & set(sys.argv[1:]):  # help must tell how to correct the file
             raise
 
 
-@app.command("index", context_settings=_variables("INDEX"))
+@app.command("index", context_settings=variables("INDEX"))
 def _index(
     model: Annotated[
         str | None, Option(help="Directory of the checkpoint (safetensors).", show_default=False)
@@ -239,7 +240,7 @@ def _prepare(
     progress.say(f"The index {output} holds what {methods} needs.")
 
 
-@app.command("trace", context_settings=_variables("TRACE"))
+@app.command("trace", context_settings=variables("TRACE"))
 def _trace(
     prompt: Annotated[str, typer.Argument(help="What the model was asked.")],
     index: Annotated[Path, Option(help="Directory of the index.")] = INDEX_DIRECTORY,
@@ -340,7 +341,7 @@ def _trace(
     _deliver(report, outputs, full)
 
 
-@app.command("demo", context_settings=_variables("DEMO"))
+@app.command("demo", context_settings=variables("DEMO"))
 def _demo(
     output: Annotated[
         Path, Option("--output", "-o", help="Directory to put the demo into.")

