@@ -251,11 +251,13 @@ def test_every_option_of_index_is_heeded(tmp_path):
 
 
 def test_the_documented_options_are_those_that_exist():
-    for command in ("index", "trace", "demo"):
-        shown = cli(command, "--help").out
-        for parameter in (
-            command_line.typer.main.get_command(command_line.app).commands[command].params
-        ):
+    program = command_line.typer.main.get_command(command_line.app)
+    for words in (["index"], ["trace"], ["demo"], ["bench", "digits"]):
+        shown = cli(*words, "--help").out
+        command = program
+        for word in words:
+            command = command.commands[word]
+        for parameter in command.params:
             names = [*parameter.opts, *parameter.secondary_opts]
             assert all(name in shown for name in names if name.startswith("-")), names
 
@@ -265,12 +267,16 @@ def test_the_documented_options_are_those_that_exist():
 
 def test_help_answers_at_once_and_imports_nothing_heavy():
     heavy = {"torch", "transformers", "numpy", "rich", "pyarrow", "faiss", "tokenizers"}
+    heavy |= {"matplotlib", "sklearn", "faker"}
     script = (
         "import sys\nfrom haiftrace import cli\n"
         f"sys.argv = ['haiftrace', *sys.argv[1:]]\ncode = cli._run()\n"
         f"print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)\nsys.exit(code)"
     )
-    for arguments in (["--help"], ["trace", "--help"], ["--version"], ["index", "-h"]):
+    for arguments in (
+        *(["--help"], ["trace", "--help"], ["--version"], ["index", "-h"]),
+        *(["bench", "-h"], ["bench", "digits", "--help"]),
+    ):
         command = [sys.executable, "-c", script, *arguments]
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ran.stderr == "[]\n"

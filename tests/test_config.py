@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from haiftrace.config import read_config
@@ -17,7 +19,11 @@ from tests.kit import (
     refused,
 )
 
-OPTIONS = {"index": {"model": False, "text_field": False, "corpus": True}, "trace": {"top": False}}
+OPTIONS = {
+    "index": {"model": False, "text_field": False, "corpus": True},
+    "trace": {"top": False},
+    "bench": {"digits": {"seeds": False, "data": True}, "clue": {"corpus": True}},
+}
 
 
 def config(path, text):
@@ -42,6 +48,31 @@ def test_options_by_command_with_hyphens_or_underscores_and_lists(tmp_path):
 def test_a_repeatable_option_takes_a_single_value_too(tmp_path):
     file = config(tmp_path, '[index]\ncorpus = "a"\n')
     assert read_config(file, OPTIONS) == {"index": {"corpus": ["a"]}}
+
+
+def test_the_commands_of_a_group_have_tables_of_their_own(tmp_path):
+    text = '[trace]\ntop = 1\n[bench.digits]\nseeds = 3\ndata = "d"\n[bench.clue]\ncorpus = ["c"]\n'
+    assert read_config(config(tmp_path, text), OPTIONS) == {
+        "trace": {"top": 1},
+        "bench": {"digits": {"seeds": 3, "data": ["d"]}, "clue": {"corpus": ["c"]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("[bench]\nseeds = 3\n", "'bench.seeds', which is no table", "[bench.digits]"),
+        ("[bench.digit]\nseeds = 3\n", "'bench.digit', which is no table", "[bench.clue]"),
+        ("[bench.digits]\nx = 3\n", "'x' in [bench.digits]", "`haiftrace bench digits --help`"),
+        ("[bench.digits.data]\nx = 3\n", "'data' in [bench.digits] to several", "Keep one."),
+        ("bench = 3\n", "'bench', which is no table", "[trace], [bench.digits], [bench.clue]"),
+    ],
+)
+def test_what_a_group_does_not_have_is_refused(tmp_path, text, what, hint):
+    with pytest.raises(UsageError) as caught:
+        read_config(config(tmp_path, text), OPTIONS)
+    assert what in caught.value.message
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -88,6 +119,27 @@ def test_flag_over_environment_over_file_over_default(tmp_path, flags, environme
     assert outcome.code == 0, outcome.err
     assert len(outcome.report["findings"][0]["records"]) == expected
     assert outcome.report["settings"]["top"] == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "expected"),
+    [
+        ((), {}, 4),
+        ((), {"HAIFTRACE_BENCH_DIGITS_SEED": "5"}, 5),
+        (("--seed", "6"), {"HAIFTRACE_BENCH_DIGITS_SEED": "5"}, 6),
+    ],
+    ids=["file", "environment", "flag"],
+)
+def test_the_same_order_for_a_command_of_a_group(tmp_path, flags, environment, expected):
+    config(
+        tmp_path,
+        "[bench.digits]\nseed = 4\nsteps = 9\nrecords = 2\nlimit = 80\nbatch-size = 20\n",
+    )
+    outcome = cli("bench", "digits", "--out", "o", *flags, cwd=tmp_path, **environment)
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "o" / "results.json").read_text())
+    assert document["seeds"] == [expected]
+    assert document["settings"]["recipe"]["steps"] == 9
 
 
 def test_required_options_and_lists_may_come_from_the_file(tmp_path):

@@ -49,7 +49,7 @@ def loss_of(problem, theta_DC, rows_B, weights_B, l2):
 
 
 def unrolled(problem, batches_TB, weights_N):
-    """θ_T by a plain loop with automatic gradients, differentiable in the weights of the records."""
+    """θ_0 … θ_T by a plain loop with automatic gradients, differentiable in the weights."""
     theta_DC = torch.zeros(FEATURES, CLASSES, dtype=torch.float64, requires_grad=True)
     thetas = [theta_DC]
     for rows_B in batches_TB:
@@ -70,9 +70,7 @@ def test_batches_hold_no_record_twice_in_an_epoch_and_follow_the_seed(batches):
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 1.7])
 def test_weighted_trainings_are_those_of_a_plain_loop(problem, batches, weight):
-    ours_KDC = train_weighted(
-        problem, RECIPE, batches, FOLLOWED, torch.full((4,), weight), quiet
-    )
+    ours_KDC = train_weighted(problem, RECIPE, batches, FOLLOWED, torch.full((4,), weight), quiet)
     for k, record in enumerate(FOLLOWED):
         weights_N = torch.ones(RECORDS, dtype=torch.float64)
         weights_N[record] = torch.tensor(weight)  # float32, as it was given

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import re
+import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from haiftrace.errors import CorpusError
 
 # IDX: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
 # big-endian 32-bit integer, then the bytes.
-_IDX_BYTES = 0x08
+_IDX_BYTES = b"\0\0\x08"
 _IDX_NAME = re.compile(r".*-idx([13])-ubyte(\.gz)?", re.IGNORECASE)
 _JSON_NAME = re.compile(r"([0-9])\.json")
 _JSON_FOLDERS = ("", "digits", "src/digits")
@@ -132,12 +134,12 @@ def _from_idx(files: Sequence[Path]) -> tuple[NDArray[Any], NDArray[Any]]:
 def _read_idx(file: Path) -> NDArray[np.uint8]:
     """The array of one IDX file of unsigned bytes, by what it holds and not by its name."""
     content = _content(file)
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _IDX_BYTES or not content[3]:
-        raise CorpusError(f"{file} is no IDX file of unsigned bytes.", _HINT)
+    if content[:3] != _IDX_BYTES or content[3:4] not in (b"\1", b"\3"):
+        raise CorpusError(f"{file} is no IDX file of images or labels as bytes.", _HINT)
     start = 4 + 4 * content[3]
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    wanted = int(np.prod(shape, dtype=np.int64)) if len(shape) == content[3] else -1
-    if len(content) - start != wanted:
+    whole = len(content) >= start
+    shape = struct.unpack_from(f">{content[3]}I", content, 4) if whole else ()
+    if not whole or len(content) - start != math.prod(shape):
         raise CorpusError(
             f"{file} is not whole: its header and its length disagree.", "Download it again."
         )

@@ -175,7 +175,7 @@ def _is_whole(directory: Path, described: Mapping[str, Any]) -> bool:
         if marker != json.loads(json.dumps(described)):
             return False
         found = {p.relative_to(directory).as_posix(): sha256_of(p) for p in _files(directory)}
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return bool(found == files)
 
