@@ -1,5 +1,6 @@
 """The training corpus: which files it is, and the stream of records in them."""
 
+from haiftrace.corpus.files import CorpusFile, find_files
 from haiftrace.corpus.records import (
     CorpusSettings,
     LossOn,
@@ -9,13 +10,18 @@ from haiftrace.corpus.records import (
     fingerprint,
     read_records,
 )
+from haiftrace.corpus.rows import Row, read_rows
 
 __all__ = [
+    "CorpusFile",
     "CorpusSettings",
     "LossOn",
     "ReadReport",
     "Record",
+    "Row",
     "corpus_files",
+    "find_files",
     "fingerprint",
     "read_records",
+    "read_rows",
 ]
