@@ -111,7 +111,7 @@ class Talk:
             self._bar.update(self._task, completed=self._done, rate=self._rate(now))
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.say(f"{self._what}: {self._share(now)}{self._rate(now)}")
+            self.say(f"{self._what}: {self._share(now)}{self._rate(now)}".rstrip(" ,:"))
 
     def _rate(self, now: float) -> str:
         seconds = max(now - self._began, 1e-9)

@@ -47,6 +47,15 @@ def test_work_of_unknown_size_has_a_rate_only(monkeypatch, capsys):
     assert capsys.readouterr().err == "reading the corpus: 2 records/s, 0.1 tokens/s\n"
 
 
+def test_work_without_records_has_no_rate(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Talk() as talk:
+        talk.start("training", 10.0)
+        clock.now += 40
+        talk.advance(5)
+    assert capsys.readouterr().err == "training: 50%, 40 s left\n"
+
+
 def test_short_work_says_nothing_of_its_progress(capsys):
     with Talk() as talk:
         talk.start("indexing", 2.0)
