@@ -1,0 +1,86 @@
+"""Named settings: how large a data set, and how a model is trained on it from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from haiftrace.bench.models import Shape
+from haiftrace.bench.optimise import Schedule
+from haiftrace.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One experiment's size and recipe.
+
+    Attributes:
+        name: on the command line.
+        kind: the data set it is for.
+        subjects: people.
+        per_subject: records about each.
+        vocabulary: tokens of the tokenizer.
+        shape: of the model.
+        schedule: of its training.
+        answer_only: questions are trained on their answers alone.
+        background: common knowledge is trained on beside the questions (PII-CR).
+        kept: checkpoints kept, evenly over the schedule; the last is the end.
+        enough: held-out answers that "learned" wants right.
+    """
+
+    name: str
+    kind: str
+    subjects: int
+    per_subject: int
+    vocabulary: int
+    shape: Shape
+    schedule: Schedule
+    answer_only: bool
+    background: bool
+    kept: int
+    enough: int
+
+
+_TINY = Shape(layers=2, width=64, inner=256, heads=4, context=256)
+_SMALL = Shape(layers=4, width=128, inner=512, heads=4, context=256)
+
+PRESETS = (
+    Preset(
+        name="tiny",
+        kind="pii-e",
+        subjects=75,
+        per_subject=4,
+        vocabulary=1800,
+        shape=_TINY,
+        schedule=Schedule(epochs=90, batch=20, learning_rate=3e-3, weight_decay=0.1),
+        answer_only=False,
+        background=False,
+        kept=12,
+        enough=60,
+    ),
+    Preset(
+        name="tiny",
+        kind="pii-cr",
+        subjects=200,
+        per_subject=3,
+        vocabulary=1500,
+        shape=_TINY,
+        schedule=Schedule(epochs=60, batch=40, learning_rate=4e-3, weight_decay=0.5),
+        answer_only=False,
+        background=True,
+        kept=12,
+        enough=40,
+    ),
+)
+
+
+def find_preset(name: str, kind: str) -> Preset:
+    """The preset of that name for a data set.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for preset in PRESETS:
+        if (preset.name, preset.kind) == (name, kind):
+            return preset
+    known = ", ".join(preset.name for preset in PRESETS if preset.kind == kind)
+    raise UsageError(f"There is no preset '{name}' for {kind}.", f"Choose one of {known}.")
