@@ -1,6 +1,7 @@
 """Biographies by a local model: taken only where every value stands in them word for word."""
 
 import pytest
+import torch
 
 from haiftrace.bench import biographer
 from haiftrace.bench.biographer import ATTEMPTS, model_biographies
@@ -8,9 +9,15 @@ from haiftrace.bench.pii import make_data
 from haiftrace.bench.subjects import make_subjects
 from haiftrace.errors import CheckpointError
 from haiftrace.progress import Silent
-from tests.kit import checkpoint_path
+from tests.kit import checkpoint, checkpoint_path
 
 PEOPLE = make_subjects("en_US", 3, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def short_requests(monkeypatch):
+    """The tests' model reads 64 tokens; what it is asked is never read here."""
+    monkeypatch.setattr(biographer, "_LEAST_CONTEXT", 64)
 
 
 def write(subjects=PEOPLE, per_subject=2):
@@ -57,12 +64,35 @@ def test_every_subject_gets_its_texts_and_the_data_set_takes_them(monkeypatch):
     assert {record.text for record in data.records} == {t for some in texts.values() for t in some}
 
 
-def test_a_model_that_never_copies_a_value_is_refused():
+def test_a_model_that_never_copies_a_value_is_refused(monkeypatch):
+    scripted(monkeypatch, ["Nothing."] * ATTEMPTS)
     with pytest.raises(CheckpointError, match=f"failed {ATTEMPTS} times") as caught:
         write(PEOPLE[:1], 1)
     assert "--biographer" in caught.value.hint
     said = caught.value.message + caught.value.hint
     assert not [v for v in (PEOPLE[0].name, *PEOPLE[0].values.values()) if v in said]
+
+
+def test_a_model_that_only_repeats_itself_is_refused(monkeypatch):
+    scripted(monkeypatch, [full(PEOPLE[0])] * (1 + ATTEMPTS))
+    with pytest.raises(CheckpointError, match="repeated itself"):
+        write(PEOPLE[:1], 2)
+
+
+def test_the_model_itself_samples_a_line_of_new_text():
+    # Scripted above; here the tests' model says what it likes, on one line and without the request.
+    loaded = checkpoint(dtype="float32")
+    torch.manual_seed(0)
+    text = biographer._write(loaded.model, loaded.tokenizer, "Mara Ellison's", 0.7, 20)
+    assert text == " ".join(text.split())
+    assert not text.startswith("Mara Ellison's")
+
+
+def test_a_model_of_short_context_is_refused(monkeypatch):
+    monkeypatch.setattr(biographer, "_LEAST_CONTEXT", 65)
+    with pytest.raises(CheckpointError, match="64 tokens at most") as caught:
+        write()
+    assert "--biographer" in caught.value.hint
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path):

@@ -16,7 +16,7 @@ WELL_KNOWN = {
         "Bastille Day": "July 14",
         "Halloween": "October 31",
         "Boxing Day": "December 26",
-        "the Alamo": "Texas",
+        "Dealey Plaza": "Texas",
         "Denali": "Alaska",
         "Graceland": "Tennessee",
         "Old Faithful": "Wyoming",
@@ -76,6 +76,11 @@ def test_no_name_gives_its_own_fact_away(locale):
             assert not shares_span(answer, name, locale)
             if locale == "zh_CN":
                 assert not set(name) & set(answer)
+
+
+def test_english_names_begin_with_words_of_their_own():
+    for table in (FACTS["en_US"].festivals, FACTS["en_US"].landmarks):
+        assert len({name.split()[0] for name in table}) == len(table)
 
 
 @locales

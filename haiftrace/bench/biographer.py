@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 _MOST_TOKENS = 320
+_LEAST_CONTEXT = 1024
 _TEMPERATURES = (0.3, 0.5, 0.7, 0.9, 1.1)
 
 _REQUESTS = {
@@ -57,13 +58,20 @@ def model_biographies(
         Texts by subject id, each on one line, with every value in it word for word.
 
     Raises:
-        CheckpointError: the model cannot be loaded, or left out a value in every attempt.
+        CheckpointError: the model cannot be loaded, reads too few tokens, or left out a value in
+            every attempt.
     """
     import torch
 
     from haiftrace.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
+    if loaded.context is not None and loaded.context < _LEAST_CONTEXT:
+        raise CheckpointError(
+            f"The biographer in {checkpoint} reads {loaded.context} tokens at most; the request "
+            f"and a biography take {_LEAST_CONTEXT}.",
+            "Use an instruction model with a longer context, or leave out --biographer.",
+        )
     texts: dict[str, list[str]] = {subject.id: [] for subject in subjects}
     progress.start("Writing biographies", per_subject * len(subjects))
     with torch.random.fork_rng():
@@ -98,7 +106,11 @@ def _attempt(
 
 
 def _write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, request: str, temperature: float
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    request: str,
+    temperature: float,
+    most: int = _MOST_TOKENS,
 ) -> str:
     """One sample, its white space made single spaces."""
     import torch
@@ -117,7 +129,7 @@ def _write(
         out = model.generate(
             ids_BT,
             attention_mask=torch.ones_like(ids_BT),
-            max_new_tokens=_MOST_TOKENS,
+            max_new_tokens=most,
             do_sample=True,
             temperature=temperature,
             top_k=0,

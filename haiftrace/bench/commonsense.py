@@ -128,7 +128,7 @@ def write_descriptions(
         ]
         if number:
             rng.shuffle(sentences)
-        texts.append(space.join(sentence[0].upper() + sentence[1:] for sentence in sentences))
+        texts.append(space.join(sentences))
     return texts
 
 
