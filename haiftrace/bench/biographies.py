@@ -51,7 +51,7 @@ def _texts_about(subject: Subject, wordings: Wordings, count: int, rng: random.R
         ]
         sentences.append(rng.choice(wordings.work).format(name=subject.name, value=job))
         sentences.append(rng.choice(wordings.hobby).format(name=subject.name, value=hobby))
-        sentences.extend(rng.sample(wordings.linking, 2))
+        sentences.append(rng.choice(wordings.linking))
         rng.shuffle(sentences)
         texts.append(wordings.space.join(sentences))
     return texts
