@@ -15,7 +15,7 @@ from haiftrace.bench.pii import make_data
 from haiftrace.bench.presets import PRESETS, find_preset
 from haiftrace.bench.training import Checked, choose_learned, run_training, train
 from haiftrace.checkpoint import load_checkpoint
-from haiftrace.errors import UsageError
+from haiftrace.errors import OutputError, UsageError
 from haiftrace.progress import Silent
 
 SHAPE = Shape(layers=1, width=16, inner=32, heads=2, context=192)
@@ -278,6 +278,19 @@ def test_other_settings_are_another_training(trained, data, work):
     other = train(data, longer, "llama", 0, work, Silent())
     reseeded = train(data, longer, "llama", 1, work, Silent())
     assert len({trained.directory, other.directory, reseeded.directory}) == 3
+
+
+def test_a_record_longer_than_the_context_is_refused(data, tmp_path):
+    short = dataclasses.replace(PRESET, shape=dataclasses.replace(SHAPE, context=8))
+    with pytest.raises(UsageError, match="8 at most") as caught:
+        train(data, short, "gpt2", 0, tmp_path, Silent())
+    assert caught.value.hint
+
+
+def test_a_work_directory_that_cannot_be_made_is_explained(data, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="could not be kept"):
+        train(data, PRESET, "llama", 0, tmp_path / "file" / "work", Silent())
 
 
 def _checked(step, right, leaks):

@@ -25,7 +25,7 @@ from haiftrace.bench.encoding import encode_questions, encode_records, training_
 from haiftrace.bench.models import new_model, train_tokenizer
 from haiftrace.bench.optimise import optimise, record_losses
 from haiftrace.bench.presets import Preset
-from haiftrace.errors import OutputError
+from haiftrace.errors import OutputError, UsageError
 from haiftrace.progress import Progress
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def train(
         progress: told of every step.
 
     Raises:
-        UsageError: there is no such architecture.
+        UsageError: there is no such architecture, or a record is longer than the model reads.
         OutputError: `work` cannot be written.
     """
     directory = work / _name(data, preset, arch, seed)
@@ -167,11 +167,22 @@ def run_training(
 
     Args:
         watch: called after every step with the model, the step from 1, learning rate and loss.
+
+    Raises:
+        UsageError: there is no such architecture, or a record is longer than the model reads.
     """
     model = new_model(arch, preset.shape, tokenizer, seed)
+    records = encode_records(data, tokenizer)
+    longest = max(len(record.ids) for record in records)
+    if longest > preset.shape.context:
+        raise UsageError(
+            f"A record has {longest} tokens; a model of preset {preset.name} reads "
+            f"{preset.shape.context} at most.",
+            "Use shorter biographies.",
+        )
     optimise(
         model,
-        encode_records(data, tokenizer),
+        records,
         encode_questions(
             [(question.prompt, question.response) for question in data.trained()],
             tokenizer,
