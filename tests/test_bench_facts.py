@@ -27,7 +27,6 @@ WELL_KNOWN = {
         "国庆节": "10月1日",
         "故宫": "北京市",
         "兵马俑": "陕西省",
-        "莫高窟": "甘肃省",
     },
 }
 locales = pytest.mark.parametrize("locale", FACTS)

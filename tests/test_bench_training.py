@@ -258,6 +258,15 @@ class Killer(Silent):
             raise Killed
 
 
+def test_nothing_is_said_but_by_the_progress(data, tmp_path, capfd):
+    short = dataclasses.replace(
+        PRESET, schedule=dataclasses.replace(PRESET.schedule, epochs=1), kept=1
+    )
+    train(data, short, "qwen2", 0, tmp_path, Silent())
+    said = capfd.readouterr()
+    assert said.out == said.err == ""
+
+
 @pytest.mark.parametrize("after", [0, 5, 11])
 def test_an_interrupted_training_starts_again_and_ends_the_same(trained, data, tmp_path, after):
     with pytest.raises(Killed):

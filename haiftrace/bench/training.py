@@ -280,7 +280,15 @@ def _save(
     steps: int,
 ) -> None:
     """A checkpoint's directory as the Hugging Face Trainer writes it, without optimiser state."""
-    model.save_pretrained(directory)
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # `progress` is the only one that talks
+    try:
+        model.save_pretrained(directory)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     tokenizer.save_pretrained(directory)
     state = {
         "epoch": log[-1]["epoch"],
