@@ -13,24 +13,20 @@ import typer
 from haiftrace import __version__
 from haiftrace.bench.command import app as bench
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
-from haiftrace.options import (
+from haiftrace.method_options import (
     Adjust,
     Checkpoints,
     Combine,
     Curvature,
     Damping,
     Depth,
-    Device,
     FactorRecords,
     Fisher,
-    Memory,
-    Option,
-    Quiet,
     Repeats,
     Scale,
     method_settings,
-    variables,
 )
+from haiftrace.options import Device, Memory, Option, Quiet, variables
 
 if TYPE_CHECKING:
     from haiftrace.findings import Report
