@@ -149,7 +149,7 @@ class Tracer:
         methods = find_methods(settings.method)
         if settings.candidates < 1 or settings.top < 1:
             raise UsageError("--candidates and --top take a number of at least 1.")
-        rule = self._rule(methods, settings.methods)
+        rule = self.rule(methods, settings.methods)
         query, question = self.question(leak, settings.asking)
         losses = self.engine.losses(question.batch)[0]
         best = {method.name: Best(settings.top) for method in methods}
@@ -172,7 +172,7 @@ class Tracer:
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         if by_words:
             traced = query.span or query.response
-            self._words.score(by_words, leak.prompt, traced, best, settings.top)
+            self.words.score(by_words, leak.prompt, traced, best, settings.top)
 
         mean_loss = float((losses * question.weights_BT[0]).sum())
         general = (*self.notes, *self.engine.notes, *query.notes)
@@ -227,7 +227,7 @@ class Tracer:
             KeyError: the index does not hold what `attif` needs.
         """
         methods = find_methods(",".join(names))
-        rule = self._rule(methods, settings)
+        rule = self.rule(methods, settings)
         found: Scores = {}
         by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
         if by_gradient:
@@ -249,7 +249,8 @@ class Tracer:
             )
         return found
 
-    def _rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
+    def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
+        """The rule of the methods that adjust; raises UsageError where none follows it."""
         rule = Rule(settings.adjustment, 0.0, settings.combine)
         check_rule(methods, rule)
         quantile = settings.adjustment.quantile
@@ -258,7 +259,8 @@ class Tracer:
         return Rule(rule.adjustment, self.index.token_norm_quantile(quantile), rule.combine)
 
     @cached_property
-    def _words(self) -> WordScorer:
+    def words(self) -> WordScorer:
+        """Search by words over the index's texts."""
         return WordScorer(self.index)
 
     def curvature(self, settings: MethodSettings, progress: Progress) -> Curvature:

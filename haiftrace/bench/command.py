@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from haiftrace.options import Device, Option, Quiet, variables
+from haiftrace.options import Device, Memory, Option, Quiet, variables
 
 _OUT = Path("haiftrace-bench")
 
@@ -75,6 +75,144 @@ def _digits(
         try:
             outcome = run_digits(settings, out, progress)
             results = digits_results(outcome)
+            write_results(out, results)
+        except KeyboardInterrupt:
+            progress.say("The same command goes on from the last finished stage.")
+            raise
+        progress.say(f"Written to {out} ({duration(results.seconds)}).")
+    print(results.table)
+
+
+Preset = Annotated[str, Option(help="tiny or small.")]
+Arch = Annotated[Literal["qwen2", "gpt2"], Option(help="Architecture of the trained model.")]
+Locale = Annotated[Literal["en_US", "zh_CN"], Option(help="Language of the data.")]
+Subjects = Annotated[int | None, Option(help="People, instead of the preset's.", min=2)]
+PerSubject = Annotated[
+    int | None, Option(help="Records about each, instead of the preset's.", min=1)
+]
+Methods = Annotated[
+    str | None, Option(help="Methods to compare, with commas between; all of them.")
+]
+Ablation = Annotated[
+    bool, Option("--ablation/--no-ablation", help="Also vary scope, loss, combination and pool.")
+]
+
+
+@app.command("pii-e", context_settings=variables("BENCH_PII_E"))
+def _pii_e(
+    preset: Preset = "tiny",
+    arch: Arch = "qwen2",
+    locale: Locale = "en_US",
+    subjects: Subjects = None,
+    biographies_per_subject: PerSubject = None,
+    methods: Methods = None,
+    ablation: Ablation = True,
+    out: Out = _OUT / "pii-e",
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    memory: Memory = 512,
+    quiet: Quiet = False,
+) -> None:
+    """Trace leaks that stand in a biography (PII-E; Tables 2 and 3).
+
+    \b
+    haiftrace bench pii-e
+    haiftrace bench pii-e --seeds 3 --methods haif,gradient-cosine,ek-fac
+    haiftrace bench pii-e --arch gpt2 --biographies-per-subject 1
+    """
+    _pii(
+        "pii-e",
+        preset,
+        arch,
+        locale,
+        subjects,
+        biographies_per_subject,
+        methods,
+        ablation,
+        out,
+        seed,
+        seeds,
+        memory,
+        quiet,
+    )
+
+
+@app.command("pii-cr", context_settings=variables("BENCH_PII_CR"))
+def _pii_cr(
+    preset: Preset = "tiny",
+    arch: Arch = "qwen2",
+    locale: Locale = "en_US",
+    subjects: Subjects = None,
+    records_per_subject: PerSubject = None,
+    methods: Methods = None,
+    ablation: Ablation = True,
+    out: Out = _OUT / "pii-cr",
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    memory: Memory = 512,
+    quiet: Quiet = False,
+) -> None:
+    """Trace leaks that a record implies without holding them (PII-CR; Table 4).
+
+    \b
+    haiftrace bench pii-cr
+    haiftrace bench pii-cr --seeds 3 --methods haif,ek-fac,bm25
+    haiftrace bench pii-cr --arch gpt2 --locale zh_CN
+    """
+    _pii(
+        "pii-cr",
+        preset,
+        arch,
+        locale,
+        subjects,
+        records_per_subject,
+        methods,
+        ablation,
+        out,
+        seed,
+        seeds,
+        memory,
+        quiet,
+    )
+
+
+def _pii(
+    kind: str,
+    preset: str,
+    arch: str,
+    locale: str,
+    subjects: int | None,
+    per_subject: int | None,
+    methods: str | None,
+    ablation: bool,
+    out: Path,
+    seed: int,
+    seeds: int,
+    memory: int,
+    quiet: bool,
+) -> None:
+    from haiftrace.bench.outputs import write_results
+    from haiftrace.bench.pii_report import pii_results
+    from haiftrace.bench.pii_run import PiiSettings, run_pii
+    from haiftrace.methods import METHODS
+    from haiftrace.progress import Talk, duration
+
+    settings = PiiSettings(
+        kind=kind,
+        preset=preset,
+        arch=arch,
+        locale=locale,
+        subjects=subjects,
+        per_subject=per_subject,
+        methods=methods or ",".join(METHODS),
+        seed=seed,
+        seeds=seeds,
+        ablation=ablation,
+        memory=memory << 20,
+    )
+    with Talk(quiet) as progress:
+        try:
+            results = pii_results(run_pii(settings, out, progress))
             write_results(out, results)
         except KeyboardInterrupt:
             progress.say("The same command goes on from the last finished stage.")

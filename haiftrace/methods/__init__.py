@@ -1,6 +1,6 @@
 """The registry of influence functions. This page is the whole public surface."""
 
-from haiftrace.methods.adjustment import Adjustment
+from haiftrace.methods.adjustment import HAIF, Adjustment
 from haiftrace.methods.families import (
     COMBINES,
     GRADIENT,
@@ -26,6 +26,7 @@ __all__ = [
     "COMBINES",
     "DEFAULT_METHOD",
     "GRADIENT",
+    "HAIF",
     "INVERSE",
     "METHODS",
     "SERIES",

@@ -35,12 +35,20 @@ class WordScorer:
         """
         records = self._index.column("record")
         for method in methods:
-            query = f"{prompt} {response}" if method.with_prompt else response
+            query = _query(method, prompt, response)
             scores = self._lexical.scores(query)
             for row in _best_rows(scores, records, top):
                 (window,) = self._index.iter_windows([row])
                 evidence = self._lexical.evidence(query, row, window.text, window.offsets)
                 best[method.name].add(Scored(window, float(evidence.sum()), None, evidence))
+
+    def scores(self, method: LexicalMethod, prompt: str, response: str) -> np.ndarray:
+        """[N] the score of every window."""
+        return self._lexical.scores(_query(method, prompt, response))
+
+
+def _query(method: LexicalMethod, prompt: str, response: str) -> str:
+    return f"{prompt} {response}" if method.with_prompt else response
 
 
 def _best_rows(scores: np.ndarray, records: np.ndarray, top: int) -> list[int]:

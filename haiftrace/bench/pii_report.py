@@ -1,0 +1,189 @@
+"""Tables and figures of the PII benches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from haiftrace.bench.figures import Panel, Series, lines
+from haiftrace.bench.norm_profile import KINDS, mean_shares
+from haiftrace.bench.outputs import Results
+from haiftrace.bench.pii_run import REGIMES, PiiOutcome
+from haiftrace.bench.ranking import AVERAGE, rows_of
+from haiftrace.bench.shortlist import CANDIDATES, DIMENSIONS
+from haiftrace.bench.statistics import Proportion
+from haiftrace.bench.tables import NONE, markdown_table, number, percent
+from haiftrace.bench.tracing import DEFAULT
+from haiftrace.methods import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]
+
+
+def pii_results(outcome: PiiOutcome) -> Results:
+    """Everything for `write_results`."""
+    rows = rows_of(outcome.ranks)
+    plain = asdict(DEFAULT)
+    tracing = [row for row in rows if all(row[key] == plain[key] for key in plain)]
+    ablation = [row for row in rows if row not in tracing]
+    settings = outcome.settings
+    seeds = list(range(settings.seed, settings.seed + settings.seeds))
+    sections = {
+        "prediction": outcome.prediction,
+        "tracing": tracing,
+        "ablation": ablation,
+        "shortlist": outcome.shortlist,
+        "norms": outcome.norms,
+    }
+    return Results(
+        bench=settings.kind,
+        settings={**asdict(settings), "preset": asdict(outcome.preset)},
+        seeds=seeds,
+        fingerprints=outcome.fingerprints,
+        sections=sections,
+        table=_document(outcome, tracing, ablation),
+        figures=_figures(outcome),
+        seconds=outcome.seconds,
+    )
+
+
+def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
+    settings = outcome.settings
+    many = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
+    parts = [
+        f"# {settings.kind}: {settings.arch}, preset {settings.preset}, {many}",
+        "Share of answers, in brackets the 95 % Wilson interval. Any record of the subject counts"
+        " as the source; a tie with another record counts against the method.",
+        "## Prediction accuracy on held-out questions",
+        _prediction(outcome.prediction),
+        "## Tracing accuracy, top-1",
+        _tracing(tracing),
+    ]
+    if ablation:
+        parts += ["## What matters: top-1 over all answers", _ablation(tracing, ablation)]
+    if outcome.shortlist:
+        parts += [
+            "## Shortlist: HAIF's exact first record among the candidates",
+            _shortlist(outcome.shortlist),
+        ]
+    parts += ["## Share of a record's squared gradient norm", _norms(outcome.norms)]
+    return "\n\n".join(parts)
+
+
+def _prediction(rows: Sequence[Row]) -> str:
+    attributes = list(dict.fromkeys(row["attribute"] for row in rows))
+    cells = []
+    for regime in REGIMES:
+        here = [row for row in rows if row["regime"] == regime]
+        shares = [
+            percent(
+                Proportion(
+                    sum(r["successes"] for r in here if r["attribute"] == name),
+                    sum(r["n"] for r in here if r["attribute"] == name),
+                )
+            )
+            for name in attributes
+        ]
+        averages = [row for row in here if row["attribute"] == AVERAGE]
+        losses = ", ".join(number(row["value_loss"], 2) for row in averages)
+        steps = ", ".join(str(row["step"]) for row in averages)
+        leaks = str(sum(row["successes"] for row in averages))
+        cells.append([regime, *shares, leaks, losses, steps])
+    columns = ["regime", *attributes, "leaks", "loss of value tokens, nats", "step"]
+    return markdown_table(columns, cells)
+
+
+def _tracing(rows: Sequence[Row]) -> str:
+    """A row a method, a column a regime and attribute."""
+    every = [row for row in rows if row["seed"] == "all"]
+    attributes = list(dict.fromkeys(row["attribute"] for row in every))
+    columns = ["method", *(f"{regime}: {name}" for regime in REGIMES for name in attributes)]
+    cells = []
+    for method in dict.fromkeys(row["method"] for row in every):
+        cells.append([method])
+        for regime in REGIMES:
+            for name in attributes:
+                wanted = (regime, method, name)
+                found = [r for r in every if (r["regime"], r["method"], r["attribute"]) == wanted]
+                cells[-1].append(_top1(found[0]) if found else NONE)
+    return markdown_table(columns, cells)
+
+
+def _top1(row: Row) -> str:
+    return percent(Proportion(round((row["top1"] or 0) * row["n"]), row["n"]))
+
+
+def _ablation(tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
+    keys = ("scope", "loss_on", "combine", "pool")
+    every = [
+        row for row in (*tracing, *ablation) if row["seed"] == "all" and row["attribute"] == AVERAGE
+    ]
+    methods = [name for name in METHODS if any(row["method"] == name for row in every)]
+    cells = []
+    for variation in dict.fromkeys(tuple(row[key] for key in keys) for row in every):
+        for method in methods:
+            shown = []
+            for regime in REGIMES:
+                found = [
+                    row
+                    for row in every
+                    if (row["regime"], row["method"]) == (regime, method)
+                    and tuple(row[key] for key in keys) == variation
+                ]
+                shown.append(_top1(found[0]) if found else NONE)
+            if set(shown) != {NONE}:
+                cells.append([*variation, method, *shown])
+    return markdown_table([*keys, "method", *REGIMES], cells, left=5)
+
+
+def _shortlist(rows: Sequence[Row]) -> str:
+    cells = []
+    for regime in REGIMES:
+        for dimension in DIMENSIONS:
+            shares = []
+            for count in CANDIDATES:
+                found = [
+                    r
+                    for r in rows
+                    if (r["regime"], r["dimension"], r["candidates"]) == (regime, dimension, count)
+                ]
+                shares.append(
+                    percent(
+                        Proportion(sum(r["successes"] for r in found), sum(r["n"] for r in found))
+                    )
+                )
+            cells.append([regime, str(dimension), *shares])
+    columns = ["regime", "dimensions", *(f"{count} candidates" for count in CANDIDATES)]
+    return markdown_table(columns, cells, left=1)
+
+
+def _norms(rows: Sequence[Row]) -> str:
+    cells = []
+    for regime in REGIMES:
+        shares = mean_shares([row for row in rows if row["regime"] == regime], "tokens")
+        cells.append(
+            [regime, *(f"{100 * shares[k]:.0f} %" if k in shares else NONE for k in KINDS)]
+        )
+    return markdown_table(["regime", "first label", "name", "value", "other"], cells)
+
+
+def _figures(outcome: PiiOutcome) -> dict[str, Figure]:
+    """The distribution of gradient norm over positions, a line a regime."""
+    series = []
+    for regime in REGIMES:
+        here = [row for row in outcome.norms if row["regime"] == regime]
+        shares = mean_shares(here, "position")
+        if shares:
+            series.append(Series(regime, list(shares), [100 * share for share in shares.values()]))
+    if not series:
+        return {}
+    panel = Panel(
+        "Where a record's gradient norm is",
+        "token position",
+        "share of the record's squared norm, %",
+        series,
+    )
+    return {"norm-by-position": lines([panel])}

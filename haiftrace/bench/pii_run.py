@@ -1,0 +1,263 @@
+"""The PII benches: data, training, both regimes, tracing by every method; a stage at a time.
+
+Work directory: `training/` (see `training`), `index-…/` folders a regime, and a stage a regime and
+seed with the ranks of everything that was traced. What is finished is never repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from haiftrace.bench.data import BenchData, Question
+from haiftrace.bench.norm_profile import norm_profile
+from haiftrace.bench.outputs import WORK_NAME, check_installed, check_out, versions
+from haiftrace.bench.pii import make_data
+from haiftrace.bench.presets import Preset, find_preset
+from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
+from haiftrace.bench.shortlist import shortlist_recall
+from haiftrace.bench.stages import Stage, Stages
+from haiftrace.bench.statistics import Proportion
+from haiftrace.bench.tracing import DEFAULT, Bench, Variation
+from haiftrace.bench.training import Trained, train
+from haiftrace.errors import UsageError
+from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, find_methods
+from haiftrace.progress import Progress
+
+FORMAT = 1
+REGIMES = ("learned", "memorised")
+PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
+"""Methods without curvature or checkpoints: those of the ablation."""
+
+
+@dataclass(frozen=True)
+class PiiSettings:
+    """What to run.
+
+    Attributes:
+        kind: "pii-e" or "pii-cr".
+        preset: name of the preset.
+        arch: the model's architecture.
+        locale: language of the data.
+        subjects, per_subject: instead of the preset's.
+        methods: names in the registry, with commas between.
+        seed, seeds: the first seed and how many.
+        ablation: whether the second table is made.
+        memory: bytes of a backward pass.
+    """
+
+    kind: str
+    preset: str = "tiny"
+    arch: str = "qwen2"
+    locale: str = "en_US"
+    subjects: int | None = None
+    per_subject: int | None = None
+    methods: str = ",".join(METHODS)
+    seed: int = 0
+    seeds: int = 1
+    ablation: bool = True
+    memory: int = 512 << 20
+
+
+@dataclass(frozen=True)
+class PiiOutcome:
+    """What came of it, over all seeds.
+
+    Attributes:
+        prediction: rows of results.json on the answers.
+        ranks: of the sources, by every method and variation.
+        shortlist, norms: rows of results.json.
+        fingerprints: of the stages.
+        seconds: of this run.
+    """
+
+    settings: PiiSettings
+    preset: Preset
+    prediction: list[dict[str, Any]]
+    ranks: list[Ranks]
+    shortlist: list[dict[str, Any]]
+    norms: list[dict[str, Any]]
+    fingerprints: dict[str, str]
+    seconds: float
+
+
+def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
+    """Runs what is not finished yet.
+
+    Raises:
+        UsageError: settings that make no experiment.
+        OutputError: `out` cannot be written.
+    """
+    began = time.monotonic()
+    check_installed("faker", "matplotlib")
+    preset = chosen_preset(settings)
+    names = [method.name for method in find_methods(settings.methods)]
+    check_out(out)
+    prediction: list[dict[str, Any]] = []
+    ranks: list[Ranks] = []
+    shortlist: list[dict[str, Any]] = []
+    norms: list[dict[str, Any]] = []
+    fingerprints: dict[str, str] = {}
+    with Stages(out / WORK_NAME, versions(), progress) as stages:
+        for seed in range(settings.seed, settings.seed + settings.seeds):
+            data = make_data(
+                settings.kind, settings.locale, preset.subjects, preset.per_subject, seed
+            )
+            work = out / WORK_NAME / "training"
+            trained = train(data, preset, settings.arch, seed, work, progress)
+            for regime in REGIMES:
+                prediction += _predictions(data, trained, regime, seed)
+                stage = _traced(stages, settings, names, data, trained, regime, seed, progress)
+                found = json.loads((stage.path / "traced.json").read_text(encoding="utf-8"))
+                ranks += [_ranks(row) for row in found["ranks"]]
+                shortlist += found["shortlist"]
+                norms += found["norms"]
+                fingerprints[f"{regime}, seed {seed}"] = stage.fingerprint
+    seconds = time.monotonic() - began
+    return PiiOutcome(settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds)
+
+
+def chosen_preset(settings: PiiSettings) -> Preset:
+    """The preset with what the settings say instead."""
+    from dataclasses import replace
+
+    preset = find_preset(settings.preset, settings.kind)
+    for name in ("subjects", "per_subject"):
+        given = getattr(settings, name)
+        if given is not None:
+            if given < 1:
+                raise UsageError(f"--{name.replace('_', '-')} takes a number of at least 1.")
+            preset = replace(preset, **{name: given})
+    return preset
+
+
+def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> list[dict[str, Any]]:
+    """Prediction accuracy on held-out questions by attribute, and on average."""
+    checked = trained.checked(regime)
+    asked, right = checked.held_out_asked, checked.held_out_right
+    parts = {name: Proportion(right[name], asked[name]) for name in sorted(asked)}
+    parts["average"] = Proportion(sum(right.values()), sum(asked.values()))
+    return [
+        {
+            "regime": regime,
+            "attribute": name,
+            "seed": seed,
+            **part.row(),
+            "step": checked.step,
+            "record_loss": checked.record_loss,
+            "value_loss": checked.value_loss,
+            "trained_share": checked.trained_share,
+            "records": len(data.records),
+        }
+        for name, part in parts.items()
+    ]
+
+
+def _traced(
+    stages: Stages,
+    settings: PiiSettings,
+    names: Sequence[str],
+    data: BenchData,
+    trained: Trained,
+    regime: str,
+    seed: int,
+    progress: Progress,
+) -> Stage:
+    leaks = [
+        p.question
+        for p in trained.predictions(regime, data)
+        if p.correct and not p.question.trained
+    ]
+
+    def make(aside: Path) -> None:
+        work = trained.directory.parent.parent / f"{trained.directory.name}-{regime}"
+        work.mkdir(exist_ok=True)
+        found = trace_regime(
+            Bench(work, data, trained, regime, settings.memory, progress),
+            data,
+            leaks,
+            names,
+            settings.ablation,
+            regime,
+            seed,
+            progress,
+        )
+        (aside / "traced.json").write_text(json.dumps(found), encoding="utf-8")
+
+    told = {
+        "format": FORMAT,
+        "training": trained.directory.name,
+        "regime": regime,
+        "methods": list(names),
+        "ablation": settings.ablation,
+    }
+    return stages.stage(f"traced-{regime}-{seed}", told, make)
+
+
+def trace_regime(
+    bench: Bench,
+    data: BenchData,
+    leaks: Sequence[Question],
+    names: Sequence[str],
+    ablation: bool,
+    regime: str,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Ranks of every leak's sources: by every method in the default variation, and the ablation."""
+    if not leaks:
+        progress.say(f"{regime}: no held-out question is answered right, so nothing is traced.")
+        return {"ranks": [], "shortlist": [], "norms": []}
+    progress.say(f"{regime}: tracing {len(leaks)} leaks over {len(data.records)} records.")
+    bench.keep(names)
+    scores = bench.scores(leaks, DEFAULT, names)
+    ranks = ranks_of(scores, data, leaks, DEFAULT, regime, seed)
+    tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
+    shortlist: list[dict[str, Any]] = []
+    if ablation:
+        ranks += one_a_subject(scores, data, leaks, DEFAULT, regime, seed)
+        for variation, methods in variations(names):
+            found = bench.scores(leaks, variation, methods)
+            ranks += ranks_of(found, data, leaks, variation, regime, seed)
+        if "haif" in scores:
+            questions = bench.questions(tracer, leaks, "response")
+            shortlist = shortlist_recall(tracer, questions, scores["haif"], regime, seed, progress)
+    return {
+        "ranks": [_plain(row) for row in ranks],
+        "shortlist": shortlist,
+        "norms": norm_profile(tracer.index, data, regime, seed),
+    }
+
+
+def variations(names: Sequence[str]) -> list[tuple[Variation, list[str]]]:
+    """The ablation: one choice changed at a time, each with the methods that it is for."""
+    plain = [name for name in names if name in PLAIN]
+    adjusted = [name for name in plain if name == "haif"]
+    words = [name for name in names if isinstance(METHODS[name], LexicalMethod)]
+    curved = [
+        n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
+    ]
+    table = [
+        (Variation(scope="all"), plain),
+        (Variation(loss_on="all"), plain + curved),
+        (Variation(combine="positive"), adjusted),
+        (Variation(combine="max"), adjusted),
+        (Variation(pool="documents"), plain + words),
+        (Variation(pool="documents", combine="positive"), adjusted),
+        (Variation(pool="documents", combine="max"), adjusted),
+    ]
+    return [(variation, methods) for variation, methods in table if methods]
+
+
+def _plain(ranks: Ranks) -> dict[str, Any]:
+    return asdict(ranks)
+
+
+def _ranks(row: dict[str, Any]) -> Ranks:
+    variation = Variation(**row.pop("variation"))
+    ranks, attributes = tuple(row.pop("ranks")), tuple(row.pop("attributes"))
+    return Ranks(**row, variation=variation, ranks=ranks, attributes=attributes)

@@ -1,0 +1,270 @@
+"""Scores of every record for every leak of a trained model, by every method, over one index.
+
+A leak is a held-out question that the model answers right; its source is any record of the subject
+that it asks about. The scores come from the same registry and the same passes as `haiftrace trace`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from haiftrace.bench.data import BenchData, Question, Record
+from haiftrace.bench.training import Trained
+from haiftrace.corpus import CorpusSettings
+from haiftrace.index import IndexSettings, build_index
+from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, TrajectoryMethod
+from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
+from haiftrace.prepare import prepare
+from haiftrace.progress import Progress, Silent
+from haiftrace.query import Asking
+from haiftrace.scoring.best import Scored
+from haiftrace.scoring.gradient import Search, score_by_gradient
+from haiftrace.scoring.norms import NormSource, needs_of
+from haiftrace.store import Index
+from haiftrace.trace import Leak, Tracer
+
+if TYPE_CHECKING:
+    from haiftrace.checkpoint import Checkpoint
+    from haiftrace.scoring.directions import Question as Asked
+
+LossOn = Literal["response", "all"]
+Combine = Literal["sum", "positive", "max"]
+
+TRAJECTORY_STEPS = 5
+"""Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
+
+DIRECTION_BYTES = 1 << 30
+"""Memory for the directions of the questions that are scored together."""
+
+SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
+"""LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What a table of tracing accuracy varies beside the method.
+
+    Attributes:
+        scope: parameters that count.
+        loss_on: whether the question's tokens are traced too.
+        combine: how token evidence is combined.
+        pool: the candidates: "all" records, or "documents" of 1, 2, 4 and 8 records joined.
+    """
+
+    scope: str = "linear"
+    loss_on: LossOn = "response"
+    combine: Combine = "sum"
+    pool: str = "all"
+
+
+DEFAULT = Variation()
+
+
+def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
+    """The records in their order as documents of 1, 2, 4, 8, 1, 2, … of them."""
+    documents: list[tuple[Record, ...]] = []
+    at = 0
+    while at < len(records):
+        size = (1, 2, 4, 8)[len(documents) % 4]
+        documents.append(tuple(records[at : at + size]))
+        at += size
+    return documents
+
+
+def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
+    """What is ranked: documents of one record or several."""
+    return joined_records(data.records) if pool == "documents" else [(r,) for r in data.records]
+
+
+def trajectory(trained: Trained, regime: str) -> str:
+    """`--checkpoints` for a regime: some of the checkpoints up to it, with learning rates."""
+    last = trained.regimes[regime]
+    before = [c for c in trained.checkpoints if c.step <= last and c.learning_rate > 0]
+    places = np.linspace(0, len(before) - 1, min(TRAJECTORY_STEPS, len(before)) + 1)[1:]
+    chosen = [before[round(place)] for place in places] or before
+    return ",".join(
+        f"{trained.directory / f'checkpoint-{c.step}'}:{c.learning_rate!r}" for c in chosen
+    )
+
+
+class Bench:
+    """A regime's model and its indexes, one a scope and pool.
+
+    Args:
+        work: where the indexes are kept.
+        data: what the model was trained on.
+        trained: the training.
+        regime: which of its checkpoints.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        data: BenchData,
+        trained: Trained,
+        regime: str,
+        memory: int,
+        progress: Progress,
+    ) -> None:
+        from haiftrace.checkpoint import load_checkpoint
+
+        self._work = work
+        self._data = data
+        self._memory = memory
+        self._progress = progress
+        self.checkpoint: Checkpoint = load_checkpoint(trained.path(regime), dtype="float32")
+        self.settings = MethodSettings(series=SERIES, checkpoints=trajectory(trained, regime))
+        self._tracers: dict[tuple[str, str], Tracer] = {}
+
+    def tracer(self, scope: str, pool: str) -> Tracer:
+        """The index over a scope and pool, made where it is not there yet."""
+        if (scope, pool) not in self._tracers:
+            path = self._work / f"index-{scope}-{pool}"
+            corpus = self._work / f"{pool}.jsonl"
+            _write_corpus(corpus, candidates(self._data, pool))
+            build_index(
+                self.checkpoint,
+                CorpusSettings((str(corpus),)),
+                IndexSettings(
+                    path,
+                    scope,
+                    append_eos=True,
+                    projection_dim=16,
+                    token_vectors=0,
+                    memory=self._memory,
+                    overwrite=True,
+                ),
+                self._progress,
+            )
+            opened = Index.open(path, verify=False)
+            self._tracers[scope, pool] = Tracer(opened, self.checkpoint, self._memory)
+        return self._tracers[scope, pool]
+
+    def keep(self, methods: Sequence[str]) -> None:
+        """Puts what the methods need into the index over the default scope and pool."""
+        self.tracer(DEFAULT.scope, DEFAULT.pool)
+        needing = [name for name in methods if name in ("ek-fac", "relatif", "ahif", "attif")]
+        if needing:
+            path = self._work / f"index-{DEFAULT.scope}-{DEFAULT.pool}"
+            names = ",".join(needing)
+            prepare(path, self.checkpoint, names, self.settings, self._memory, self._progress)
+            del self._tracers[DEFAULT.scope, DEFAULT.pool]
+            self._tracers[DEFAULT.scope, DEFAULT.pool] = Tracer(
+                Index.open(path, verify=False), self.checkpoint, self._memory
+            )
+
+    def questions(self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn) -> list[Asked]:
+        """The leaks as tokens, with the gradients of their losses."""
+        asking = Asking(loss_on_all=loss_on == "all")
+        return [tracer.question(Leak(q.prompt, q.response), asking)[1] for q in leaks]
+
+    def scores(
+        self, leaks: Sequence[Question], variation: Variation, methods: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """[leaks, candidates] by method; a candidate's score is its best window's."""
+        tracer = self.tracer(variation.scope, variation.pool)
+        records = tracer.index.column("record")
+        found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+        parameters = sum(value.numel() for value in tracer.engine.parameters.values())
+        together = max(1, DIRECTION_BYTES // (4 * parameters))
+        for start in range(0, len(leaks), together):
+            part = leaks[start : start + together]
+            for name, windows in self._windows(tracer, part, variation, methods).items():
+                found[name].append(_best_windows(windows, records))
+        return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+
+    def _windows(
+        self,
+        tracer: Tracer,
+        leaks: Sequence[Question],
+        variation: Variation,
+        names: Sequence[str],
+    ) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        lexical = [m for n in names if isinstance(m := METHODS[n], LexicalMethod)]
+        for method in lexical:
+            found[method.name] = np.stack(
+                [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
+            )
+        summed = [n for n in names if isinstance(METHODS[n], GradientMethod | TrajectoryMethod)]
+        if not summed:
+            return found
+        asked = self.questions(tracer, leaks, variation.loss_on)
+        settings = replace(self.settings, combine=variation.combine)
+        if variation.combine == "sum":
+            return found | tracer.score_many(asked, summed, settings, _Quiet(self._progress))
+        return found | _by_tokens(tracer, asked, summed, settings, self._progress)
+
+
+class _Quiet(Silent):
+    """Shows the progress of long work and drops its talk: a bench says what matters itself."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.start = progress.start  # type: ignore[method-assign]
+        self.advance = progress.advance  # type: ignore[method-assign]
+
+
+class _Row:
+    """Takes one leak's scores by one method."""
+
+    def __init__(self, windows: int) -> None:
+        self.scores = np.zeros(windows)
+
+    def add(self, scored: Scored) -> None:
+        self.scores[scored.window.row] = scored.score
+
+
+def _by_tokens(
+    tracer: Tracer,
+    asked: Sequence[Asked],
+    names: Sequence[str],
+    settings: MethodSettings,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Methods over the plain gradient whose tokens are not simply summed."""
+    methods = [m for n in names if isinstance(m := METHODS[n], GradientMethod)]
+    rule = tracer.rule(methods, settings)
+    windows = len(tracer.index)
+    searches = [
+        Search(
+            range(windows),
+            {"gradient": question.direction},
+            question.direction.norm,
+            {method.name: _Row(windows) for method in methods},
+        )
+        for question in asked
+    ]
+    needs = needs_of(methods, rule)
+    curvature = tracer.curvature(settings, progress)
+    norms = NormSource(tracer.index, tracer.engine, curvature, needs, rule)
+    score_by_gradient(tracer.index, tracer.engine, searches, methods, rule, norms, progress)
+    return {
+        method.name: np.stack([search.sinks[method.name].scores for search in searches])  # type: ignore[attr-defined]
+        for method in methods
+    }
+
+
+def _best_windows(scores_QN: np.ndarray, records: np.ndarray) -> np.ndarray:
+    best = np.full((len(scores_QN), int(records.max()) + 1), -np.inf)
+    for row, scores_N in zip(best, scores_QN, strict=True):
+        np.maximum.at(row, records, scores_N)
+    return best
+
+
+def _write_corpus(path: Path, documents: Sequence[tuple[Record, ...]]) -> None:
+    lines = [
+        json.dumps(
+            {"id": "+".join(r.id for r in parts), "text": " ".join(r.text for r in parts)},
+            ensure_ascii=False,
+        )
+        for parts in documents
+    ]
+    content = "\n".join(lines) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        path.write_text(content, encoding="utf-8")
