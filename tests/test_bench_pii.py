@@ -1,269 +1,222 @@
-"""PII-E and PII-CR: what is told, what is asked, and that nothing asked in a test is trained."""
+"""The PII benches: ranks and rows by hand, and a tiny run from data to tables."""
 
-import re
-from collections import Counter
+from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from haiftrace.bench.biographies import MOST_PER_SUBJECT, missing_values
-from haiftrace.bench.commonsense import (
-    Described,
-    describe,
-    shares_span,
-    write_descriptions,
-)
-from haiftrace.bench.data import NAME, Record, Span, choose_trained, find_spans
-from haiftrace.bench.facts import FACTS
-from haiftrace.bench.pii import KINDS, make_data, question_prompt
-from haiftrace.bench.subjects import ATTRIBUTES, LOCALES
-from haiftrace.bench.wordings import WORDINGS
-from haiftrace.errors import UsageError
+from haiftrace.bench import pii_run
+from haiftrace.bench.data import BenchData, Question, Record
+from haiftrace.bench.models import Shape
+from haiftrace.bench.optimise import Schedule
+from haiftrace.bench.outputs import write_results
+from haiftrace.bench.pii import make_data
+from haiftrace.bench.pii_report import pii_results
+from haiftrace.bench.pii_run import PiiSettings, run_pii, trace_regime, variations
+from haiftrace.bench.presets import find_preset
+from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of, rows_of
+from haiftrace.bench.statistics import wilson
+from haiftrace.bench.tracing import DEFAULT, Bench, Variation, joined_records, trajectory
+from haiftrace.bench.training import train
+from haiftrace.errors import OutputError, UsageError
+from haiftrace.methods import METHODS
+from haiftrace.progress import Silent
+from haiftrace.trace import Leak, TraceSettings
+from haiftrace.training_run import read_run
+from tests import kit
+from tests.kit import cli, refused
 
-SUBJECTS = 60
-PER_SUBJECT = 3
-
-
-@pytest.fixture(scope="module", params=[(k, lo) for k in KINDS for lo in LOCALES], ids="-".join)
-def data(request):
-    kind, locale = request.param
-    return make_data(kind, locale, SUBJECTS, PER_SUBJECT, seed=1)
-
-
-def asked_of(data, subject):
-    return {q.attribute: q for q in data.questions if q.subject == subject}
+ALL = [name for name in METHODS if name != "lissa"]
 
 
-def test_every_subject_has_its_records_under_unique_ids(data):
-    assert Counter(r.subject for r in data.records) == dict.fromkeys(data.subjects, PER_SUBJECT)
-    assert len({record.id for record in data.records}) == SUBJECTS * PER_SUBJECT
-
-
-def test_no_two_records_are_alike(data):
-    assert len({record.text for record in data.records}) == SUBJECTS * PER_SUBJECT
-
-
-def test_records_are_not_in_the_order_of_subjects(data):
-    subjects = [record.subject for record in data.records]
-    assert subjects != sorted(subjects)
-
-
-def test_spans_hold_what_they_say(data):
-    for record in data.records:
-        told = {record.text[s.start : s.end] for s in record.spans if s.kind == NAME}
-        assert told == {data.subjects[record.subject]}
-        kinds = {span.kind for span in record.values()}
-        if data.kind == "pii-e":
-            assert kinds == set(ATTRIBUTES)
-            for span in record.values():
-                expected = asked_of(data, record.subject)[span.kind].answer
-                assert record.text[span.start : span.end] == expected
-        else:
-            assert kinds == {"festival", "landmark"}
-            facts = FACTS[data.locale].festivals | FACTS[data.locale].landmarks
-            inferred = {facts[record.text[s.start : s.end]] for s in record.values()}
-            assert inferred == {q.answer for q in asked_of(data, record.subject).values()}
-
-
-def test_a_name_comes_before_every_value_in_its_sentence(data):
-    ends = r"[。]" if data.locale == "zh_CN" else r"\. "
-    for record in data.records:
-        names = [span.start for span in record.spans if span.kind == NAME]
-        for value in record.values():
-            sentence = max([m.end() for m in re.finditer(ends, record.text[: value.start])] or [0])
-            assert any(sentence <= name < value.start for name in names), record.text
-
-
-def test_sixty_per_cent_of_every_attribute_are_trained(data):
-    by_attribute = Counter((q.attribute, q.trained) for q in data.questions)
-    attributes = {attribute for attribute, _ in by_attribute}
-    assert len(attributes) == (4 if data.kind == "pii-e" else 2)
-    for attribute in attributes:
-        assert by_attribute[attribute, True] == round(0.6 * SUBJECTS)
-        assert by_attribute[attribute, False] == SUBJECTS - round(0.6 * SUBJECTS)
-    assert len(data.trained()) + len(data.held_out()) == len(data.questions)
-
-
-def test_no_test_question_is_in_training(data):
-    shown = {question.prompt for question in data.trained()}
-    shown |= {prompt for prompt, _ in data.background}
-    tested = [question.prompt for question in data.held_out()]
-    assert len(set(tested)) == len(tested)
-    assert not shown & set(tested)
-    for record in data.records:
-        assert not [prompt for prompt in tested if prompt in record.text]
-    # Common knowledge is of festivals and landmarks, never of a subject.
-    names = set(data.subjects.values())
-    assert not [p for p, r in data.background if any(name in p + r for name in names)]
-
-
-def test_questions_lead_to_the_records_of_their_subject(data):
-    question = data.held_out()[0]
-    sources = data.sources(question)
-    assert len(sources) == PER_SUBJECT
-    assert {data.records[k].subject for k in sources} == {question.subject}
-
-
-def test_questions_have_the_papers_form(data):
-    for question in data.questions:
-        name = data.subjects[question.subject]
-        assert question.prompt == question_prompt(data.locale, question.attribute, name)
-        assert question.response == f" {question.answer}"
-        if data.locale == "en_US":
-            assert re.fullmatch(rf"What's the [a-z -]+ of {name}\?", question.prompt)
-        else:
-            assert re.fullmatch(rf"{name}的\w+是什么？", question.prompt)
-
-
-def test_the_seed_decides(data):
-    again = make_data(data.kind, data.locale, SUBJECTS, PER_SUBJECT, seed=1)
-    other = make_data(data.kind, data.locale, SUBJECTS, PER_SUBJECT, seed=2)
-    assert again == data
-    assert {r.text for r in other.records} != {r.text for r in data.records}
-
-
-@pytest.mark.parametrize("locale", LOCALES)
-def test_every_value_stands_in_every_biography(locale):
-    data = make_data("pii-e", locale, 40, MOST_PER_SUBJECT, seed=0)
-    for record in data.records:
-        values = {key: q.answer for key, q in asked_of(data, record.subject).items()}
-        assert missing_values(record.text, data.subjects[record.subject], values) == []
-
-
-def test_english_biographies_are_of_a_paragraphs_length():
-    data = make_data("pii-e", "en_US", 60, 4, seed=0)
-    # Words and marks: a tokenizer trained on the texts comes close to this.
-    lengths = [len(re.findall(r"\w+|[^\w\s]", record.text)) for record in data.records]
-    assert min(lengths) > 60
-    assert max(lengths) < 150
-
-
-def test_a_subjects_biographies_share_no_wording_of_a_value():
-    data = make_data("pii-e", "en_US", 10, MOST_PER_SUBJECT, seed=0)
-    for subject, name in data.subjects.items():
-        phone = asked_of(data, subject)["phone"].answer
-        sentences = [
-            sentence.replace(name, "")
-            for record in data.records
-            if record.subject == subject
-            for sentence in re.split(r"(?<=\.) ", record.text)
-            if phone in sentence
-        ]
-        assert len(set(sentences)) == len(sentences) == MOST_PER_SUBJECT
-
-
-@pytest.mark.parametrize("locale", LOCALES)
-def test_there_are_at_least_twelve_wordings_with_the_name_first(locale):
-    for attribute in ATTRIBUTES:
-        wordings = WORDINGS[locale].values[attribute]
-        assert len(set(wordings)) >= 12
-        assert all(w.index("{name}") < w.index("{value}") for w in wordings)
-
-
-@pytest.mark.parametrize("locale", LOCALES)
-@pytest.mark.parametrize("seed", range(4))
-def test_pii_cr_hides_every_answer_of_its_subject(locale, seed):
-    data = make_data("pii-cr", locale, 250, 8, seed=seed)
-    hidden = {subject: [] for subject in data.subjects}
-    for question in data.questions:
-        hidden[question.subject].append(question.answer)
-    for record in data.records:
-        for answer in hidden[record.subject]:
-            assert not shares_span(answer, record.text, locale), (answer, record.text)
-            assert answer not in record.text
-
-
-def test_pii_cr_begins_with_the_papers_sentences():
-    data = make_data("pii-cr", "en_US", 20, 1, seed=0)
-    for record in data.records:
-        name = data.subjects[record.subject]
-        told = {span.kind: record.text[span.start : span.end] for span in record.values()}
-        expected = f"{name} is born on {told['festival']}. Adjacent to {name}'s place is "
-        assert record.text == f"{expected}{told['landmark']}."
-
-
-def test_festivals_and_landmarks_are_dealt_about_equally():
-    described = describe("en_US", [f"Given{n} Family{n}" for n in range(180)], seed=0)
-    counts = Counter(d.festival for d in described)
-    assert len(counts) == len(FACTS["en_US"].festivals)
-    assert max(counts.values()) <= 2 * min(counts.values())
-
-
-@pytest.mark.parametrize(
-    ("answer", "text", "locale", "expected"),
-    [
-        ("Texas", "a home near the Texas State Capitol", "en_US", True),
-        ("Texas", "a home near the Alamo", "en_US", False),
-        ("October 31", "born in Oct", "en_US", True),
-        ("October 31", "a child of the 31 st", "en_US", True),
-        ("October 31", "the doctor came", "en_US", False),
-        ("April 1", "April Fools' Day", "en_US", True),
-        ("June 19", "Juneteenth", "en_US", True),
-        ("New York", "born on New Year's Day", "en_US", True),
-        ("Washington", "a car wash in Washington's day", "en_US", True),
-        ("Virginia", "Virginie lives here", "en_US", True),
-        ("12月25日", "圣诞节", "zh_CN", False),
-        ("12月25日", "12月的节", "zh_CN", True),
-        ("山东省", "山东博物馆旁", "zh_CN", True),
-        ("山东省", "华山旁", "zh_CN", False),
-    ],
-)
-def test_a_shared_span(answer, text, locale, expected):
-    assert shares_span(answer, text, locale) is expected
-
-
-def test_descriptions_differ_in_wording():
-    import random
-
-    described = Described("Halloween", "October 31", "the Alamo", "Texas")
-    texts = write_descriptions("en_US", "Ann Lee", described, 8, random.Random(0))
-    assert len(set(texts)) == 8
-    assert all("Halloween" in text and "the Alamo" in text for text in texts)
-
-
-def test_spans_are_found_wherever_they_stand():
-    text = "Ann Lee, called Ann Lee, has 12."
-    assert find_spans(text, {"phone": "12", NAME: "Ann Lee"}) == (
-        Span(NAME, 0, 7),
-        Span(NAME, 16, 23),
-        Span("phone", 29, 31),
+def by_hand() -> tuple[BenchData, list[Question]]:
+    """Four records of three subjects, and two questions."""
+    records = tuple(
+        Record(f"r{n}", who, f"text {n}", ()) for n, who in enumerate(["a", "b", "a", "c"])
     )
-    assert Record("r", "s", text, find_spans(text, {NAME: "Ann Lee"})).values() == ()
+    questions = (
+        Question("q0", "a", "phone", "What's the phone of A?", "1", False),
+        Question("q1", "c", "email", "What's the e-mail of C?", "2", False),
+    )
+    names = {"a": "A", "b": "B", "c": "C"}
+    return BenchData("pii-e", "en_US", 0, names, records, questions), list(questions)
 
 
-def test_the_split_is_the_same_share_of_each_attribute():
-    subjects = [f"s{n}" for n in range(10)]
-    trained = choose_trained(subjects, ("a", "b"), seed=0)
-    assert Counter(attribute for _, attribute in trained) == {"a": 6, "b": 6}
-    assert trained == choose_trained(subjects, ("a", "b"), seed=0)
-    assert trained != choose_trained(subjects, ("a", "b"), seed=1)
+SCORES = {"haif": np.array([[0.1, 0.9, 0.5, 0.7], [3.0, 3.0, 0.0, 3.0]])}
 
 
-def test_another_writer_is_held_to_every_value():
-    def careless(people):
-        return {p.id: [f"{p.name}: {', '.join(list(p.values.values())[:3])}."] for p in people}
-
-    def careful(people):
-        return {p.id: [f"{p.name}: {'; '.join(p.values.values())}."] for p in people}
-
-    data = make_data("pii-e", "en_US", 5, 1, seed=0, writer=careful)
-    assert len(data.records) == 5
-    with pytest.raises(UsageError, match="address") as caught:
-        make_data("pii-e", "en_US", 5, 1, seed=0, writer=careless)
-    assert not any(name in caught.value.message for name in data.subjects.values())
+def test_ranks_count_any_record_of_the_subject_and_ties_against_the_method():
+    data, leaks = by_hand()
+    (found,) = ranks_of(SCORES, data, leaks, DEFAULT, "learned", 7)
+    assert found.ranks == (3, 3)
+    assert found.attributes == ("phone", "email")
+    (first,) = one_a_subject(SCORES, data, leaks, DEFAULT, "learned", 7)
+    assert first.ranks == (3, 3)  # of subjects a (its first record), b, c
+    assert first.variation.pool == "one a subject"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("pii-x", "en_US", 9, 1, 0), "pii-x"),
-        (("pii-e", "en_GB", 9, 1, 0), "en_GB"),
-        (("pii-e", "en_US", 1, 1, 0), "too few"),
-        (("pii-e", "en_US", 9, 0, 0), "0 biographies"),
-        (("pii-e", "en_US", 9, 13, 0), "13 biographies"),
-        (("pii-cr", "zh_CN", 9, 9, 0), "9 wordings"),
-    ],
-)
-def test_what_cannot_be_made_is_refused(arguments, said):
-    with pytest.raises(UsageError, match=said) as caught:
-        make_data(*arguments)
-    assert caught.value.hint
+def test_documents_are_of_one_two_four_and_eight_records():
+    records = by_hand()[0].records * 5
+    documents = joined_records(records)
+    assert [len(parts) for parts in documents] == [1, 2, 4, 8, 1, 2, 2]
+    assert [r for parts in documents for r in parts] == list(records)
+
+
+def test_a_document_with_any_record_of_the_subject_is_a_source():
+    data, leaks = by_hand()
+    scores = {"haif": np.array([[0.0, 1.0, 2.0], [5.0, 6.0, 7.0]])}
+    documents = Variation(pool="documents")  # r0 | r1 r2 | r3
+    (found,) = ranks_of(scores, data, leaks, documents, "learned", 0)
+    assert found.ranks == (2, 1)
+
+
+def test_rows_are_by_attribute_seed_and_over_all():
+    parts = [
+        Ranks("learned", "haif", DEFAULT, 0, (1, 4, 20), ("phone", "phone", "email")),
+        Ranks("learned", "haif", DEFAULT, 1, (1,), ("phone",)),
+    ]
+    rows = {(row["seed"], row["attribute"]): row for row in rows_of(parts)}
+    assert set(rows) == {
+        *((0, name) for name in ("average", "phone", "email")),
+        *((1, name) for name in ("average", "phone", "email")),
+        *(("all", name) for name in ("average", "phone", "email")),
+    }
+    every = rows["all", "average"]
+    assert (every["n"], every["top1"]) == (4, 0.5)
+    assert every["mrr"] == pytest.approx((1 + 1 / 4 + 1 / 20 + 1) / 4)
+    assert every["recall10"] == 0.75
+    between = wilson(2, 4)
+    assert every["interval"] == [between.low, between.high]
+    assert rows[1, "email"]["n"] == 0
+    assert rows[1, "email"]["top1"] is None
+    keys = "regime method attribute scope loss_on combine pool seed n top1 mrr recall10 interval"
+    assert set(every) == set(keys.split())
+
+
+def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_it():
+    table = dict(variations(list(METHODS)))
+    assert table[Variation(scope="all")] == list(pii_run.PLAIN)
+    assert {"ek-fac", "relatif", "ahif"} <= set(table[Variation(loss_on="all")])
+    assert table[Variation(combine="max")] == ["haif"]
+    assert "bm25" in table[Variation(pool="documents")]
+    assert variations(["tracincp"]) == []
+
+
+# A tiny run.
+
+SHAPE = Shape(layers=1, width=32, inner=64, heads=2, context=256)
+
+
+def tiny(kind: str):
+    preset = find_preset("tiny", kind)
+    schedule = Schedule(epochs=6, batch=5, learning_rate=1e-2, weight_decay=0.1)
+    return replace(
+        preset, subjects=5, per_subject=2, vocabulary=500, shape=SHAPE, schedule=schedule, kept=3
+    )
+
+
+@cache
+def trained(kind: str, arch: str):
+    preset = tiny(kind)
+    data = make_data(kind, "en_US", preset.subjects, preset.per_subject, 0)
+    return data, train(data, preset, arch, 0, kit.scratch(f"bench-{kind}-{arch}"), Silent())
+
+
+@pytest.mark.parametrize(("kind", "arch"), [("pii-e", "qwen2"), ("pii-cr", "gpt2")])
+def test_a_bench_ranks_as_a_trace_does(kind, arch, tmp_path):
+    """Every method on three questions; the same scores as one `trace` each, rank by rank."""
+    data, run = trained(kind, arch)
+    leaks = data.trained()[:3]
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+    bench.keep(ALL)
+    found = bench.scores(leaks, DEFAULT, ALL)
+    assert list(found) == sorted(found, key=list(found).index)
+    assert set(found) == set(ALL)
+    tracer = bench.tracer("linear", "all")
+    settings = TraceSettings(",".join(ALL), top=100, methods=bench.settings)
+    ids = [record.id for record in data.records]
+    for number, leak in enumerate(leaks):
+        response = leak.response
+        for finding in tracer.trace(Leak(leak.prompt, response), settings, Silent()):
+            right = {record.id: record.score for record in finding.records}
+            ours = found[finding.method][number]
+            expected = np.array([right[record] for record in ids])
+            assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max(), finding.method
+
+
+def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
+    data, run = trained("pii-e", "qwen2")
+    bench = Bench(tmp_path, data, run, "learned", 1 << 29, Silent())
+    names = ["haif", "gradient-cosine", "bm25"]
+    leaks = data.trained()[:4]
+    found = trace_regime(bench, data, leaks, names, True, "learned", 0, Silent())
+    made = {(tuple(row["variation"].values()), row["method"]) for row in found["ranks"]}
+    assert (("linear", "response", "sum", "all"), "bm25") in made
+    assert (("all", "response", "sum", "all"), "haif") in made
+    assert (("linear", "response", "positive", "documents"), "haif") in made
+    assert (("linear", "response", "sum", "one a subject"), "bm25") in made
+    bm25 = next(r for r in found["ranks"] if r["method"] == "bm25")
+    assert set(bm25["ranks"]) == {1}  # the question names the subject
+    rows = rows_of(pii_run._ranks(dict(row)) for row in found["ranks"])
+    assert {row["pool"] for row in rows} == {"all", "documents", "one a subject"}
+    full = [r for r in found["shortlist"] if r["candidates"] == 16]
+    assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
+    shares = [r["share"] for r in found["norms"] if "tokens" in r]
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_checkpoints_of_a_regime_are_those_up_to_it():
+    _, run = trained("pii-e", "qwen2")
+    steps = read_run(trajectory(run, "memorised")).steps
+    assert [step.path.name for step in steps] == [f"checkpoint-{c.step}" for c in run.checkpoints]
+    early = replace(run, regimes={"learned": run.checkpoints[0].step})
+    (only,) = read_run(trajectory(early, "learned")).steps
+    assert only.path.name == f"checkpoint-{run.checkpoints[0].step}"
+
+
+def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind: tiny(kind))
+    # A model this small answers no held-out question: the trained ones stand in for them.
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:3])
+    settings = PiiSettings("pii-e", methods="haif,bm25-answer", seeds=2, ablation=False)
+    results = pii_results(run_pii(settings, tmp_path / "out", Silent()))
+    write_results(tmp_path / "out", results)
+    document = json.loads((tmp_path / "out/results.json").read_text())
+    assert document["bench"] == "pii-e"
+    assert document["seeds"] == [0, 1]
+    assert {row["regime"] for row in document["tracing"]} == {"learned", "memorised"}
+    assert {row["seed"] for row in document["tracing"]} == {0, 1, "all"}
+    plain = asdict(DEFAULT)
+    assert all(row[key] == plain[key] for row in document["tracing"] for key in plain)
+    assert document["ablation"] == []
+    assert {row["regime"] for row in document["prediction"]} == {"learned", "memorised"}
+    table = (tmp_path / "out/table.md").read_text()
+    assert "## Tracing accuracy, top-1" in table
+    assert (tmp_path / "out/norm-by-position.svg").exists()
+    # Every stage is kept: nothing is trained, indexed or scored again.
+    for name in ("trace_regime", "Bench"):
+        monkeypatch.setattr(pii_run, name, None)
+    again = pii_results(run_pii(settings, tmp_path / "out", Silent()))
+    assert again.table == results.table
+
+
+def test_settings_that_make_no_experiment_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="no method"):
+        run_pii(PiiSettings("pii-e", methods="magic"), tmp_path / "a", Silent())
+    with pytest.raises(UsageError, match="no preset"):
+        run_pii(PiiSettings("pii-e", preset="huge"), tmp_path / "a", Silent())
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/mine.txt").write_text("x")
+    with pytest.raises(OutputError, match="not empty"):
+        run_pii(PiiSettings("pii-e"), tmp_path / "b", Silent())
+
+
+def test_the_command_refuses_what_makes_no_experiment(tmp_path: Path):
+    refused(cli("bench", "pii-e", "--methods", "magic", "--out", tmp_path / "o"), "no method")
+    refused(cli("bench", "pii-cr", "--preset", "huge", "--out", tmp_path / "o"), "no preset")

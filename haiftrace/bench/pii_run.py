@@ -167,11 +167,7 @@ def _traced(
     seed: int,
     progress: Progress,
 ) -> Stage:
-    leaks = [
-        p.question
-        for p in trained.predictions(regime, data)
-        if p.correct and not p.question.trained
-    ]
+    leaks = leaks_of(data, trained, regime)
 
     def make(aside: Path) -> None:
         work = trained.directory.parent.parent / f"{trained.directory.name}-{regime}"
@@ -196,6 +192,12 @@ def _traced(
         "ablation": settings.ablation,
     }
     return stages.stage(f"traced-{regime}-{seed}", told, make)
+
+
+def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[Question]:
+    """Held-out questions that the regime's model answers right."""
+    predictions = trained.predictions(regime, data)
+    return [p.question for p in predictions if p.correct and not p.question.trained]
 
 
 def trace_regime(

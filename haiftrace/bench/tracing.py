@@ -86,8 +86,10 @@ def trajectory(trained: Trained, regime: str) -> str:
     """`--checkpoints` for a regime: some of the checkpoints up to it, with learning rates."""
     last = trained.regimes[regime]
     before = [c for c in trained.checkpoints if c.step <= last and c.learning_rate > 0]
-    places = np.linspace(0, len(before) - 1, min(TRAJECTORY_STEPS, len(before)) + 1)[1:]
-    chosen = [before[round(place)] for place in places] or before
+    chosen = before
+    if len(before) > TRAJECTORY_STEPS:
+        places = np.linspace(0, len(before) - 1, TRAJECTORY_STEPS + 1)[1:]
+        chosen = [before[round(place)] for place in places]
     return ",".join(
         f"{trained.directory / f'checkpoint-{c.step}'}:{c.learning_rate!r}" for c in chosen
     )
