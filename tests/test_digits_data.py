@@ -44,6 +44,8 @@ def test_idx_files_and_their_directory(tmp_path, pack, suffix):
         np.testing.assert_array_equal(digits.features_ND, IMAGES.reshape(5, 6) / 255)
         assert digits.labels_N.tolist() == [0, 2, 1, 1, 0]
         assert digits.classes == 3
+        assert str(tmp_path) not in digits.source
+    assert digits.source == "d"
     assert load_digits(files).fingerprint == load_digits([str(tmp_path / "d")]).fingerprint
     other = pair(tmp_path / "e", labels=np.array([0, 2, 1, 0, 1]))
     assert load_digits(files).fingerprint != load_digits(other).fingerprint

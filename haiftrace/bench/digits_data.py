@@ -197,4 +197,5 @@ def _checked(pixels_ND: NDArray[Any], labels_N: NDArray[Any], source: str) -> Di
 
 
 def _shown(paths: Sequence[str]) -> str:
-    return ", ".join(str(Path(path)) for path in paths)
+    # Names only: a table is shown to others, whom the directories do not concern.
+    return ", ".join(Path(path).resolve().name for path in paths)
