@@ -53,7 +53,7 @@ _PII_E = Preset(
     per_subject=4,
     vocabulary=1800,
     shape=_TINY,
-    schedule=Schedule(epochs=60, batch=20, learning_rate=3e-3, weight_decay=0.5),
+    schedule=Schedule(epochs=60, batch=20, learning_rate=3e-3, weight_decay=1.0),
     answer_only=False,
     background=False,
     kept=20,
