@@ -276,7 +276,7 @@ def _trace(
     damping: Damping = None,
     fisher: Fisher = "true",
     factor_records: FactorRecords = None,
-    depth: Depth = 400,
+    depth: Depth = 500,
     repeats: Repeats = 1,
     scale: Scale = "auto",
     curvature: Curvature = "gauss-newton",

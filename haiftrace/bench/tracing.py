@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LossOn = Literal["response", "all"]
 Combine = Literal["sum", "positive", "max"]
 
-TRAJECTORY_STEPS = 5
+TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
 
 DIRECTION_BYTES = 1 << 30

@@ -16,7 +16,6 @@ from haiftrace.engine.fisher import Fisher, FisherEstimator
 from haiftrace.engine.lissa import (
     Diverged,
     LissaResult,
-    inverse_product,
     inverse_product_auto,
     largest_of_draws,
 )
@@ -45,7 +44,6 @@ __all__ = [
     "Support",
     "TokenGradients",
     "inverse_norms",
-    "inverse_product",
     "inverse_product_auto",
     "largest_of_draws",
     "make_batch",

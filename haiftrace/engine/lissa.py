@@ -5,15 +5,18 @@ B_t (the curvature of a few records) has the mean B (Agarwal et al. 2017; Koh an
 and Yang 2024, eq. 4). It converges where every eigenvalue of B + λ lies between 0 and 2σ, and is
 otherwise worth nothing: a series that is seen not to converge raises `Diverged`.
 
-With a positive semi-definite B and σ no less than its largest eigenvalue plus λ, the part of v that
-is left unsolved after t steps is at most `(1 - λ/σ)^t`, besides the noise of the draws.
+With a positive semi-definite B and σ no less than its largest eigenvalue plus λ, t steps leave at
+most `(1 - λ/σ)^(t + 1)` of v unsolved, besides the noise of the draws. More steps do not lessen
+that noise, but the mean of the last iterates has little of it (Polyak and Juditsky 1992) and is
+the solution here, in place of the last iterate alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,8 +30,11 @@ Product = Callable[[int, Direction], Direction]
 RELATIVE_DAMPING = 0.01
 """Default λ over the largest eigenvalue of the curvature's draws."""
 
-DEPTH = 400
-"""Default steps: with the default damping and scale `(1 - λ/σ)^DEPTH` is below 3 %."""
+DEPTH = 500
+"""Default steps: with the default damping and scale the series is cut off at 2 % of v."""
+
+TAIL = 4
+"""The solution is the mean of the last 1/TAIL of the iterates."""
 
 SAFETY = 1.1
 """Default σ over the largest eigenvalue found, plus λ; the series bears a factor of 2."""
@@ -47,15 +53,17 @@ class Diverged(ArithmeticError):
     """The series does not converge: there is no solution to give.
 
     Attributes:
-        step: steps that were taken.
+        step: steps of the series that were taken.
         growth: ‖x‖ over ‖v‖ where the iterate grew out of bounds, or the residual at the end.
-        along: `d·(B_t + λ)d / ‖d‖²`, the damped curvature along the diverging direction d, as far
-            as it is known: below 0 shows curvature below -λ, above 2σ a too small σ.
+        along: `d·(B_t + λ)d / ‖d‖²`, the damped curvature along the direction d in which x went
+            astray: below 0 it shows curvature below -λ, above 2σ a too small σ.
         scale: σ.
     """
 
     def __init__(self, step: int, growth: float, along: float, scale: float) -> None:
-        super().__init__(f"the Neumann series diverged: {growth:.3g} times its start at {step}")
+        super().__init__(
+            f"the Neumann series diverged by step {step}, to {growth:.3g} times its start"
+        )
         self.step, self.growth, self.along, self.scale = step, growth, along, scale
 
     @property
@@ -80,7 +88,7 @@ class LissaResult:
             below it cannot be told from zero.
         damping: λ.
         scale: σ.
-        depth, repeats: steps of each series, and how many series x is the mean of.
+        depth, repeats: steps of each series, and how many series there are.
     """
 
     solution: dict[str, Tensor]
@@ -97,7 +105,8 @@ class LissaResult:
 
         It holds where the curvature has no eigenvalue below 0 or above `σ - λ`.
         """
-        return abs(1 - self.damping / self.scale) ** (self.depth + 1)
+        steps = range(self.depth - _tail(self.depth) + 1, self.depth + 1)
+        return sum(abs(1 - self.damping / self.scale) ** (t + 1) for t in steps) / len(steps)
 
 
 def largest_eigenvalue(
@@ -146,7 +155,7 @@ def inverse_product(
 ) -> LissaResult:
     """`(B + λ)⁻¹ v` by `repeats` series of `depth` steps.
 
-    Draws 0 to `repeats · depth - 1` make the series; some more after them tell how good it is.
+    Draws 0 to `repeats · depth - 1` make the series; the next ones tell how good it is.
 
     Args:
         product: the draws, each symmetric, of mean B.
@@ -155,27 +164,80 @@ def inverse_product(
         scale: σ, positive.
 
     Raises:
-        Diverged: the series has left the bounds of a convergent one, has solved nothing of v, or
-            goes astray along negative curvature.
+        Diverged: the series has left the bounds of a convergent one, has not been seen to solve
+            anything of v, or goes astray along negative curvature.
         ValueError: a setting out of its range.
     """
     if not (damping >= 0 and scale > 0 and depth > 0 and repeats > 0):
         raise ValueError("damping >= 0, scale > 0, depth > 0 and repeats > 0 are needed")
     start = {name: widened(part) for name, part in gradient.items()}
-    size = _norm(start)
-    total = {name: torch.zeros_like(part) for name, part in start.items()}
-    if size == 0:
-        return LissaResult(total, 0.0, 0.0, damping, scale, depth, repeats)
-    for repeat in range(repeats):
-        end = _series(product, start, damping, scale, range(repeat * depth, (repeat + 1) * depth))
-        for name, part in end.items():
-            total[name].add_(part, alpha=1 / (scale * repeats))
-    residual, resolution = _residual(product, start, total, damping, scale, repeats * depth)
-    return LissaResult(total, residual, resolution, damping, scale, depth, repeats)
+    solution = {name: torch.zeros_like(part) for name, part in start.items()}
+    if _norm(start) == 0:
+        return LissaResult(solution, 0.0, 0.0, damping, scale, depth, repeats)
+    drift = {name: torch.zeros_like(part) for name, part in start.items()}
+    steps, tail = repeats * depth, _tail(depth)
+    for first in range(0, steps, depth):
+        iterates = _iterates(product, start, damping, scale, range(first, first + depth))
+        for step, x in enumerate(iterates, 1):
+            if step == max(1, depth // 2):
+                _add(drift, x, -1.0)
+            if step == depth:
+                _add(drift, x, 1.0)
+            if step > depth - tail:
+                _add(solution, x, 1 / (scale * tail * repeats))
+    checks = range(steps, steps + RESIDUAL_DRAWS)
+    residual, resolution = _residual(product, start, solution, damping, checks)
+    along = _curvature_along(product, drift, checks) + damping
+    failure = Diverged(depth, math.hypot(residual, resolution), along, scale)
+    # x = 0 has the residual 1. The way that x has gone in its second half lies along the slowest
+    # directions: with negative curvature it goes on for ever, however small the residual still is.
+    if not (failure.growth < 1 and along >= -NO_CURVATURE * scale):
+        raise failure
+    return LissaResult(solution, residual, resolution, damping, scale, depth, repeats)
+
+
+def inverse_product_auto(
+    product: Product,
+    gradient: Direction,
+    damping: float | None = None,
+    scale: float | None = None,
+    depth: int = DEPTH,
+    repeats: int = 1,
+    seed: int = 0,
+    largest: float | None = None,
+) -> LissaResult:
+    """`inverse_product` with what is None chosen by the largest eigenvalue of some draws.
+
+    The scale is doubled a few times where the series shows that it is too small.
+
+    Args:
+        seed: of the power iterations' start.
+        largest: what `largest_of_draws` has found before.
+
+    Raises:
+        Diverged, ValueError: as `inverse_product`.
+        ValueError: no damping given, and the draws' curvature is zero.
+    """
+    doublings = DOUBLINGS if scale is None else 0
+    if damping is None or scale is None:
+        if largest is None:
+            largest = largest_of_draws(product, gradient, seed)
+        damping = RELATIVE_DAMPING * largest if damping is None else damping
+        scale = SAFETY * (largest + damping) if scale is None else scale
+        if scale == 0:
+            raise ValueError("the curvature is zero: it has no scale, and no damping by itself")
+    while True:
+        try:
+            return inverse_product(product, gradient, damping, scale, depth, repeats)
+        except Diverged as error:
+            if error.negative_curvature or doublings == 0:
+                raise
+        doublings -= 1
+        scale *= 2
 
 
 def largest_of_draws(product: Product, like: Direction, seed: int = 0) -> float:
-    """The largest eigenvalue of some draws: the scale that damping and σ are relative to.
+    """The largest eigenvalue of some draws: what damping and scale are relative to.
 
     Args:
         like: any vector in the parameters' shapes.
@@ -184,46 +246,22 @@ def largest_of_draws(product: Product, like: Direction, seed: int = 0) -> float:
     Raises:
         Diverged: it is not finite.
     """
-    probe = random_direction(like, seed)
-    largest = max(
-        largest_eigenvalue(lambda x, draw=draw: product(draw, x), probe)  # type: ignore[misc]
-        for draw in range(EIGENVALUE_DRAWS)
-    )
-    if not math.isfinite(largest):
-        raise Diverged(0, largest, math.nan, math.nan)
-    return largest
+    start = random_direction(like, seed)
+    found = [largest_eigenvalue(partial(product, n), start) for n in range(EIGENVALUE_DRAWS)]
+    if not all(map(math.isfinite, found)):
+        raise Diverged(0, math.nan, math.nan, math.nan)
+    return max(found)
 
 
-def inverse_product_auto(
-    product: Product,
-    gradient: Direction,
-    damping: float,
-    largest: float,
-    depth: int = DEPTH,
-    repeats: int = 1,
-) -> LissaResult:
-    """`inverse_product` with σ chosen by the largest eigenvalue of some draws (see above).
-
-    The scale is doubled a few times where the series shows that it is too small.
-
-    Raises:
-        Diverged, ValueError: as `inverse_product`.
-    """
-    scale = SAFETY * (largest + damping)
-    for doubled in range(DOUBLINGS + 1):
-        try:
-            return inverse_product(product, gradient, damping, scale, depth, repeats)
-        except Diverged as error:
-            if doubled == DOUBLINGS or error.negative_curvature:
-                raise
-        scale *= 2
-    raise AssertionError("unreachable")
+def _tail(depth: int) -> int:
+    """How many of the last iterates make the solution."""
+    return max(1, depth // TAIL)
 
 
-def _series(
+def _iterates(
     product: Product, start: Direction, damping: float, scale: float, draws: range
-) -> Direction:
-    """The last iterate x, not yet divided by the scale."""
+) -> Iterator[Direction]:
+    """The iterates x, not divided by the scale; raises `Diverged` where one is out of bounds."""
     bound = _norm(start)
     x = start
     for step, draw in enumerate(draws, 1):
@@ -241,35 +279,25 @@ def _series(
             along = _quotient(_dot(x, curved), _dot(x, x)) + damping
             raise Diverged(step, norm / bound, along, scale)
         x = after
-    return x
+        yield x
 
 
 def _residual(
-    product: Product,
-    gradient: Direction,
-    solution: Direction,
-    damping: float,
-    scale: float,
-    steps: int,
+    product: Product, gradient: Direction, solution: Direction, damping: float, draws: range
 ) -> tuple[float, float]:
-    """The residual and its resolution, as in `LissaResult`; raises `Diverged`."""
-    size = _norm(gradient)
+    """The residual and its resolution, as in `LissaResult`."""
     mean = {name: torch.zeros_like(part) for name, part in gradient.items()}
     squares = 0.0
-    for draw in range(steps, steps + RESIDUAL_DRAWS):
+    for draw in draws:
         left = _left(gradient, solution, product(draw, solution), damping)
-        squares += _dot(left, left) / RESIDUAL_DRAWS
-        for name, part in left.items():
-            mean[name].add_(part, alpha=1 / RESIDUAL_DRAWS)
+        squares += _dot(left, left) / len(draws)
+        _add(mean, left, 1 / len(draws))
     length = _dot(mean, mean)
-    along = _curvature_along(product, mean, damping, steps + RESIDUAL_DRAWS)
-    astray = Diverged(steps, math.sqrt(length) / size, along, scale)
-    # x = 0 has the residual 1. What is left lies along the slowest directions: where these have
-    # negative curvature it grows with every step, however small it still is.
-    if not length < size**2 or astray.negative_curvature:
-        raise astray
+    if not math.isfinite(squares):
+        return math.nan, math.nan
     # The squared length of the draws' mean is too long by its variance.
-    variance = max(0.0, squares - length) / (RESIDUAL_DRAWS - 1)
+    variance = max(0.0, squares - length) / (len(draws) - 1)
+    size = _norm(gradient)
     return math.sqrt(max(0.0, length - variance)) / size, math.sqrt(variance) / size
 
 
@@ -283,15 +311,20 @@ def _left(
     }
 
 
-def _curvature_along(product: Product, direction: Direction, damping: float, first: int) -> float:
-    """`d·(B + λ)d / ‖d‖²` over some draws."""
-    draws = range(first, first + RESIDUAL_DRAWS)
+def _curvature_along(product: Product, direction: Direction, draws: range) -> float:
+    """`d·B d / ‖d‖²` over some draws."""
     dots = [_dot(direction, product(draw, direction)) for draw in draws]
-    return _quotient(sum(dots) / len(dots), _dot(direction, direction)) + damping
+    return _quotient(sum(dots) / len(dots), _dot(direction, direction))
 
 
 def _quotient(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan
+    """The quotient, where 0/0 is 0: along no direction there is no curvature."""
+    return numerator / (denominator or 1.0)
+
+
+def _add(total: Direction, part: Direction, factor: float) -> None:
+    for name, sum_ in total.items():
+        sum_.add_(part[name], alpha=factor)
 
 
 def _dot(left: Direction, right: Direction) -> float:

@@ -91,7 +91,7 @@ class SeriesSettings:
         seed: of the draws.
     """
 
-    depth: int = 400
+    depth: int = 500
     repeats: int = 1
     scale: float | None = None
     damping: DampingSetting = DampingSetting(0.01, True)

@@ -44,24 +44,25 @@ class Series:
         Raises:
             UsageError: the series diverges, so that there is none.
         """
-        from haiftrace.engine import Diverged, inverse_product, inverse_product_auto
+        from haiftrace.engine import Diverged, inverse_product_auto
 
         settings = self._settings
         self._progress.start("LiSSA", float(settings.depth * settings.repeats))
         try:
-            damping = settings.damping.value
-            if settings.damping.relative:
-                damping *= self._found_largest(gradient)
-            steps = settings.depth, settings.repeats
-            if settings.scale is None:
+            damping, largest = settings.damping.value, None
+            if settings.damping.relative or settings.scale is None:
                 largest = self._found_largest(gradient)
-                result = inverse_product_auto(
-                    self._draws.product, gradient, damping, largest, *steps
-                )
-            else:
-                result = inverse_product(
-                    self._draws.product, gradient, damping, settings.scale, *steps
-                )
+            if settings.damping.relative:
+                damping *= largest or 0.0
+            result = inverse_product_auto(
+                self._draws.product,
+                gradient,
+                damping,
+                settings.scale,
+                settings.depth,
+                settings.repeats,
+                largest=largest,
+            )
         except Diverged as error:
             raise _refusal(error, settings) from None
         left, noise = result.residual, result.resolution
