@@ -3,10 +3,15 @@
 The corpus is tokenised and concatenated, and cut into n samples of m tokens; a model is trained on
 the samples. A test is a part of a sample, tokens offset … offset + length, and the sample is the
 record that tracing should find.
+
+An index reads its records as text. A run of tokens is not always what its own text is tokenised to
+(a cut may split a word, or a character's bytes), so a sample begins at the next token from which it
+is: the model is then trained on the very tokens that the index holds.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +21,9 @@ from haiftrace.errors import CorpusError, UsageError
 
 Tokenise = Callable[[str], Sequence[int]]
 """Token ids of a text, without special tokens."""
+
+Keeps = Callable[[Sequence[int]], bool]
+"""Whether a run of tokens is what its own text is tokenised to."""
 
 SHORTEST_TEST = 2
 """Tokens of the shortest test: the first token has nothing before it, so it is no label."""
@@ -70,12 +78,19 @@ class Sweep:
 
 
 def draw_samples(
-    documents: Iterable[Document], tokenise: Tokenise, count: int = 100, length: int = 256
+    documents: Iterable[Document],
+    tokenise: Tokenise,
+    count: int = 100,
+    length: int = 256,
+    keeps: Keeps = lambda _: True,
 ) -> list[Sample]:
     """The first `count` samples of `length` tokens of the concatenated documents.
 
     A document that came before, word for word, is left out: of two equal samples either would be
     the right answer. No more documents are read than needed.
+
+    Args:
+        keeps: a run that it refuses is no sample: the next token is tried, and one is lost.
 
     Raises:
         CorpusError: too little text, or two samples with the same tokens.
@@ -87,7 +102,7 @@ def draw_samples(
             f"Use --samples 1 or more and --length {SHORTEST_TEST} or more.",
         )
     samples: list[Sample] = []
-    for token_ids, origin in _blocks(documents, tokenise, length):
+    for token_ids, origin in _blocks(documents, tokenise, length, keeps):
         samples.append(Sample(len(samples), token_ids, origin.path, origin.line))
         if len(samples) == count:
             break
@@ -140,29 +155,36 @@ def plan_sweeps(
 
 
 def _blocks(
-    documents: Iterable[Document], tokenise: Tokenise, length: int
+    documents: Iterable[Document], tokenise: Tokenise, length: int, keeps: Keeps
 ) -> Iterable[tuple[tuple[int, ...], Document]]:
     """Runs of `length` tokens, each with the document of its first token; a rest is dropped."""
     seen: set[str] = set()
     pending: list[int] = []
-    origin: Document | None = None
+    origins: deque[tuple[int, Document]] = deque()  # where in `pending` each document begins
     for document in documents:
         if document.text in seen:
             continue
         seen.add(document.text)
-        token_ids = list(tokenise(document.text))
-        if not pending:
-            origin = document
-        taken = len(pending)
-        pending += token_ids
+        origins.append((len(pending), document))
+        pending += tokenise(document.text)
         start = 0
         while len(pending) - start >= length:
-            assert origin is not None
-            yield tuple(pending[start : start + length]), origin
+            block = tuple(pending[start : start + length])
+            if not keeps(block):
+                start += 1
+                continue
+            yield block, _origin(origins, start)
             start += length
-            if start >= taken:  # what follows begins in this document
-                origin = document
         pending = pending[start:]
+        _origin(origins, start)
+        origins = deque((place - start, whose) for place, whose in origins)
+
+
+def _origin(origins: deque[tuple[int, Document]], start: int) -> Document:
+    """The document that a token belongs to; those that end before it are forgotten."""
+    while len(origins) > 1 and origins[1][0] <= start:
+        origins.popleft()
+    return origins[0][1]
 
 
 def _doubling(most: int) -> list[int]:

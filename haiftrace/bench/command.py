@@ -219,3 +219,83 @@ def _pii(
             raise
         progress.say(f"Written to {out} ({duration(results.seconds)}).")
     print(results.table)
+
+
+@app.command("clue", context_settings=variables("BENCH_CLUE"))
+def _clue(
+    corpus: Annotated[
+        list[str] | None,
+        Option(
+            help="Files, globs or directories of CLUE's corpora: text with one sentence or one"
+            " document a line, or JSONL; a small Chinese sample when not given."
+        ),
+    ] = None,
+    layout: Annotated[
+        Literal["auto", "sentences", "documents"],
+        Option(help="What a line of a text file is: a document, or one sentence of it."),
+    ] = "auto",
+    samples: Annotated[
+        int | None,
+        Option(help="Samples to train on; 100, or 64 of the corpus that ships.", min=2),
+    ] = None,
+    length: Annotated[
+        int | None,
+        Option(help="Tokens of a sample; 256, or 128 of the corpus that ships.", min=4),
+    ] = None,
+    offset: Annotated[
+        int | None, Option(help="Offset of panel b; half a sample when not given.", min=1)
+    ] = None,
+    test_length: Annotated[
+        int | None,
+        Option(help="Tokens of panel c's tests; an eighth of a sample when not given.", min=2),
+    ] = None,
+    preset: Preset = "tiny",
+    arch: Arch = "qwen2",
+    methods: Annotated[
+        str | None,
+        Option(
+            help="Methods to compare, with commas between; all but lissa, which takes an hour, and"
+            " bm25, which is bm25-answer here."
+        ),
+    ] = None,
+    out: Out = _OUT / "clue",
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    memory: Memory = 512,
+    quiet: Quiet = False,
+) -> None:
+    """Trace parts of training samples to their sample (CLUE; Figure 2).
+
+    \b
+    haiftrace bench clue
+    haiftrace bench clue --corpus ./CLUECorpusSmall --preset small
+    haiftrace bench clue --samples 100 --methods haif,gradient-cosine,bm25-answer --seeds 3
+    """
+    from haiftrace.bench.clue_report import clue_results
+    from haiftrace.bench.clue_run import DEFAULT_METHODS, ClueSettings, run_clue
+    from haiftrace.bench.outputs import write_results
+    from haiftrace.progress import Talk, duration
+
+    settings = ClueSettings(
+        corpus=tuple(corpus or ()),
+        layout=layout,
+        preset=preset,
+        arch=arch,
+        samples=samples,
+        length=length,
+        fixed_offset=offset,
+        fixed_length=test_length,
+        methods=methods or DEFAULT_METHODS,
+        seed=seed,
+        seeds=seeds,
+        memory=memory << 20,
+    )
+    with Talk(quiet) as progress:
+        try:
+            results = clue_results(run_clue(settings, out, progress))
+            write_results(out, results)
+        except KeyboardInterrupt:
+            progress.say("The same command goes on from the last finished stage.")
+            raise
+        progress.say(f"Written to {out} ({duration(results.seconds)}).")
+    print(results.table)

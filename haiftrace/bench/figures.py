@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
+_LEGEND_A_PANEL = 3
+"""Names in a line of the legend, for each panel above it."""
+
 # Any: matplotlib types its several hundred keys one by one.
 _STYLE: Any = {
     "axes.axisbelow": True,
@@ -62,6 +65,7 @@ class Panel:
         y_label: the same of the vertical axis.
         series: drawn in this order, in the palette's order.
         logarithmic: both axes, only the positive points.
+        doubling: the horizontal axis is logarithmic, with a tick at each of the first series' x.
     """
 
     title: str
@@ -69,6 +73,7 @@ class Panel:
     y_label: str
     series: Sequence[Series]
     logarithmic: bool = False
+    doubling: bool = False
 
 
 def scatter(panels: Sequence[Panel]) -> Figure:
@@ -107,21 +112,41 @@ def _drawn(panels: Sequence[Panel], draw: Any) -> Figure:
             axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
             if panel.logarithmic:
                 axes.set(xscale="log", yscale="log")
+            if panel.doubling:
+                axes.set_xscale("log", base=2)
+                ticks = panel.series[0].x if panel.series else ()
+                axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+                axes.minorticks_off()
             for number, series in enumerate(panel.series):
-                style = {"color": COLOURS[number % 7], "marker": MARKERS[number % 7]}
-                handles.setdefault(series.name, draw(axes, series, style))
+                handles.setdefault(series.name, draw(axes, series, number))
         figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles)
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=min(len(handles), _LEGEND_A_PANEL * len(panels)) or 1,
         )
     return figure
 
 
-def _dots(axes: Axes, series: Series, style: dict[str, Any]) -> Any:
+def _style(number: int) -> dict[str, Any]:
+    """Colour and marker of a series; the eighth has the first one's colour and another marker."""
+    around, place = divmod(number, len(COLOURS))
+    return {"color": COLOURS[place], "marker": MARKERS[(place + 3 * around) % len(MARKERS)]}
+
+
+def _dots(axes: Axes, series: Series, number: int) -> Any:
     return axes.scatter(
-        series.x, series.y, s=14, alpha=0.75, linewidths=0, label=series.name, **style
+        series.x, series.y, s=14, alpha=0.75, linewidths=0, label=series.name, **_style(number)
     )
 
 
-def _line(axes: Axes, series: Series, style: dict[str, Any]) -> Any:
-    (line,) = axes.plot(series.x, series.y, linewidth=1.4, markersize=4, label=series.name, **style)
+def _line(axes: Axes, series: Series, number: int) -> Any:
+    (line,) = axes.plot(
+        *(series.x, series.y),
+        linestyle="-" if number < len(COLOURS) else "--",
+        linewidth=1.4,
+        markersize=4,
+        label=series.name,
+        **_style(number),
+    )
     return line

@@ -230,7 +230,7 @@ def _train(
         answers[step] = [prediction.text for prediction in predictions]
         epoch = step / preset.schedule.steps_an_epoch(len(records))
         log.append({"epoch": epoch, "learning_rate": rate, "loss": loss, "step": step})
-        _save(model, tokenizer, out / f"checkpoint-{step}", log, steps)
+        save_checkpoint(model, tokenizer, out / f"checkpoint-{step}", log, steps)
         model.train()
 
     run_training(data, preset, arch, seed, tokenizer, watch)
@@ -272,7 +272,7 @@ def _checked(
     )
 
 
-def _save(
+def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
