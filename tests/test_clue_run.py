@@ -15,6 +15,7 @@ from haiftrace.bench.clue_report import clue_results
 from haiftrace.bench.clue_run import ClueSettings, run_clue, sweep_rows
 from haiftrace.bench.clue_tracing import SampleIndex, own_ranks, unique_tests
 from haiftrace.bench.clue_training import RECIPES, Recipe, make_samples, schedule_for
+from haiftrace.bench.figures import Panel, Series, lines
 from haiftrace.bench.models import Shape
 from haiftrace.bench.optimise import Schedule
 from haiftrace.bench.outputs import write_results
@@ -134,6 +135,19 @@ def test_rows_by_hand():
 # The whole bench
 
 
+def watched(monkeypatch):
+    """The names of the methods that are scored from now on."""
+    scored = []
+    ranks = SampleIndex.ranks
+
+    def noting(self, cuts, names):
+        scored.extend(names)
+        return ranks(self, cuts, names)
+
+    monkeypatch.setattr(SampleIndex, "ranks", noting)
+    return scored
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     return tmp_path_factory.mktemp("bench") / "clue"
@@ -196,13 +210,7 @@ def test_a_second_run_repeats_nothing(out, outcome, monkeypatch):
 
 
 def test_another_method_is_added_to_what_is_there(out, outcome, monkeypatch):
-    scored = []
-    ranks = SampleIndex.ranks
-    monkeypatch.setattr(
-        SampleIndex,
-        "ranks",
-        lambda self, cuts, names: scored.extend(names) or ranks(self, cuts, names),
-    )
+    scored = watched(monkeypatch)
     settings = dataclasses.replace(SETTINGS, methods="haif,gradient-cosine,bm25-answer,bm25")
     again = run_clue(settings, out, Silent())
     assert scored == ["bm25-answer", "bm25"]
@@ -212,15 +220,44 @@ def test_another_method_is_added_to_what_is_there(out, outcome, monkeypatch):
     assert by_method["bm25"] == by_method["bm25-answer"]
 
 
+def test_an_interrupted_run_goes_on_after_the_last_finished_group(out, outcome, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, methods="haif-t,bm25")
+    ranks = SampleIndex.ranks
+
+    def interrupted(self, cuts, names):
+        if names == ["bm25"]:
+            raise KeyboardInterrupt
+        return ranks(self, cuts, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleIndex, "ranks", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_clue(settings, out, Silent())
+    scored = watched(monkeypatch)
+    again = run_clue(settings, out, Silent())
+    assert scored == ["bm25"]
+    assert {row["method"] for row in again.sweeps} == {"haif-t", "bm25"}
+
+
+def test_each_method_of_the_registry_has_a_line_of_its_own():
+    series = [Series(name, [2, 4, 8], [0, 50, 100]) for name in METHODS]
+    figure = lines([Panel("a", "x", "y", series, doubling=True, y_range=(-3, 103))] * 3)
+    drawn = figure.axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(METHODS)
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == len(METHODS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["2", "4", "8"]
+
+
 def test_the_index_holds_the_trained_tokens(out, outcome):
     (path,) = (out / "work").glob("index-*/index")
     made = make_samples(read_documents([]), RECIPE, "qwen2", SAMPLES, LENGTH)
     with Index.open(path) as index:
         windows = list(index.iter_windows())
-        losses = [np.mean([*index.column("loss")])]
+        losses = index.column("loss")
     assert [tuple(window.token_ids) for window in windows] == [s.token_ids for s in made.samples]
     # The loss that training reports is the index's own, label for label.
-    assert losses[0] == pytest.approx(outcome.training[-1]["record_loss"], rel=1e-3)
+    assert losses.mean() == pytest.approx(outcome.training[-1]["record_loss"], rel=1e-3)
 
 
 def test_the_default_methods_are_all_but_the_slow_and_the_double_one():

@@ -122,6 +122,7 @@ def _figure(outcome: ClueOutcome) -> Figure:
                 for method, rows in _by_method(outcome, sweep).items()
             ],
             doubling=sweep.varied == "length",
+            y_range=(-3, 103),
         )
         for sweep in outcome.panels
     ]

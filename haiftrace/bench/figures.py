@@ -6,6 +6,7 @@ matplotlib is imported inside the functions, and never pyplot: no state, no wind
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
 _LEGEND_A_PANEL = 3
-"""Names in a line of the legend, for each panel above it."""
+"""Names in a line of the legend at most, for each panel above it."""
 
 # Any: matplotlib types its several hundred keys one by one.
 _STYLE: Any = {
@@ -66,6 +67,7 @@ class Panel:
         series: drawn in this order, in the palette's order.
         logarithmic: both axes, only the positive points.
         doubling: the horizontal axis is logarithmic, with a tick at each of the first series' x.
+        y_range: ends of the vertical axis; what the series need when None.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Panel:
     series: Sequence[Series]
     logarithmic: bool = False
     doubling: bool = False
+    y_range: tuple[float, float] | None = None
 
 
 def scatter(panels: Sequence[Panel]) -> Figure:
@@ -117,13 +120,16 @@ def _drawn(panels: Sequence[Panel], draw: Any) -> Figure:
                 ticks = panel.series[0].x if panel.series else ()
                 axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
                 axes.minorticks_off()
+            if panel.y_range is not None:
+                axes.set_ylim(*panel.y_range)
             for number, series in enumerate(panel.series):
                 handles.setdefault(series.name, draw(axes, series, number))
+        rows = max(1, math.ceil(len(handles) / (_LEGEND_A_PANEL * len(panels))))
         figure.legend(
             handles.values(),
             handles.keys(),
             loc="outside lower center",
-            ncols=min(len(handles), _LEGEND_A_PANEL * len(panels)) or 1,
+            ncols=max(1, math.ceil(len(handles) / rows)),
         )
     return figure
 
