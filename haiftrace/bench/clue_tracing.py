@@ -12,7 +12,7 @@ import numpy as np
 from haiftrace.bench.clue import Cut, Sample
 from haiftrace.bench.clue_training import Kept, SampleSet
 from haiftrace.bench.statistics import best_rank
-from haiftrace.bench.tracing import SERIES
+from haiftrace.bench.tracing import SERIES, WithoutTalk
 from haiftrace.corpus import CorpusSettings
 from haiftrace.index import IndexSettings, build_index
 from haiftrace.methods import METHODS, GradientMethod, LexicalMethod
@@ -130,7 +130,7 @@ class SampleIndex:
                 )
         if others := [name for name in names if name not in found]:
             asked = [_question(tracer, token_ids) for token_ids in tests]
-            found |= tracer.score_many(asked, others, self._settings, self._progress)
+            found |= tracer.score_many(asked, others, self._settings, WithoutTalk(self._progress))
         return found
 
 

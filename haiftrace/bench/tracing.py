@@ -200,11 +200,11 @@ class Bench:
         asked = self.questions(tracer, leaks, variation.loss_on)
         settings = replace(self.settings, combine=variation.combine)
         if variation.combine == "sum":
-            return found | tracer.score_many(asked, summed, settings, _Quiet(self._progress))
+            return found | tracer.score_many(asked, summed, settings, WithoutTalk(self._progress))
         return found | _by_tokens(tracer, asked, summed, settings, self._progress)
 
 
-class _Quiet(Silent):
+class WithoutTalk(Silent):
     """Shows the progress of long work and drops its talk: a bench says what matters itself."""
 
     def __init__(self, progress: Progress) -> None:
