@@ -176,6 +176,58 @@ def _pii_cr(
     )
 
 
+@app.command("loor", context_settings=variables("BENCH_LOOR"))
+def _loor(
+    kind: Annotated[Literal["pii-e", "pii-cr"], typer.Argument(help="The data set.")],
+    arch: Arch = "qwen2",
+    locale: Locale = "en_US",
+    methods: Methods = None,
+    cases: Annotated[
+        int, Option(help="Test cases of each kind at most: held out or trained, right or wrong.")
+    ] = 20,
+    out: Annotated[
+        Path | None,
+        Option(help="As for the other benches; haiftrace-bench/loor-pii-e or loor-pii-cr."),
+    ] = None,
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    memory: Memory = 512,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods with real leave-one-out retraining (Table 1).
+
+    \b
+    haiftrace bench loor pii-e
+    haiftrace bench loor pii-cr --seeds 3 --methods haif,ek-fac,bm25
+    """
+    from haiftrace.bench.loor import LoorSettings, run_loor
+    from haiftrace.bench.loor_report import loor_results
+    from haiftrace.bench.outputs import write_results
+    from haiftrace.methods import METHODS
+    from haiftrace.progress import Talk, duration
+
+    settings = LoorSettings(
+        kind=kind,
+        arch=arch,
+        locale=locale,
+        methods=methods or ",".join(METHODS),
+        cases=cases,
+        seed=seed,
+        seeds=seeds,
+        memory=memory << 20,
+    )
+    into = out or _OUT / f"loor-{kind}"
+    with Talk(quiet) as progress:
+        try:
+            results = loor_results(run_loor(settings, into, progress))
+            write_results(into, results)
+        except KeyboardInterrupt:
+            progress.say("The same command goes on from the last finished stage.")
+            raise
+        progress.say(f"Written to {into} ({duration(results.seconds)}).")
+    print(results.table)
+
+
 def _pii(
     kind: str,
     preset: str,

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,14 @@ class Trained:
 
 
 def train(
-    data: BenchData, preset: Preset, arch: str, seed: int, work: Path, progress: Progress
+    data: BenchData,
+    preset: Preset,
+    arch: str,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    start: Path | None = None,
+    more: Sequence[str] = (),
 ) -> Trained:
     """Train on a data set, or read what an earlier call with the same arguments trained.
 
@@ -121,12 +128,15 @@ def train(
         seed: of weights and order.
         work: where trainings are kept.
         progress: told of every step.
+        start: go on from this checkpoint, with its tokenizer, instead of from random weights. Its
+            directory's name stands for its contents: a path of a `Trained`.
+        more: further texts that a new tokenizer learns from and the model does not.
 
     Raises:
         UsageError: there is no such architecture, or a record is longer than the model reads.
         OutputError: `work` cannot be written.
     """
-    directory = work / _name(data, preset, arch, seed)
+    directory = work / _name(data, preset, arch, seed, start, more)
     if (directory / RESULT).is_file():
         progress.say(f"The model is trained already: {directory}")
         return _read(directory)
@@ -136,7 +146,7 @@ def train(
             if leftover.exists():
                 shutil.rmtree(leftover)
         unfinished.mkdir(parents=True)
-        result = _train(data, preset, arch, seed, unfinished, progress)
+        result = _train(data, preset, arch, seed, unfinished, progress, start, more)
         (unfinished / RESULT).write_text(
             json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -149,9 +159,20 @@ def train(
     return _read(directory)
 
 
-def build_tokenizer(data: BenchData, preset: Preset, arch: str) -> PreTrainedTokenizerFast:
-    """The tokenizer that `train` gives a data set's model."""
-    return train_tokenizer(training_texts(data), preset.vocabulary, arch)
+def build_tokenizer(
+    data: BenchData,
+    preset: Preset,
+    arch: str,
+    start: Path | None = None,
+    more: Sequence[str] = (),
+) -> PreTrainedTokenizerFast:
+    """The tokenizer that `train` gives a data set's model; `start` and `more` as there."""
+    if start is None:
+        return train_tokenizer([*training_texts(data), *more], preset.vocabulary, arch)
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(start, local_files_only=True)
+    return tokenizer
 
 
 def run_training(
@@ -162,16 +183,19 @@ def run_training(
     tokenizer: PreTrainedTokenizerFast,
     watch: Any,
     leave_out: int | None = None,
+    model: PreTrainedModel | None = None,
 ) -> PreTrainedModel:
-    """Train a new model from `seed` and return it; `leave_out` as in `optimise`.
+    """Train a new model from `seed`, or a given one, and return it; `leave_out` as in `optimise`.
 
     Args:
         watch: called after every step with the model, the step from 1, learning rate and loss.
+        model: is trained in place, instead of a new one.
 
     Raises:
         UsageError: there is no such architecture, or a record is longer than the model reads.
     """
-    model = new_model(arch, preset.shape, tokenizer, seed)
+    if model is None:
+        model = new_model(arch, preset.shape, tokenizer, seed)
     records = encode_records(data, tokenizer)
     longest = max(len(record.ids) for record in records)
     if longest > preset.shape.context:
@@ -199,6 +223,14 @@ def run_training(
     return model.eval()
 
 
+def load_start(start: Path) -> PreTrainedModel:
+    """A checkpoint's model, to be trained further: float32, on the CPU."""
+    from haiftrace.checkpoint import load_checkpoint
+
+    model: PreTrainedModel = load_checkpoint(start, dtype="float32", device="cpu").model
+    return model.requires_grad_(True)
+
+
 def choose_learned(checkpoints: tuple[Checked, ...], enough: int) -> int:
     """The step of the "learned" regime, as `Trained.regimes` explains."""
     learned = [c for c in checkpoints if c.trained_share >= LEARNED_SHARE]
@@ -209,9 +241,16 @@ def choose_learned(checkpoints: tuple[Checked, ...], enough: int) -> int:
 
 
 def _train(
-    data: BenchData, preset: Preset, arch: str, seed: int, out: Path, progress: Progress
+    data: BenchData,
+    preset: Preset,
+    arch: str,
+    seed: int,
+    out: Path,
+    progress: Progress,
+    start: Path | None,
+    more: Sequence[str],
 ) -> dict[str, Any]:
-    tokenizer = build_tokenizer(data, preset, arch)
+    tokenizer = build_tokenizer(data, preset, arch, start, more)
     records = encode_records(data, tokenizer)
     steps = preset.schedule.steps(len(records))
     kept = {round(steps * number / preset.kept) for number in range(1, preset.kept + 1)} - {0}
@@ -233,7 +272,8 @@ def _train(
         save_checkpoint(model, tokenizer, out / f"checkpoint-{step}", log, steps)
         model.train()
 
-    run_training(data, preset, arch, seed, tokenizer, watch)
+    model = None if start is None else load_start(start)
+    run_training(data, preset, arch, seed, tokenizer, watch, model=model)
     learned = choose_learned(tuple(checkpoints), preset.enough)
     regimes = {"learned": learned, "memorised": checkpoints[-1].step}
     return {
@@ -310,10 +350,21 @@ def _settings(data: BenchData, preset: Preset, arch: str, seed: int) -> dict[str
     }
 
 
-def _name(data: BenchData, preset: Preset, arch: str, seed: int) -> str:
+def _name(
+    data: BenchData,
+    preset: Preset,
+    arch: str,
+    seed: int,
+    start: Path | None,
+    more: Sequence[str],
+) -> str:
     """A name that changes with anything that the trained model depends on."""
-    told = [FORMAT, _settings(data, preset, arch, seed), training_texts(data)]
+    told: list[Any] = [FORMAT, _settings(data, preset, arch, seed), training_texts(data)]
     told.append([question.prompt for question in data.held_out()])
+    if start is not None:
+        told.append([start.parent.name, start.name])
+    if more:
+        told.append(list(more))
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return f"{data.kind}-{data.locale}-{preset.name}-{arch}-seed{seed}-{digest[:10]}"
 
