@@ -155,7 +155,7 @@ class TrajectoryScorer:
         means: bool,
         progress: Progress,
     ) -> dict[int, WindowSums]:
-        sums: dict[int, WindowSums] = {row: None for row in block}  # type: ignore[misc]
+        sums: dict[int, WindowSums] = {}
         steps = self._trajectory.steps
         with self._trajectory.visiting() as visits:
             for number, step in enumerate(visits):
@@ -163,10 +163,7 @@ class TrajectoryScorer:
                 if means and question is not None:
                     there = Question.of(self._engine, question.batch).direction
                 for windows in window_batches(self._index, block, self._engine.device):
-                    for window in windows:
-                        if sums[window.row] is None:
-                            sums[window.row] = WindowSums(window)
-                    here = [sums[window.row] for window in windows]
+                    here = [sums.setdefault(w.row, WindowSums(w)) for w in windows]
                     batch = batch_of(windows, self._engine.device)
                     if adjusted:
                         self._token_norms(here, batch, number)
@@ -178,7 +175,7 @@ class TrajectoryScorer:
                     progress.advance(share, tokens=token_count(windows))
         for one in sums.values():
             self._take_norm(one)
-        return sums
+        return {row: sums[row] for row in block}
 
     def _token_norms(self, here: Sequence[WindowSums], batch: Batch, number: int) -> None:
         if self.has_norms:
