@@ -258,11 +258,12 @@ class Killer(Silent):
             raise Killed
 
 
-def test_nothing_is_said_but_by_the_progress(data, tmp_path, capfd):
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_nothing_is_said_but_by_the_progress(arch, data, tmp_path, capfd):
     short = dataclasses.replace(
         PRESET, schedule=dataclasses.replace(PRESET.schedule, epochs=1), kept=1
     )
-    train(data, short, "qwen2", 0, tmp_path, Silent())
+    train(data, short, arch, 0, tmp_path, Silent())
     said = capfd.readouterr()
     assert said.out == said.err == ""
 

@@ -61,12 +61,15 @@ def _greedy(model: PreTrainedModel, prompts: list[list[int]], most: int) -> list
     end = model.config.eos_token_id
     device = model.device
     input_BT = torch.tensor(prompts, device=device)
+    mask_BT = torch.ones_like(input_BT)  # nothing is padded, though the end token fills up below
     ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     columns: list[torch.Tensor] = []
     cache = None
     with torch.no_grad():
         for _ in range(most):
-            out = model(input_ids=input_BT, past_key_values=cache, use_cache=True)
+            out = model(
+                input_ids=input_BT, attention_mask=mask_BT, past_key_values=cache, use_cache=True
+            )
             cache = out.past_key_values
             next_B = out.logits[:, -1].argmax(-1).masked_fill(ended_B, end)
             columns.append(next_B)
@@ -74,5 +77,6 @@ def _greedy(model: PreTrainedModel, prompts: list[list[int]], most: int) -> list
             if bool(ended_B.all()):
                 break
             input_BT = next_B[:, None]
+            mask_BT = torch.cat([mask_BT, torch.ones_like(input_BT)], 1)
     answers = torch.stack(columns, 1).tolist() if columns else [[] for _ in prompts]
     return [answer[: answer.index(end)] if end in answer else answer for answer in answers]
