@@ -1,5 +1,8 @@
-"""A tiny GPT-2 trained until its corpus is memorised: a few tokens then hold nearly all of a record's
-squared gradient norm, methods that do not adjust token gradients collapse, and HAIF holds."""
+"""A tiny GPT-2 trained until its corpus is memorised.
+
+A few tokens then hold nearly all of a record's squared gradient norm, methods that do not adjust
+token gradients collapse, and HAIF holds.
+"""
 
 from __future__ import annotations
 
