@@ -85,3 +85,24 @@ def test_drawn_labels_give_the_true_fisher_of_the_oracle(name):
         ours = flatten(InverseCurvature(factors, Damping()).apply(gradient), names)
     assert labels != [ids[1:] for ids in reference.records]
     assert float((ours - right).norm()) < 1e-9 * float(right.norm())
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_relative_influence_divides_by_the_dense_inverses_norm(name, biases):
+    """θ-RelatIF (Barshan et al. 2020; Liu and Yang 2024, eq. 6): ‖(H + d)⁻¹∇L(z_k)‖."""
+    reference = load_reference(name, biases=biases)
+    names = [n for pair in reference.affine for n in pair if n is not None]
+    with TrueFloat64():
+        engine, factors = fitted(reference, 5)
+        batch = make_batch(reference.records)
+        weights_BT = batch.labels_BT.double()
+        weights_BT /= weights_BT.sum(1, keepdim=True)
+        inverse = InverseCurvature(factors, Damping())
+        ours = engine.record_gradients(batch, weights_BT.unsqueeze(0), metric=inverse).norm_NB[0]
+        oracle = DenseEkfac.of(reference.model, reference.affine, reference.records)
+        for number, ids in enumerate(reference.records):
+            mean = [1 / (len(ids) - 1)] * (len(ids) - 1)
+            gradient = loss_gradient(reference.model, names, ids, weights=mean)
+            right = float(flatten(oracle.inverse(gradient, None), names).norm())
+            assert abs(float(ours[number]) - right) < 1e-9 * right
