@@ -177,8 +177,12 @@ class FisherEstimator:
         _pass(self._traced, batch, receive, self._seeds(keys))
         self._positions += sum(batch.lengths)
 
-    def end_covariances(self) -> None:
-        """Finds the eigenbases, in float64; what follows is the second pass."""
+    def end_covariances(self, done: Callable[[], None] = lambda: None) -> None:
+        """Finds the eigenbases, in float64; what follows is the second pass.
+
+        Args:
+            done: called after each affine map, as the decompositions of a large model take long.
+        """
         for affine in self.maps:
             known = self._covariances.pop(affine.weight)
             dtype = widened(self._traced.parameters[affine.weight].new_empty(0)).dtype
@@ -189,6 +193,7 @@ class FisherEstimator:
             self._bases[affine.weight] = left, right
             shape = (len(left), len(right))
             self._squares[affine.weight] = left.new_zeros(shape, dtype=torch.float64)
+            done()
 
     def add_eigenvalues(self, batch: Batch, keys: Sequence[str]) -> None:
         """Second pass over one batch; see `add_covariances`."""

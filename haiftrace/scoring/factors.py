@@ -97,7 +97,8 @@ def computed_factors(
             add(batch_of(windows, engine.device), [str(window.row) for window in windows])
             progress.advance(len(windows), len(windows), token_count(windows))
         if name == "covariances":
-            estimator.end_covariances()
+            progress.start("curvature: eigenvectors", float(len(estimator.maps)))
+            estimator.end_covariances(lambda: progress.advance(1.0))
     return estimator.factors()
 
 
