@@ -1,9 +1,9 @@
 """What leave-one-out retraining starts from and what it trains on: two populations, one data set.
 
-At most 40 records from random weights teach no model to answer a question that it was not trained
-on (none of 64, by measurement). So a model is first trained on other subjects, records and
-questions both, as the paper's models were trained on other text; then it is tuned on the records
-whose influence is measured. Only the tuning is repeated without a record.
+Trained from random weights on 40 biographies of 40 subjects, a model answers no question that it
+was not trained on (PII-E: none of 64 after 100 epochs). So a model is first trained on other
+subjects, records and questions both, as the paper's models were trained on other text; then it is
+tuned on the records whose influence is measured. Only the tuning is repeated without a record.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from haiftrace.bench.presets import Preset, find_preset
 _BEFORE = {"pii-e": 100, "pii-cr": 200}
 """Subjects of the first training."""
 
-# One record about each subject, so that a retraining takes the whole of what is told about it; as
-# many epochs as it takes to answer some questions that are held out, long after all records and
-# trained questions are learned.
+# One record about each subject, so that a retraining takes the whole of what is told about it. On
+# PII-CR, seed 0, all trained questions are right after 16 to 20 epochs and held-out ones come
+# slowly: 1 of 36 by a schedule of 20 epochs, 6 by one of 40. Each epoch is paid for 42 times.
 _TUNING = {
     "pii-e": Schedule(epochs=20, batch=10, learning_rate=4e-3, weight_decay=1.0),
     "pii-cr": Schedule(epochs=40, batch=10, learning_rate=4e-3, weight_decay=1.0),
