@@ -26,7 +26,7 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.factors import Curvature, keep_factors, require_factors
-from haiftrace.scoring.norms import KeptNorms, NormSource, kept_norms, needs_of
+from haiftrace.scoring.norms import KeptNorms, NormSource, kept_norms, needs_of, rule_of
 from haiftrace.scoring.trajectory import SUPPLEMENT as TRAJECTORY
 from haiftrace.scoring.trajectory import (
     TrajectoryScorer,
@@ -81,14 +81,11 @@ def prepare(
     from haiftrace.scopes import select_parameters
 
     chosen = find_methods(methods)
-    rule = Rule(settings.adjustment, 0.0, settings.combine)
-    check_rule(chosen, rule)
+    check_rule(chosen, Rule(settings.adjustment, 0.0, settings.combine))
     trajectory = training_run("attif", settings, checkpoint) if _along_a_run(chosen) else None
     by_gradient = [m for m in chosen if isinstance(m, GradientMethod)]
     with Index.open(path) as index:
-        if settings.adjustment.quantile is not None:
-            quantile = index.token_norm_quantile(settings.adjustment.quantile)
-            rule = Rule(rule.adjustment, quantile, rule.combine)
+        rule = rule_of(index, chosen, settings)
         names = select_parameters(checkpoint.model, index.settings["scope"])
         engine = GradientEngine(checkpoint.model, names, memory)
         curvature = Curvature(index, engine, settings.factors, progress, "")

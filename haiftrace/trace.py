@@ -25,11 +25,10 @@ from haiftrace.methods import (
     Method,
     Rule,
     TrajectoryMethod,
-    check_rule,
     find_methods,
     is_adjusted,
 )
-from haiftrace.methods.settings import MethodSettings, SeriesSettings
+from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
 from haiftrace.scoring.best import Best
@@ -38,7 +37,7 @@ from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
-from haiftrace.scoring.norms import NormSource, needs_of
+from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
 from haiftrace.scoring.words import WordScorer
@@ -102,7 +101,7 @@ class Tracer:
         self._memory = memory
         names = select_parameters(checkpoint.model, index.settings["scope"])
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
-        self._curvatures: dict[MethodSettings, Curvature] = {}
+        self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
 
     def report(
@@ -251,12 +250,7 @@ class Tracer:
 
     def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
         """The rule of the methods that adjust; raises UsageError where none follows it."""
-        rule = Rule(settings.adjustment, 0.0, settings.combine)
-        check_rule(methods, rule)
-        quantile = settings.adjustment.quantile
-        if quantile is None:
-            return rule
-        return Rule(rule.adjustment, self.index.token_norm_quantile(quantile), rule.combine)
+        return rule_of(self.index, methods, settings)
 
     @cached_property
     def words(self) -> WordScorer:
@@ -265,12 +259,12 @@ class Tracer:
 
     def curvature(self, settings: MethodSettings, progress: Progress) -> Curvature:
         """EK-FAC's damped inverse under these settings, kept for the next leak."""
-        if settings not in self._curvatures:
+        factors = settings.factors
+        if factors not in self._curvatures:
             keep = keeping_command(self.index, "ek-fac", settings)
-            self._curvatures[settings] = Curvature(
-                self.index, self.engine, settings.factors, progress, keep
-            )
-        return self._curvatures[settings]
+            made = Curvature(self.index, self.engine, factors, progress, keep)
+            self._curvatures[factors] = made
+        return self._curvatures[factors]
 
     def _series(self, settings: MethodSettings, progress: Progress) -> Series:
         """LiSSA under these settings, kept for the next leak."""
@@ -370,9 +364,8 @@ def _has_vector(method: GradientMethod, settings: MethodSettings) -> bool:
 
 def keeping_command(index: Index, methods: str, settings: MethodSettings) -> str:
     """The command that computes what methods need into the index."""
-    return shlex.join(
-        ["haiftrace", "index", "-o", str(index.path), "--methods", methods, *settings.options()]
-    )
+    options = settings.options(find_methods(methods))
+    return shlex.join(["haiftrace", "index", "-o", str(index.path), "--methods", methods, *options])
 
 
 def open_tracer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_what_a_method_needs_is_added_to_a_complete_index(index):
     assert outcome.code == 0, outcome.err
     assert "is complete already" in outcome.err
     assert supplements(index) == {"ek-fac", "relatif-norms", "ahif-norms"}
+
+
+def test_the_commands_that_a_trace_prints_keep_what_it_computed(index):
+    """Each is taken as it stands, with the options of its own methods and no others."""
+    asked = ("--method", "ek-fac,relatif,haif", "--adjust", "power:0.5", "--seed", "3", *EMPIRICAL)
+    first = trace(index, *asked)
+    assert first.code == 0, first.err
+    commands = [line.partition("index: ")[2] for line in first.err.splitlines() if "keep" in line]
+    assert len(commands) == 2
+    for command in commands:
+        kept = cli(*shlex.split(command)[1:])
+        assert kept.code == 0, kept.err
+    assert supplements(index) == {"ek-fac", "relatif-norms", "adjusted-norms"}
+    assert "keep" not in trace(index, *asked).err
 
 
 def test_index_and_methods_in_one_command(tmp_path):

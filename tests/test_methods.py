@@ -288,4 +288,5 @@ def test_a_report_says_what_the_methods_were_told_and_no_more():
     assert settings.described(find_methods("haif")) == {"adjust": "power:1", "combine": "sum"}
     assert settings.described(find_methods("ek-fac"))["ek-fac damping"] == "0.001"
     assert settings.described(find_methods("tracincp")) == {"checkpoints": None}
-    assert settings.options() == ["--damping", "0.001"]
+    assert settings.options(find_methods("ek-fac,haif")) == ["--damping", "0.001"]
+    assert settings.options(find_methods("haif,bm25")) == []

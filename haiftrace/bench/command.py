@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from haiftrace.options import Device, Memory, Option, Quiet, variables
+
+if TYPE_CHECKING:
+    from haiftrace.bench.outputs import Results
+    from haiftrace.progress import Talk
 
 _OUT = Path("haiftrace-bench")
 
@@ -57,9 +62,7 @@ def _digits(
     """
     from haiftrace.bench.digits import DigitsSettings, run_digits
     from haiftrace.bench.digits_report import digits_results
-    from haiftrace.bench.outputs import write_results
     from haiftrace.bench.softmax_regression import Recipe
-    from haiftrace.progress import Talk, duration
 
     settings = DigitsSettings(
         data=tuple(data or ()),
@@ -71,16 +74,7 @@ def _digits(
         seeds=seeds,
         device=device,
     )
-    with Talk(quiet) as progress:
-        try:
-            outcome = run_digits(settings, out, progress)
-            results = digits_results(outcome)
-            write_results(out, results)
-        except KeyboardInterrupt:
-            progress.say("The same command goes on from the last finished stage.")
-            raise
-        progress.say(f"Written to {out} ({duration(results.seconds)}).")
-    print(results.table)
+    _deliver(lambda talk: digits_results(run_digits(settings, out, talk)), out, quiet)
 
 
 Preset = Annotated[str, Option(help="tiny or small.")]
@@ -202,9 +196,7 @@ def _loor(
     """
     from haiftrace.bench.loor import LoorSettings, run_loor
     from haiftrace.bench.loor_report import loor_results
-    from haiftrace.bench.outputs import write_results
     from haiftrace.methods import METHODS
-    from haiftrace.progress import Talk, duration
 
     settings = LoorSettings(
         kind=kind,
@@ -217,15 +209,7 @@ def _loor(
         memory=memory << 20,
     )
     into = out or _OUT / f"loor-{kind}"
-    with Talk(quiet) as progress:
-        try:
-            results = loor_results(run_loor(settings, into, progress))
-            write_results(into, results)
-        except KeyboardInterrupt:
-            progress.say("The same command goes on from the last finished stage.")
-            raise
-        progress.say(f"Written to {into} ({duration(results.seconds)}).")
-    print(results.table)
+    _deliver(lambda talk: loor_results(run_loor(settings, into, talk)), into, quiet)
 
 
 def _pii(
@@ -243,11 +227,9 @@ def _pii(
     memory: int,
     quiet: bool,
 ) -> None:
-    from haiftrace.bench.outputs import write_results
     from haiftrace.bench.pii_report import pii_results
     from haiftrace.bench.pii_run import PiiSettings, run_pii
     from haiftrace.methods import METHODS
-    from haiftrace.progress import Talk, duration
 
     settings = PiiSettings(
         kind=kind,
@@ -262,15 +244,7 @@ def _pii(
         ablation=ablation,
         memory=memory << 20,
     )
-    with Talk(quiet) as progress:
-        try:
-            results = pii_results(run_pii(settings, out, progress))
-            write_results(out, results)
-        except KeyboardInterrupt:
-            progress.say("The same command goes on from the last finished stage.")
-            raise
-        progress.say(f"Written to {out} ({duration(results.seconds)}).")
-    print(results.table)
+    _deliver(lambda talk: pii_results(run_pii(settings, out, talk)), out, quiet)
 
 
 @app.command("clue", context_settings=variables("BENCH_CLUE"))
@@ -325,8 +299,6 @@ def _clue(
     """
     from haiftrace.bench.clue_report import clue_results
     from haiftrace.bench.clue_run import DEFAULT_METHODS, ClueSettings, run_clue
-    from haiftrace.bench.outputs import write_results
-    from haiftrace.progress import Talk, duration
 
     settings = ClueSettings(
         corpus=tuple(corpus or ()),
@@ -342,9 +314,17 @@ def _clue(
         seeds=seeds,
         memory=memory << 20,
     )
+    _deliver(lambda talk: clue_results(run_clue(settings, out, talk)), out, quiet)
+
+
+def _deliver(run: Callable[[Talk], Results], out: Path, quiet: bool) -> None:
+    """Runs a bench, writes what it found to `out` and prints its table."""
+    from haiftrace.bench.outputs import write_results
+    from haiftrace.progress import Talk, duration
+
     with Talk(quiet) as progress:
         try:
-            results = clue_results(run_clue(settings, out, progress))
+            results = run(progress)
             write_results(out, results)
         except KeyboardInterrupt:
             progress.say("The same command goes on from the last finished stage.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from haiftrace import __version__
 from haiftrace.errors import OutputError, UsageError
+from haiftrace.reports.outputs import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +94,7 @@ def write_results(out: Path, results: Results) -> list[Path]:
     made[RESULTS_NAME] = results_document(results).encode()
     for name, content in made.items():
         try:
-            _write_whole(out / name, content)
+            write_atomically(out / name, content)
         except OSError as error:
             raise _unwritable(out / name, error) from error
     return [out / name for name in made]
@@ -141,20 +141,6 @@ def check_installed(*modules: str) -> None:
                 f"This bench needs the Python package {module}, which is not installed.",
                 "Install what the benches need: pip install 'haiftrace[bench]'",
             )
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

@@ -144,16 +144,19 @@ class MethodSettings:
             told["checkpoints"] = self.checkpoints
         return told
 
-    def options(self) -> list[str]:
-        """The options of `haiftrace index` that keep what these settings need."""
+    def options(self, methods: Sequence[Method]) -> list[str]:
+        """The options of `haiftrace index` that keep what these methods need, and no others."""
         plain = MethodSettings()
-        given = {
-            "--adjust": (str(self.adjustment), str(plain.adjustment)),
-            "--fisher": (self.factors.fisher, plain.factors.fisher),
-            "--damping": (str(self.factors.damping), str(plain.factors.damping)),
-            "--factor-records": (self.factors.records, None),
-            "--checkpoints": (self.checkpoints, None),
-        }
+        given: dict[str, tuple[object, object]] = {}
+        if any(is_adjusted(method) for method in methods):
+            given["--adjust"] = (str(self.adjustment), str(plain.adjustment))
+        if any(isinstance(m, GradientMethod) and m.direction == INVERSE for m in methods):
+            given["--fisher"] = (self.factors.fisher, plain.factors.fisher)
+            given["--damping"] = (str(self.factors.damping), str(plain.factors.damping))
+            given["--factor-records"] = (self.factors.records, None)
+            given["--seed"] = (self.factors.seed, plain.factors.seed)
+        if any(isinstance(method, TrajectoryMethod) for method in methods):
+            given["--checkpoints"] = (self.checkpoints, None)
         return [
             text
             for name, (value, default) in given.items()

@@ -61,7 +61,7 @@ def write_report(report: Report, path: str | Path) -> None:
         return
     document = _renderer(name)(report).encode()
     try:
-        _write_atomically(Path(os.path.realpath(name)), document)
+        write_atomically(Path(os.path.realpath(name)), document)
     except OSError as error:
         raise _unwritable(name, error) from error
 
@@ -126,7 +126,8 @@ def _unwritable(name: str, error: OSError) -> OutputError:
     )
 
 
-def _write_atomically(target: Path, document: bytes) -> None:
+def write_atomically(target: Path, document: bytes) -> None:
+    """Create or replace a file in one step, readable by its owner only. Raises OSError."""
     # mkstemp creates the file with mode 0600; the name must not outgrow the target's own limits.
     handle, temporary = tempfile.mkstemp(prefix=".haiftrace-", dir=target.parent)
     try:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from haiftrace.methods import GRADIENT, INVERSE, SERIES
 from haiftrace.scoring.directions import Direction, Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.series import Series
-
-if TYPE_CHECKING:
-    pass
 
 
 def directions_of(

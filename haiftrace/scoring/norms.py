@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.methods import GRADIENT, INVERSE, GradientMethod, Rule, WindowNorms
+from haiftrace.methods import (
+    GRADIENT,
+    INVERSE,
+    GradientMethod,
+    Method,
+    Rule,
+    WindowNorms,
+    check_rule,
+)
 from haiftrace.methods.adjustment import HAIF, NONE
+from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.factors import Curvature
 from haiftrace.store import Index, StoredWindow
 
@@ -29,6 +38,18 @@ class Need:
 
     kind: str
     metric: str
+
+
+def rule_of(index: Index, methods: Sequence[Method], settings: MethodSettings) -> Rule:
+    """The rule of the methods that adjust; a `soft:C` takes its quantile from the whole index.
+
+    Raises:
+        UsageError: none of the methods follows it.
+    """
+    check_rule(methods, Rule(settings.adjustment, 0.0, settings.combine))
+    quantile = settings.adjustment.quantile
+    at_quantile = 0.0 if quantile is None else index.token_norm_quantile(quantile)
+    return Rule(settings.adjustment, at_quantile, settings.combine)
 
 
 def needs_of(methods: Sequence[GradientMethod], rule: Rule) -> frozenset[Need]:
