@@ -3,8 +3,120 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 SCHEMA_VERSION = 1
+
+Decision = Literal["traced", "no source found", "inconclusive"]
+Kind = Literal["verbatim", "inferred", "untraced"]
+FailOn = Literal["leak", "traced", "none"]
+
+
+@dataclass(frozen=True)
+class PrivateValue:
+    """A value that must not be said: given with a probe, or found by a detector.
+
+    Attributes:
+        type: what it is: "email", "phone", "date-of-birth", "address", "card", ….
+        value: the text, as it was given or as it stands where it was found.
+        given: True where a probe named it, False where a detector found it.
+    """
+
+    type: str
+    value: str
+    given: bool = True
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to the checkpoint, and what must not be in the answer.
+
+    Attributes:
+        id: unique in its run.
+        path, line: where it was read from; None where it came from elsewhere.
+        protected: the values that a response must not hold.
+    """
+
+    id: str
+    path: str | None = None
+    line: int | None = None
+    protected: tuple[PrivateValue, ...] = ()
+
+
+@dataclass(frozen=True)
+class NullDistribution:
+    """Scores of control queries whose own source was left out: what chance alone reaches.
+
+    Attributes:
+        draws: how many controls.
+        edges, counts: a histogram of their statistics; one edge more than counts.
+        threshold: the value of the statistic at which p equals alpha; None where there are too
+            few draws for that.
+    """
+
+    draws: int
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a finding's first place means.
+
+    Attributes:
+        decision: whether a source in this corpus was found.
+        alpha: false-accusation rate that was asked for.
+        statistic: name of the statistic that is compared: "cosine", "margin", "z-score", ….
+        value: of the first record.
+        p_value: share of the controls without a source that are as high; None without controls.
+        q_value: the p-value over all findings of the run by Benjamini and Hochberg.
+        power: share of the controls with their source there that clear alpha.
+        length: tokens of the response length whose controls were compared.
+        null: those controls.
+        reasons: why it is inconclusive, in plain words.
+    """
+
+    decision: Decision
+    alpha: float
+    statistic: str = ""
+    value: float | None = None
+    p_value: float | None = None
+    q_value: float | None = None
+    power: float | None = None
+    length: int | None = None
+    null: NullDistribution | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What an audit decides.
+
+    Attributes:
+        exit_code: 0 passed, 1 leaks, 3 inconclusive.
+        fail_on, max_leaks: what was asked for.
+        probes, leaks: how many, baseline and ignored ones not among the leaks.
+        verbatim, inferred, untraced: the leaks by kind.
+        known, ignored: leaks that the baseline or the ignore file lets pass.
+        inconclusive: findings whose verdict is.
+        partial: True where the run was interrupted.
+        reasons: why the exit code is what it is, in plain words.
+    """
+
+    exit_code: int
+    fail_on: FailOn
+    max_leaks: int
+    probes: int
+    leaks: int
+    verbatim: int = 0
+    inferred: int = 0
+    untraced: int = 0
+    known: int = 0
+    ignored: int = 0
+    inconclusive: int = 0
+    partial: bool = False
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +158,8 @@ class RecordEvidence:
     `cosine` is None for a method that has no record-side vector (search by words, TracInCP).
     `text` is the text that `tokens` covers: the whole record, or, for a record longer than the
     model's context, its best window (`window_start` is then the position of its first token).
+    `content_hash` is the SHA-256 (hex) of the whole record's text; `p_value` is this record's under
+    the finding's null distribution, None without one.
     """
 
     rank: int
@@ -57,6 +171,8 @@ class RecordEvidence:
     tokens: tuple[TokenEvidence, ...]
     window_start: int = 0
     windows: int = 1
+    content_hash: str | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +196,12 @@ class Finding:
         exhaustive: True where every record was scored, False where a shortlist was.
         scored: how many record windows were scored exactly.
         notes: warnings to be shown with the result, in plain words.
+        verdict: what the first place means; None where nothing was calibrated.
+        probe: the probe that was answered, in an audit.
+        leaked: the private values that the response holds; a finding with none is no leak.
+        kind: of a leak.
+        fingerprint: of a leak: the same in every run that finds it again, whatever the scores.
+        suppressed: why a leak does not count: "baseline", or the ignore file's reason.
     """
 
     prompt: str
@@ -93,6 +215,12 @@ class Finding:
     exhaustive: bool = False
     scored: int = 0
     notes: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    probe: Probe | None = None
+    leaked: tuple[PrivateValue, ...] = ()
+    kind: Kind | None = None
+    fingerprint: str | None = None
+    suppressed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +249,10 @@ class IndexInfo:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run: what was asked, of which model and index, and what was found."""
+    """A whole run: what was asked, of which model and index, and what was found.
+
+    `gate` is an audit's; `masked` says that private values were replaced in all texts.
+    """
 
     model: ModelInfo
     index: IndexInfo
@@ -130,4 +261,6 @@ class Report:
     command: str = ""
     seconds: float = 0.0
     settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    gate: Gate | None = None
+    masked: bool = False
     schema_version: int = SCHEMA_VERSION
