@@ -9,21 +9,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from haiftrace.bench.biographer import model_biographies
 from haiftrace.bench.data import BenchData, Question
 from haiftrace.bench.norm_profile import norm_profile
+from haiftrace.bench.optimise import ON_CPU, Compute
 from haiftrace.bench.outputs import WORK_NAME, check_installed, check_out, versions
-from haiftrace.bench.pii import make_data
-from haiftrace.bench.presets import Preset, find_preset
+from haiftrace.bench.pii import Writer, make_data
+from haiftrace.bench.presets import FINE_TUNING, Preset, find_preset
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
 from haiftrace.bench.stages import Stage, Stages
 from haiftrace.bench.statistics import Proportion
+from haiftrace.bench.subjects import Subject
 from haiftrace.bench.tracing import DEFAULT, Bench, Variation
 from haiftrace.bench.training import Trained, train
+from haiftrace.checkpoint_files import checkpoint_fingerprint, existing_directory
+from haiftrace.device import choose_device, choose_dtype, dtype_name
 from haiftrace.errors import UsageError
 from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, find_methods
 from haiftrace.progress import Progress
@@ -40,27 +45,37 @@ class PiiSettings:
 
     Attributes:
         kind: "pii-e" or "pii-cr".
-        preset: name of the preset.
-        arch: the model's architecture.
+        preset: name of the preset; "tiny", or "finetune" where there is a model.
+        model: directory of a checkpoint to fine-tune, instead of training from scratch.
+        arch: architecture of a model from scratch.
         locale: language of the data.
         subjects, per_subject: instead of the preset's.
+        biographer: directory of an instruction model that writes PII-E's biographies.
         methods: names in the registry, with commas between.
         seed, seeds: the first seed and how many.
         ablation: whether the second table is made.
+        regimes: which of `REGIMES` are traced.
         memory: bytes of a backward pass.
+        device: to train and trace on; "auto" trains new models, which are tiny, on the CPU.
+        dtype: of the training's products: "auto" is bfloat16 on a GPU that knows it.
     """
 
     kind: str
-    preset: str = "tiny"
+    preset: str | None = None
+    model: str | None = None
     arch: str = "qwen2"
     locale: str = "en_US"
     subjects: int | None = None
     per_subject: int | None = None
+    biographer: str | None = None
     methods: str = ",".join(METHODS)
     seed: int = 0
     seeds: int = 1
     ablation: bool = True
+    regimes: tuple[str, ...] = REGIMES
     memory: int = 512 << 20
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,8 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     check_installed("faker", "matplotlib")
     preset = chosen_preset(settings)
     names = [method.name for method in find_methods(settings.methods)]
+    start = None if settings.model is None else existing_directory(settings.model)
+    compute = chosen_compute(settings)
     check_out(out)
     prediction: list[dict[str, Any]] = []
     ranks: list[Ranks] = []
@@ -104,12 +121,12 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     fingerprints: dict[str, str] = {}
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
-            data = make_data(
-                settings.kind, settings.locale, preset.subjects, preset.per_subject, seed
-            )
+            data = _data(stages, settings, preset, seed, progress)
             work = out / WORK_NAME / "training"
-            trained = train(data, preset, settings.arch, seed, work, progress)
-            for regime in REGIMES:
+            trained = train(
+                data, preset, settings.arch, seed, work, progress, start=start, compute=compute
+            )
+            for regime in settings.regimes:
                 prediction += _predictions(data, trained, regime, seed)
                 stage = _traced(stages, settings, names, data, trained, regime, seed, progress)
                 found = json.loads((stage.path / "traced.json").read_text(encoding="utf-8"))
@@ -123,9 +140,9 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
 
 def chosen_preset(settings: PiiSettings) -> Preset:
     """The preset with what the settings say instead."""
-    from dataclasses import replace
-
-    preset = find_preset(settings.preset, settings.kind)
+    given = settings.model is not None
+    name = settings.preset or (FINE_TUNING if given else "tiny")
+    preset = find_preset(name, settings.kind, given=given)
     for name in ("subjects", "per_subject"):
         given = getattr(settings, name)
         if given is not None:
@@ -133,6 +150,58 @@ def chosen_preset(settings: PiiSettings) -> Preset:
                 raise UsageError(f"--{name.replace('_', '-')} takes a number of at least 1.")
             preset = replace(preset, **{name: given})
     return preset
+
+
+def chosen_compute(settings: PiiSettings) -> Compute:
+    """Where and how precisely to train.
+
+    Raises:
+        UsageError: there is no such device, or nothing is trained in that number format.
+    """
+    if settings.model is None:
+        return ON_CPU
+    device = choose_device(settings.device)
+    dtype = dtype_name(choose_dtype(settings.dtype, device))
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"Nothing is trained in {dtype} here.", "Choose float32 or bfloat16.")
+    return Compute(str(device), dtype, recompute=device.type == "cuda")
+
+
+def _data(
+    stages: Stages, settings: PiiSettings, preset: Preset, seed: int, progress: Progress
+) -> BenchData:
+    """The seed's data; a biographer's texts are a stage, since they take long."""
+    writer: Writer | None = None
+    if settings.biographer is not None:
+        if settings.kind != "pii-e":
+            raise UsageError("Only pii-e has biographies.", "Leave out --biographer.")
+        source = existing_directory(settings.biographer)
+
+        def write(people: Sequence[Subject]) -> dict[str, list[str]]:
+            def make(aside: Path) -> None:
+                texts = model_biographies(
+                    source, settings.locale, people, preset.per_subject, seed, progress
+                )
+                (aside / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+
+            told = {
+                "format": FORMAT,
+                "biographer": checkpoint_fingerprint(source),
+                "locale": settings.locale,
+                "subjects": [[person.name, person.values] for person in people],
+                "per_subject": preset.per_subject,
+                "seed": seed,
+            }
+            stage = stages.stage(f"biographies-{seed}", told, make)
+            found: dict[str, list[str]] = json.loads(
+                (stage.path / "texts.json").read_text(encoding="utf-8")
+            )
+            return found
+
+        writer = write
+    return make_data(
+        settings.kind, settings.locale, preset.subjects, preset.per_subject, seed, writer
+    )
 
 
 def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> list[dict[str, Any]]:
@@ -173,7 +242,7 @@ def _traced(
         work = trained.directory.parent.parent / f"{trained.directory.name}-{regime}"
         work.mkdir(exist_ok=True)
         found = trace_regime(
-            Bench(work, data, trained, regime, settings.memory, progress),
+            Bench(work, data, trained, regime, settings.memory, progress, settings.device),
             data,
             leaks,
             names,

@@ -17,6 +17,7 @@ import numpy as np
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.training import Trained
 from haiftrace.corpus import CorpusSettings
+from haiftrace.device import free_memory
 from haiftrace.index import IndexSettings, build_index
 from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, TrajectoryMethod
 from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
@@ -38,9 +39,6 @@ Combine = Literal["sum", "positive", "max"]
 
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
-
-DIRECTION_BYTES = 1 << 30
-"""Memory for the directions of the questions that are scored together."""
 
 SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
 """LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
@@ -113,6 +111,7 @@ class Bench:
         regime: str,
         memory: int,
         progress: Progress,
+        device: str = "auto",
     ) -> None:
         from haiftrace.checkpoint import load_checkpoint
 
@@ -120,7 +119,9 @@ class Bench:
         self._data = data
         self._memory = memory
         self._progress = progress
-        self.checkpoint: Checkpoint = load_checkpoint(trained.path(regime), dtype="float32")
+        self.checkpoint: Checkpoint = load_checkpoint(
+            trained.path(regime), dtype="float32", device=device
+        )
         self.settings = MethodSettings(series=SERIES, checkpoints=trajectory(trained, regime))
         self._tracers: dict[tuple[str, str], Tracer] = {}
 
@@ -173,8 +174,7 @@ class Bench:
         tracer = self.tracer(variation.scope, variation.pool)
         records = tracer.index.column("record")
         found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-        parameters = sum(value.numel() for value in tracer.engine.parameters.values())
-        together = max(1, DIRECTION_BYTES // (4 * parameters))
+        together = _together(tracer, methods)
         for start in range(0, len(leaks), together):
             part = leaks[start : start + together]
             for name, windows in self._windows(tracer, part, variation, methods).items():
@@ -202,6 +202,16 @@ class Bench:
         if variation.combine == "sum":
             return found | tracer.score_many(asked, summed, settings, WithoutTalk(self._progress))
         return found | _by_tokens(tracer, asked, summed, settings, self._progress)
+
+
+def _together(tracer: Tracer, methods: Sequence[str]) -> int:
+    """How many questions' directions fit in memory at once: each method's, and the plain one."""
+    parameters = sum(value.numel() for value in tracer.engine.parameters.values())
+    found = (METHODS[name] for name in methods)
+    sides = {"gradient"} | {m.direction for m in found if isinstance(m, GradientMethod)}
+    # One side's are stacked beside them while its scores are computed.
+    each = 4 * parameters * (len(sides) + 1)
+    return max(1, free_memory(tracer.engine.device) // (2 * each))
 
 
 class WithoutTalk(Silent):
