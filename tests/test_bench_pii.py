@@ -9,20 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from haiftrace.bench import pii_run
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.models import Shape
-from haiftrace.bench.optimise import Schedule
+from haiftrace.bench.optimise import Compute, Schedule
 from haiftrace.bench.outputs import write_results
 from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_report import pii_results
-from haiftrace.bench.pii_run import PiiSettings, run_pii, trace_regime, variations
-from haiftrace.bench.presets import find_preset
+from haiftrace.bench.pii_run import (
+    PiiOutcome,
+    PiiSettings,
+    chosen_preset,
+    run_pii,
+    trace_regime,
+    variations,
+)
+from haiftrace.bench.presets import FINE_TUNING, PAPER_SIZES, find_preset
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of, rows_of
 from haiftrace.bench.statistics import wilson
 from haiftrace.bench.tracing import DEFAULT, Bench, Variation, joined_records, trajectory
 from haiftrace.bench.training import train
+from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.methods import METHODS
 from haiftrace.progress import Silent
@@ -180,7 +189,7 @@ def test_checkpoints_of_a_regime_are_those_up_to_it():
 
 
 def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind: tiny(kind))
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
     # A model this small answers no held-out question: the trained ones stand in for them.
     monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:3])
     settings = PiiSettings("pii-e", methods="haif,bm25-answer", seeds=2, ablation=False)
@@ -203,6 +212,81 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
         monkeypatch.setattr(pii_run, name, None)
     again = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     assert again.table == results.table
+
+
+def test_a_given_checkpoint_is_fine_tuned_from_its_weights(tmp_path, monkeypatch):
+    data = make_data("pii-e", "en_US", 8, 1, seed=3)
+    start = train(data, tiny("pii-e"), "llama", 0, tmp_path / "start", Silent()).path("memorised")
+    given = replace(
+        find_preset(FINE_TUNING, "pii-e", given=True), subjects=8, per_subject=1, kept=2
+    )
+    still = replace(given, schedule=Schedule(epochs=1, batch=4, learning_rate=0, weight_decay=0))
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: still)
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:2])
+    settings = PiiSettings(
+        "pii-e", model=str(start), methods="haif,ek-fac", ablation=False, regimes=("memorised",)
+    )
+    outcome = run_pii(settings, tmp_path / "out", Silent())
+    assert {row["regime"] for row in outcome.prediction} == {"memorised"}
+    assert {ranks.method for ranks in outcome.ranks} == {"haif", "ek-fac"}
+    # At a learning rate of 0 the checkpoint is what was given, tokenizer and all.
+    (kept,) = (tmp_path / "out/work/training").glob("*/checkpoint-2")
+    assert (kept / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    before, after = (load_checkpoint(path).model.state_dict() for path in (start, kept))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "fine-tuned" in pii_results(outcome).table
+
+
+def test_mixed_precision_trains_to_about_the_same_losses(tmp_path):
+    data = make_data("pii-e", "en_US", 8, 1, seed=3)
+    short = replace(tiny("pii-e"), schedule=Schedule(3, 4, 3e-3, 0.1), kept=1)
+    exact, mixed = (
+        train(data, short, "llama", 0, tmp_path, Silent(), compute=Compute(dtype=dtype))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert exact.directory != mixed.directory
+    losses = [run.checkpoints[-1].record_loss for run in (exact, mixed)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    weights = load_checkpoint(mixed.path("memorised")).model.state_dict().values()
+    assert {value.dtype for value in weights} == {torch.float32}
+
+
+@pytest.mark.parametrize("preset", PAPER_SIZES, ids=lambda preset: preset.name)
+def test_the_papers_sizes_want_a_checkpoint_and_print_what_was_published(preset):
+    with pytest.raises(UsageError, match="none is given") as caught:
+        chosen_preset(PiiSettings("pii-e", preset=preset.name))
+    assert "--model" in caught.value.hint
+    for kind, lead in (("pii-e", "20.96 to 73.71"), ("pii-cr", "3.21 to 45.93")):
+        settings = PiiSettings(kind, preset=preset.name, model="anywhere/mine")
+        chosen = chosen_preset(settings)
+        assert (chosen.name, chosen.kind, chosen.per_subject) == (preset.name, kind, 1)
+        empty = PiiOutcome(settings, chosen, [], [], [], [], {}, 0.0)
+        assert lead in pii_results(empty).table
+    with pytest.raises(UsageError, match="from scratch"):
+        chosen_preset(PiiSettings("pii-e", preset="tiny", model="anywhere/mine"))
+
+
+def test_a_biographers_texts_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: [])
+    asked = []
+
+    def write(source, locale, people, per_subject, seed, progress):
+        asked.append(source)
+        said = [
+            [f"{p.name}: {'; '.join(p.values.values())}, {n}." for n in range(per_subject)]
+            for p in people
+        ]
+        return dict(zip([p.id for p in people], said, strict=True))
+
+    monkeypatch.setattr(pii_run, "model_biographies", write)
+    settings = PiiSettings("pii-e", biographer=str(kit.checkpoint_path()), methods="haif")
+    for _ in range(2):
+        run_pii(settings, tmp_path / "out", Silent())
+    assert asked == [kit.checkpoint_path()]
+    with pytest.raises(UsageError, match="Only pii-e"):
+        run_pii(replace(settings, kind="pii-cr"), tmp_path / "cr", Silent())
 
 
 def test_settings_that_make_no_experiment_are_refused(tmp_path):

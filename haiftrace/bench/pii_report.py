@@ -108,11 +108,21 @@ def _prediction(rows: Sequence[Row]) -> str:
             for name in attributes
         ]
         averages = [row for row in here if row["attribute"] == AVERAGE]
-        losses = ", ".join(number(row["value_loss"], 2) for row in averages)
+        losses = [
+            ", ".join(number(row[key], 2) for row in averages)
+            for key in ("value_loss", "record_loss")
+        ]
         steps = ", ".join(str(row["step"]) for row in averages)
         leaks = str(sum(row["successes"] for row in averages))
-        cells.append([regime, *shares, leaks, losses, steps])
-    columns = ["regime", *attributes, "leaks", "loss of value tokens, nats", "step"]
+        cells.append([regime, *shares, leaks, *losses, steps])
+    columns = [
+        "regime",
+        *attributes,
+        "leaks",
+        "loss of value tokens, nats",
+        "of all tokens",
+        "step",
+    ]
     return markdown_table(columns, cells)
 
 

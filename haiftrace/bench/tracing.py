@@ -151,16 +151,12 @@ class Bench:
 
     def keep(self, methods: Sequence[str]) -> None:
         """Puts what the methods need into the index over the default scope and pool."""
-        self.tracer(DEFAULT.scope, DEFAULT.pool)
-        needing = [name for name in methods if name in ("ek-fac", "relatif", "ahif", "attif")]
-        if needing:
-            path = self._work / f"index-{DEFAULT.scope}-{DEFAULT.pool}"
-            names = ",".join(needing)
-            prepare(path, self.checkpoint, names, self.settings, self._memory, self._progress)
-            del self._tracers[DEFAULT.scope, DEFAULT.pool]
-            self._tracers[DEFAULT.scope, DEFAULT.pool] = Tracer(
-                Index.open(path, verify=False), self.checkpoint, self._memory
-            )
+        path = self.tracer(DEFAULT.scope, DEFAULT.pool).index.path
+        told = WithoutTalk(self._progress)
+        prepare(path, self.checkpoint, ",".join(methods), self.settings, self._memory, told)
+        self._tracers[DEFAULT.scope, DEFAULT.pool] = Tracer(
+            Index.open(path, verify=False), self.checkpoint, self._memory
+        )
 
     def questions(self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn) -> list[Asked]:
         """The leaks as tokens, with the gradients of their losses."""
