@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from functools import cache
@@ -21,8 +22,10 @@ from haiftrace.bench.pii_report import pii_results
 from haiftrace.bench.pii_run import (
     PiiOutcome,
     PiiSettings,
+    Tracing,
     chosen_preset,
     run_pii,
+    spread,
     trace_regime,
     variations,
 )
@@ -160,10 +163,11 @@ def test_a_bench_ranks_as_a_trace_does(kind, arch, tmp_path):
 
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
-    bench = Bench(tmp_path, data, run, "learned", 1 << 29, Silent())
-    names = ["haif", "gradient-cosine", "bm25"]
-    leaks = data.trained()[:4]
-    found = trace_regime(bench, data, leaks, names, True, "learned", 0, Silent())
+    names = ("haif", "gradient-cosine", "bm25")
+    leaks = tuple(data.trained()[:4])
+    settings = PiiSettings("pii-e")
+    tracing = Tracing(settings, data, run, "learned", 0, leaks, names, tmp_path / "work")
+    found = trace_regime(tracing, Silent())
     made = {(tuple(row["variation"].values()), row["method"]) for row in found["ranks"]}
     assert (("linear", "response", "sum", "all"), "bm25") in made
     assert (("all", "response", "sum", "all"), "haif") in made
@@ -193,6 +197,7 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     # A model this small answers no held-out question: the trained ones stand in for them.
     monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:3])
     settings = PiiSettings("pii-e", methods="haif,bm25-answer", seeds=2, ablation=False)
+    monkeypatch.setattr(pii_run, "cores", lambda: 2)  # the regimes side by side
     results = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     write_results(tmp_path / "out", results)
     document = json.loads((tmp_path / "out/results.json").read_text())
@@ -208,7 +213,7 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     assert "## Tracing accuracy, top-1" in table
     assert (tmp_path / "out/norm-by-position.svg").exists()
     # Every stage is kept: nothing is trained, indexed or scored again.
-    for name in ("trace_regime", "Bench"):
+    for name in ("trace_regime", "Bench", "side_by_side"):
         monkeypatch.setattr(pii_run, name, None)
     again = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     assert again.table == results.table
@@ -287,6 +292,26 @@ def test_a_biographers_texts_are_kept(tmp_path, monkeypatch):
     assert asked == [kit.checkpoint_path()]
     with pytest.raises(UsageError, match="Only pii-e"):
         run_pii(replace(settings, kind="pii-cr"), tmp_path / "cr", Silent())
+
+
+def test_leaks_for_a_slow_method_are_spread_over_all():
+    leaks = by_hand()[1] * 50
+    assert spread(leaks[:30], 30) == leaks[:30]
+    some = spread(list(range(100)), 30)
+    assert (some[0], some[-1], len(some), len(set(some))) == (0, 99, 30, 30)
+    assert max(b - a for a, b in itertools.pairwise(some)) <= 4
+
+
+def test_one_core_traces_one_regime_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:2])
+    settings = PiiSettings("pii-cr", methods="haif", ablation=False)
+    tables = []
+    for count in (1, 2):
+        monkeypatch.setattr(pii_run, "cores", lambda count=count: count)
+        outcome = run_pii(settings, tmp_path / str(count), Silent())
+        tables.append(pii_results(outcome).table)
+    assert tables[0] == tables[1]
 
 
 def test_settings_that_make_no_experiment_are_refused(tmp_path):

@@ -66,6 +66,7 @@ def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Ro
         "## Prediction accuracy on held-out questions",
         _prediction(outcome.prediction),
         "## Tracing accuracy, top-1",
+        *_fewer(tracing),
         _tracing(tracing),
         *_published(outcome),
     ]
@@ -78,6 +79,19 @@ def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Ro
         ]
     parts += ["## Share of a record's squared gradient norm", _norms(outcome.norms)]
     return "\n\n".join(parts)
+
+
+def _fewer(rows: Sequence[Row]) -> list[str]:
+    """Which methods traced fewer leaks than the others, and how many."""
+    every = [row for row in rows if row["seed"] == "all" and row["attribute"] == AVERAGE]
+    parts = []
+    for regime in _regimes(every):
+        here = [row for row in every if row["regime"] == regime]
+        most = max(row["n"] for row in here)
+        parts += [f"{r['method']} {r['n']} of {most} ({regime})" for r in here if r["n"] < most]
+    if not parts:
+        return []
+    return [f"A method that takes seconds for each leak traces some of them: {', '.join(parts)}."]
 
 
 def _published(outcome: PiiOutcome) -> list[str]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from haiftrace.bench.biographer import model_biographies
 from haiftrace.bench.data import BenchData, Question
@@ -22,6 +25,7 @@ from haiftrace.bench.pii import Writer, make_data
 from haiftrace.bench.presets import FINE_TUNING, Preset, find_preset
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
+from haiftrace.bench.side_by_side import Job, cores, side_by_side
 from haiftrace.bench.stages import Stage, Stages
 from haiftrace.bench.statistics import Proportion
 from haiftrace.bench.subjects import Subject
@@ -30,11 +34,14 @@ from haiftrace.bench.training import Trained, train
 from haiftrace.checkpoint_files import checkpoint_fingerprint, existing_directory
 from haiftrace.device import choose_device, choose_dtype, dtype_name
 from haiftrace.errors import UsageError
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, find_methods
+from haiftrace.methods import METHODS, SERIES, GradientMethod, LexicalMethod, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
 REGIMES = ("learned", "memorised")
+SLOW_LEAKS = 30
+"""Leaks that LiSSA traces: it solves a linear system for each, which takes seconds."""
+
 PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 """Methods without curvature or checkpoints: those of the ablation."""
 
@@ -126,9 +133,9 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
             trained = train(
                 data, preset, settings.arch, seed, work, progress, start=start, compute=compute
             )
-            for regime in settings.regimes:
+            traced = _traced(stages, settings, names, data, trained, seed, progress)
+            for regime, stage in traced:
                 prediction += _predictions(data, trained, regime, seed)
-                stage = _traced(stages, settings, names, data, trained, regime, seed, progress)
                 found = json.loads((stage.path / "traced.json").read_text(encoding="utf-8"))
                 ranks += [_ranks(row) for row in found["ranks"]]
                 shortlist += found["shortlist"]
@@ -226,41 +233,79 @@ def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> l
     ]
 
 
+@dataclass(frozen=True)
+class Tracing:
+    """All that tracing one regime of one seed takes: plain data, for it may be another process's.
+
+    Attributes:
+        leaks: the questions to be traced.
+        names: of the methods.
+        work: directory for the indexes.
+    """
+
+    settings: PiiSettings
+    data: BenchData
+    trained: Trained
+    regime: str
+    seed: int
+    leaks: tuple[Question, ...]
+    names: tuple[str, ...]
+    work: Path
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that keeps what is found."""
+        return f"traced-{self.regime}-{self.seed}"
+
+    def told(self) -> dict[str, Any]:
+        """What the stage depends on."""
+        return {
+            "format": FORMAT,
+            "training": self.trained.directory.name,
+            "regime": self.regime,
+            "methods": list(self.names),
+            "ablation": self.settings.ablation,
+        }
+
+
 def _traced(
     stages: Stages,
     settings: PiiSettings,
     names: Sequence[str],
     data: BenchData,
     trained: Trained,
-    regime: str,
     seed: int,
     progress: Progress,
-) -> Stage:
-    leaks = leaks_of(data, trained, regime)
-
-    def make(aside: Path) -> None:
-        work = trained.directory.parent.parent / f"{trained.directory.name}-{regime}"
-        work.mkdir(exist_ok=True)
-        found = trace_regime(
-            Bench(work, data, trained, regime, settings.memory, progress, settings.device),
+) -> Iterator[tuple[str, Stage]]:
+    """The regimes' stages; tiny models are traced side by side where there are cores for it."""
+    tracings = [
+        Tracing(
+            settings,
             data,
-            leaks,
-            names,
-            settings.ablation,
+            trained,
             regime,
             seed,
-            progress,
+            tuple(leaks_of(data, trained, regime)),
+            tuple(names),
+            trained.directory.parent.parent / f"{trained.directory.name}-{regime}",
         )
-        (aside / "traced.json").write_text(json.dumps(found), encoding="utf-8")
+        for regime in settings.regimes
+    ]
+    missing = [one for one in tracings if not stages.holds(one.stage, one.told())]
+    if settings.model is None and len(missing) > 1 and cores() > 1:
+        jobs = [Job(one.regime, trace_regime, (one,)) for one in missing]
+        for number, found in side_by_side(jobs, progress):
+            stages.stage(missing[number].stage, missing[number].told(), partial(_write, found))
+    for one in tracings:
 
-    told = {
-        "format": FORMAT,
-        "training": trained.directory.name,
-        "regime": regime,
-        "methods": list(names),
-        "ablation": settings.ablation,
-    }
-    return stages.stage(f"traced-{regime}-{seed}", told, make)
+        def make(aside: Path, one: Tracing = one) -> None:
+            _write(trace_regime(one, progress), aside)
+
+        yield one.regime, stages.stage(one.stage, one.told(), make)
+
+
+def _write(found: dict[str, Any], aside: Path) -> None:
+    (aside / "traced.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[Question]:
@@ -269,27 +314,28 @@ def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[Question]:
     return [p.question for p in predictions if p.correct and not p.question.trained]
 
 
-def trace_regime(
-    bench: Bench,
-    data: BenchData,
-    leaks: Sequence[Question],
-    names: Sequence[str],
-    ablation: bool,
-    regime: str,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
+def trace_regime(tracing: Tracing, progress: Progress) -> dict[str, Any]:
     """Ranks of every leak's sources: by every method in the default variation, and the ablation."""
+    data, leaks, names = tracing.data, tracing.leaks, tracing.names
+    regime, seed = tracing.regime, tracing.seed
     if not leaks:
         progress.say(f"{regime}: no held-out question is answered right, so nothing is traced.")
         return {"ranks": [], "shortlist": [], "norms": []}
-    progress.say(f"{regime}: tracing {len(leaks)} leaks over {len(data.records)} records.")
+    progress.say(f"Tracing {len(leaks)} {regime} leaks over {len(data.records)} records.")
+    tracing.work.mkdir(exist_ok=True)
+    memory, device = tracing.settings.memory, tracing.settings.device
+    bench = Bench(tracing.work, data, tracing.trained, regime, memory, progress, device)
     bench.keep(names)
-    scores = bench.scores(leaks, DEFAULT, names)
+    slow = [name for name in names if _solves_for_each(name)]
+    scores = bench.scores(leaks, DEFAULT, [name for name in names if name not in slow])
     ranks = ranks_of(scores, data, leaks, DEFAULT, regime, seed)
+    if slow:
+        some = spread(leaks, SLOW_LEAKS)
+        found = bench.scores(some, DEFAULT, slow)
+        ranks += ranks_of(found, data, some, DEFAULT, regime, seed)
     tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
     shortlist: list[dict[str, Any]] = []
-    if ablation:
+    if tracing.settings.ablation:
         ranks += one_a_subject(scores, data, leaks, DEFAULT, regime, seed)
         for variation, methods in variations(names):
             found = bench.scores(leaks, variation, methods)
@@ -302,6 +348,18 @@ def trace_regime(
         "shortlist": shortlist,
         "norms": norm_profile(tracer.index, data, regime, seed),
     }
+
+
+def _solves_for_each(name: str) -> bool:
+    method = METHODS[name]
+    return isinstance(method, GradientMethod) and method.direction == SERIES
+
+
+def spread(leaks: Sequence[Question], most: int) -> list[Question]:
+    """At most so many of the leaks, evenly over their order, which is by attribute."""
+    if len(leaks) <= most:
+        return list(leaks)
+    return [leaks[round(place)] for place in np.linspace(0, len(leaks) - 1, most)]
 
 
 def variations(names: Sequence[str]) -> list[tuple[Variation, list[str]]]:
