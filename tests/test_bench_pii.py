@@ -161,6 +161,24 @@ def test_a_bench_ranks_as_a_trace_does(kind, arch, tmp_path):
             assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max(), finding.method
 
 
+@pytest.mark.parametrize("combine", ["positive", "max"])
+def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
+    data, run = trained("pii-cr", "gpt2")
+    (leak,) = data.trained()[:1]
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+    bench.scores([leak], Variation(combine="max"), ["haif"])  # one pass serves both
+    found = bench.scores([leak], Variation(combine=combine), ["haif"])["haif"][0]
+    methods = replace(bench.settings, combine=combine)
+    settings = TraceSettings("haif", top=100, methods=methods)
+    (finding,) = bench.tracer("linear", "all").trace(
+        Leak(leak.prompt, leak.response), settings, Silent()
+    )
+    right = {record.id: record.score for record in finding.records}
+    expected = np.array([right[record.id] for record in data.records])
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 * np.abs(expected).max())
+    assert len(set(found)) > 1
+
+
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
     names = ("haif", "gradient-cosine", "bm25")
