@@ -13,22 +13,15 @@ import pytest
 import torch
 
 from haiftrace.bench import pii_run
+from haiftrace.bench import tracing as bench_tracing
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.models import Shape
 from haiftrace.bench.optimise import Compute, Schedule
 from haiftrace.bench.outputs import write_results
 from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_report import pii_results
-from haiftrace.bench.pii_run import (
-    PiiOutcome,
-    PiiSettings,
-    Tracing,
-    chosen_preset,
-    run_pii,
-    spread,
-    trace_regime,
-    variations,
-)
+from haiftrace.bench.pii_run import PiiOutcome, PiiSettings, chosen_preset, run_pii
+from haiftrace.bench.pii_tracing import PLAIN, Tracing, parts_of, read_ranks, spread, trace_parts
 from haiftrace.bench.presets import FINE_TUNING, PAPER_SIZES, find_preset
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of, rows_of
 from haiftrace.bench.statistics import wilson
@@ -111,12 +104,13 @@ def test_rows_are_by_attribute_seed_and_over_all():
 
 
 def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_it():
-    table = dict(variations(list(METHODS)))
-    assert table[Variation(scope="all")] == list(pii_run.PLAIN)
+    table = dict(row for part in parts_of(list(METHODS), ablation=True) for row in part.scored)
+    assert table[Variation(scope="all")] == PLAIN
     assert {"ek-fac", "relatif", "ahif"} <= set(table[Variation(loss_on="all")])
-    assert table[Variation(combine="max")] == ["haif"]
+    assert table[Variation(combine="max")] == ("haif",)
     assert "bm25" in table[Variation(pool="documents")]
-    assert variations(["tracincp"]) == []
+    alone = parts_of(["tracincp"], ablation=True)
+    assert [part.name for part in alone] == ["scores-tracincp", "norms"]
 
 
 # A tiny run.
@@ -183,22 +177,50 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
     names = ("haif", "gradient-cosine", "bm25")
     leaks = tuple(data.trained()[:4])
-    settings = PiiSettings("pii-e")
-    tracing = Tracing(settings, data, run, "learned", 0, leaks, names, tmp_path / "work")
-    found = trace_regime(tracing, Silent())
-    made = {(tuple(row["variation"].values()), row["method"]) for row in found["ranks"]}
+    tracing = Tracing(data, run, "learned", 0, leaks, tmp_path / "work", 1 << 29, "auto")
+    parts = parts_of(names, ablation=True)
+    found = [one for _, one in trace_parts(tracing, parts, Silent())]
+    ranks = [row for one in found for row in one.get("ranks", ())]
+    made = {(tuple(row["variation"].values()), row["method"]) for row in ranks}
     assert (("linear", "response", "sum", "all"), "bm25") in made
     assert (("all", "response", "sum", "all"), "haif") in made
     assert (("linear", "response", "positive", "documents"), "haif") in made
     assert (("linear", "response", "sum", "one a subject"), "bm25") in made
-    bm25 = next(r for r in found["ranks"] if r["method"] == "bm25")
+    bm25 = next(r for r in ranks if r["method"] == "bm25")
     assert set(bm25["ranks"]) == {1}  # the question names the subject
-    rows = rows_of(pii_run._ranks(dict(row)) for row in found["ranks"])
+    rows = rows_of(read_ranks(row) for row in ranks)
     assert {row["pool"] for row in rows} == {"all", "documents", "one a subject"}
-    full = [r for r in found["shortlist"] if r["candidates"] == 16]
+    (shortlist,) = (one["shortlist"] for one in found if "shortlist" in one)
+    full = [r for r in shortlist if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
-    shares = [r["share"] for r in found["norms"] if "tokens" in r]
-    assert sum(shares) == pytest.approx(1.0)
+    (norms,) = (one["norms"] for one in found if "norms" in one)
+    assert sum(r["share"] for r in norms if "tokens" in r) == pytest.approx(1.0)
+
+
+def test_another_method_repeats_nothing():
+    few = parts_of(["haif", "haif-t", "ek-fac", "lissa", "bm25", "bm25-answer"], ablation=False)
+    assert [(p.name, [names for _, names in p.scored]) for p in few] == [
+        ("scores-gradient", [("haif", "haif-t")]),
+        ("scores-ek-fac", [("ek-fac",)]),
+        ("scores-lissa", [("lissa",)]),
+        ("scores-words", [("bm25", "bm25-answer")]),
+        ("norms", []),
+    ]
+    more = parts_of(["haif", "haif-t", "tracincp", "ek-fac", "lissa", "bm25", "bm25-answer"], True)
+    assert set(few) < set(more)
+    assert {part.name for part in set(more) - set(few)} == {
+        *("scores-tracincp", "shortlist", "ablation-scope", "ablation-loss", "ablation-tokens"),
+        "ablation-documents",
+    }
+
+
+def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):
+    data, leaks = by_hand()
+    monkeypatch.setattr(bench_tracing, "DOCUMENT_SUBJECTS", 2)
+    documents = bench_tracing.candidates(data, "documents")
+    assert [[r.id for r in parts] for parts in documents] == [["r0"], ["r1", "r2"]]
+    assert bench_tracing.in_pool(data, leaks, "documents") == leaks[:1]
+    assert bench_tracing.in_pool(data, leaks, "all") == leaks
 
 
 def test_checkpoints_of_a_regime_are_those_up_to_it():
@@ -225,13 +247,13 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     assert {row["seed"] for row in document["tracing"]} == {0, 1, "all"}
     plain = asdict(DEFAULT)
     assert all(row[key] == plain[key] for row in document["tracing"] for key in plain)
-    assert document["ablation"] == []
+    assert {row["pool"] for row in document["ablation"]} == {"one a subject"}
     assert {row["regime"] for row in document["prediction"]} == {"learned", "memorised"}
     table = (tmp_path / "out/table.md").read_text()
     assert "## Tracing accuracy, top-1" in table
     assert (tmp_path / "out/norm-by-position.svg").exists()
     # Every stage is kept: nothing is trained, indexed or scored again.
-    for name in ("trace_regime", "Bench", "side_by_side"):
+    for name in ("trace_parts", "side_by_side"):
         monkeypatch.setattr(pii_run, name, None)
     again = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     assert again.table == results.table

@@ -31,14 +31,16 @@ def count(upto, seconds, progress):
         progress.advance(1, records=2)
     progress.say(f"counted to {upto}")
     time.sleep(seconds)
-    return os.getpid(), upto
+    yield os.getpid(), upto
 
 
 def refuse(progress):
+    yield "something"
     raise UsageError("No such thing.", "Try another.")
 
 
 def break_down(progress):
+    yield from ()
     raise ZeroDivisionError("a bug")
 
 
@@ -47,7 +49,7 @@ def die(progress):
 
 
 def wait(path, progress):
-    progress.say("ready")
+    yield "ready"
     time.sleep(60)
     path.write_text("too late")
 

@@ -9,41 +9,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from haiftrace.bench.biographer import model_biographies
 from haiftrace.bench.data import BenchData, Question
-from haiftrace.bench.norm_profile import norm_profile
 from haiftrace.bench.optimise import ON_CPU, Compute
 from haiftrace.bench.outputs import WORK_NAME, check_installed, check_out, versions
 from haiftrace.bench.pii import Writer, make_data
+from haiftrace.bench.pii_tracing import Found, Part, Tracing, parts_of, read_ranks, trace_parts
 from haiftrace.bench.presets import FINE_TUNING, Preset, find_preset
-from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
-from haiftrace.bench.shortlist import shortlist_recall
+from haiftrace.bench.ranking import Ranks
 from haiftrace.bench.side_by_side import Job, cores, side_by_side
 from haiftrace.bench.stages import Stage, Stages
 from haiftrace.bench.statistics import Proportion
 from haiftrace.bench.subjects import Subject
-from haiftrace.bench.tracing import DEFAULT, Bench, Variation
 from haiftrace.bench.training import Trained, train
 from haiftrace.checkpoint_files import checkpoint_fingerprint, existing_directory
 from haiftrace.device import choose_device, choose_dtype, dtype_name
 from haiftrace.errors import UsageError
-from haiftrace.methods import METHODS, SERIES, GradientMethod, LexicalMethod, find_methods
+from haiftrace.methods import METHODS, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
+RESULT = "found.json"
 REGIMES = ("learned", "memorised")
-SLOW_LEAKS = 30
-"""Leaks that LiSSA traces: it solves a linear system for each, which takes seconds."""
-
-PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
-"""Methods without curvature or checkpoints: those of the ablation."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +110,7 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     check_installed("faker", "matplotlib")
     preset = chosen_preset(settings)
     names = [method.name for method in find_methods(settings.methods)]
+    parts = parts_of(names, settings.ablation)
     start = None if settings.model is None else existing_directory(settings.model)
     compute = chosen_compute(settings)
     check_out(out)
@@ -133,14 +126,15 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
             trained = train(
                 data, preset, settings.arch, seed, work, progress, start=start, compute=compute
             )
-            traced = _traced(stages, settings, names, data, trained, seed, progress)
-            for regime, stage in traced:
+            traced = _traced(stages, settings, parts, data, trained, seed, progress)
+            for regime, kept in traced:
                 prediction += _predictions(data, trained, regime, seed)
-                found = json.loads((stage.path / "traced.json").read_text(encoding="utf-8"))
-                ranks += [_ranks(row) for row in found["ranks"]]
-                shortlist += found["shortlist"]
-                norms += found["norms"]
-                fingerprints[f"{regime}, seed {seed}"] = stage.fingerprint
+                for stage in kept:
+                    found = json.loads((stage.path / RESULT).read_text(encoding="utf-8"))
+                    ranks += [read_ranks(row) for row in found.get("ranks", ())]
+                    shortlist += found.get("shortlist", ())
+                    norms += found.get("norms", ())
+                    fingerprints[stage.name] = stage.fingerprint
     seconds = time.monotonic() - began
     return PiiOutcome(settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds)
 
@@ -233,160 +227,62 @@ def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> l
     ]
 
 
-@dataclass(frozen=True)
-class Tracing:
-    """All that tracing one regime of one seed takes: plain data, for it may be another process's.
-
-    Attributes:
-        leaks: the questions to be traced.
-        names: of the methods.
-        work: directory for the indexes.
-    """
-
-    settings: PiiSettings
-    data: BenchData
-    trained: Trained
-    regime: str
-    seed: int
-    leaks: tuple[Question, ...]
-    names: tuple[str, ...]
-    work: Path
-
-    @property
-    def stage(self) -> str:
-        """Name of the stage that keeps what is found."""
-        return f"traced-{self.regime}-{self.seed}"
-
-    def told(self) -> dict[str, Any]:
-        """What the stage depends on."""
-        return {
-            "format": FORMAT,
-            "training": self.trained.directory.name,
-            "regime": self.regime,
-            "methods": list(self.names),
-            "ablation": self.settings.ablation,
-        }
-
-
 def _traced(
     stages: Stages,
     settings: PiiSettings,
-    names: Sequence[str],
+    parts: Sequence[Part],
     data: BenchData,
     trained: Trained,
     seed: int,
     progress: Progress,
-) -> Iterator[tuple[str, Stage]]:
+) -> Iterator[tuple[str, list[Stage]]]:
     """The regimes' stages; tiny models are traced side by side where there are cores for it."""
     tracings = [
         Tracing(
-            settings,
             data,
             trained,
             regime,
             seed,
             tuple(leaks_of(data, trained, regime)),
-            tuple(names),
             trained.directory.parent.parent / f"{trained.directory.name}-{regime}",
+            settings.memory,
+            settings.device,
         )
         for regime in settings.regimes
     ]
-    missing = [one for one in tracings if not stages.holds(one.stage, one.told())]
-    if settings.model is None and len(missing) > 1 and cores() > 1:
-        jobs = [Job(one.regime, trace_regime, (one,)) for one in missing]
-        for number, found in side_by_side(jobs, progress):
-            stages.stage(missing[number].stage, missing[number].told(), partial(_write, found))
+    todo: list[Job] = []
     for one in tracings:
+        missing = [part for part in parts if stages.kept(one.stage(part), one.told(part)) is None]
+        if len(missing) < len(parts):
+            done = f"{len(parts) - len(missing)} of {len(parts)} parts"
+            progress.say(f"Kept from an earlier run: {done} of {one.regime}, seed {seed}.")
+        if missing:
+            todo.append(Job(one.regime, trace_parts, (one, missing)))
+    for number, (part, found) in _run(todo, settings, progress):
+        tracing: Tracing = todo[number].arguments[0]
+        stages.stage(tracing.stage(part), tracing.told(part), partial(_write, found))
+    for one in tracings:
+        kept = (stages.kept(one.stage(part), one.told(part)) for part in parts)
+        yield one.regime, [stage for stage in kept if stage is not None]
 
-        def make(aside: Path, one: Tracing = one) -> None:
-            _write(trace_regime(one, progress), aside)
 
-        yield one.regime, stages.stage(one.stage, one.told(), make)
+def _run(
+    jobs: Sequence[Job], settings: PiiSettings, progress: Progress
+) -> Iterator[tuple[int, tuple[Part, Found]]]:
+    """Results by the job's number."""
+    if settings.model is None and len(jobs) > 1 and cores() > 1:
+        yield from side_by_side(jobs, progress)
+        return
+    for number, job in enumerate(jobs):
+        for found in job.run(*job.arguments, progress):
+            yield number, found
 
 
-def _write(found: dict[str, Any], aside: Path) -> None:
-    (aside / "traced.json").write_text(json.dumps(found), encoding="utf-8")
+def _write(found: Found, aside: Path) -> None:
+    (aside / RESULT).write_text(json.dumps(found), encoding="utf-8")
 
 
 def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[Question]:
     """Held-out questions that the regime's model answers right."""
     predictions = trained.predictions(regime, data)
     return [p.question for p in predictions if p.correct and not p.question.trained]
-
-
-def trace_regime(tracing: Tracing, progress: Progress) -> dict[str, Any]:
-    """Ranks of every leak's sources: by every method in the default variation, and the ablation."""
-    data, leaks, names = tracing.data, tracing.leaks, tracing.names
-    regime, seed = tracing.regime, tracing.seed
-    if not leaks:
-        progress.say(f"{regime}: no held-out question is answered right, so nothing is traced.")
-        return {"ranks": [], "shortlist": [], "norms": []}
-    progress.say(f"Tracing {len(leaks)} {regime} leaks over {len(data.records)} records.")
-    tracing.work.mkdir(exist_ok=True)
-    memory, device = tracing.settings.memory, tracing.settings.device
-    bench = Bench(tracing.work, data, tracing.trained, regime, memory, progress, device)
-    bench.keep(names)
-    slow = [name for name in names if _solves_for_each(name)]
-    scores = bench.scores(leaks, DEFAULT, [name for name in names if name not in slow])
-    ranks = ranks_of(scores, data, leaks, DEFAULT, regime, seed)
-    if slow:
-        some = spread(leaks, SLOW_LEAKS)
-        found = bench.scores(some, DEFAULT, slow)
-        ranks += ranks_of(found, data, some, DEFAULT, regime, seed)
-    tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
-    shortlist: list[dict[str, Any]] = []
-    if tracing.settings.ablation:
-        ranks += one_a_subject(scores, data, leaks, DEFAULT, regime, seed)
-        for variation, methods in variations(names):
-            found = bench.scores(leaks, variation, methods)
-            ranks += ranks_of(found, data, leaks, variation, regime, seed)
-        if "haif" in scores:
-            questions = bench.questions(tracer, leaks, "response")
-            shortlist = shortlist_recall(tracer, questions, scores["haif"], regime, seed, progress)
-    return {
-        "ranks": [_plain(row) for row in ranks],
-        "shortlist": shortlist,
-        "norms": norm_profile(tracer.index, data, regime, seed),
-    }
-
-
-def _solves_for_each(name: str) -> bool:
-    method = METHODS[name]
-    return isinstance(method, GradientMethod) and method.direction == SERIES
-
-
-def spread(leaks: Sequence[Question], most: int) -> list[Question]:
-    """At most so many of the leaks, evenly over their order, which is by attribute."""
-    if len(leaks) <= most:
-        return list(leaks)
-    return [leaks[round(place)] for place in np.linspace(0, len(leaks) - 1, most)]
-
-
-def variations(names: Sequence[str]) -> list[tuple[Variation, list[str]]]:
-    """The ablation: one choice changed at a time, each with the methods that it is for."""
-    plain = [name for name in names if name in PLAIN]
-    adjusted = [name for name in plain if name == "haif"]
-    words = [name for name in names if isinstance(METHODS[name], LexicalMethod)]
-    curved = [
-        n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
-    ]
-    table = [
-        (Variation(scope="all"), plain),
-        (Variation(loss_on="all"), plain + curved),
-        (Variation(combine="positive"), adjusted),
-        (Variation(combine="max"), adjusted),
-        (Variation(pool="documents"), plain + words),
-        (Variation(pool="documents", combine="positive"), adjusted),
-        (Variation(pool="documents", combine="max"), adjusted),
-    ]
-    return [(variation, methods) for variation, methods in table if methods]
-
-
-def _plain(ranks: Ranks) -> dict[str, Any]:
-    return asdict(ranks)
-
-
-def _ranks(row: dict[str, Any]) -> Ranks:
-    variation = Variation(**row.pop("variation"))
-    ranks, attributes = tuple(row.pop("ranks")), tuple(row.pop("attributes"))
-    return Ranks(**row, variation=variation, ranks=ranks, attributes=attributes)

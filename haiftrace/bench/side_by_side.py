@@ -20,15 +20,15 @@ from haiftrace.progress import Progress, Silent
 
 @dataclass(frozen=True)
 class Job:
-    """One job: a function of a module and its arguments, all of which can be pickled.
+    """One job: a generator function of a module and its arguments, which can be pickled.
 
     Attributes:
         name: put before what it says.
-        run: called with `arguments` and then a `Progress`; what it returns is pickled.
+        run: called with `arguments` and then a `Progress`; what it yields is pickled.
     """
 
     name: str
-    run: Callable[..., Any]
+    run: Callable[..., Iterator[Any]]
     arguments: tuple[Any, ...]
 
 
@@ -40,7 +40,7 @@ def cores() -> int:
 
 
 def side_by_side(jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[int, Any]]:
-    """Runs the jobs at the same time; yields each one's number and result as soon as it has ended.
+    """Runs the jobs at the same time; yields each one's number and results as they come.
 
     The bar shows the first job that is still running. Whatever ends the iteration ends them all.
 
@@ -80,6 +80,7 @@ def side_by_side(jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[int,
                     raise told
                 if kind == "done":
                     del pipes[pipe]
+                elif kind == "found":
                     yield number, told
                 elif kind == "say":
                     progress.say(f"{jobs[number].name}: {told[0]}")
@@ -138,9 +139,10 @@ def _work(pipe: Connection, job: Job) -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # the process that shows the progress ends this one
     try:
-        result = job.run(*job.arguments, _Relay(pipe, job.name))
+        for result in job.run(*job.arguments, _Relay(pipe, job.name)):
+            pipe.send(("found", result))
     except Exception as error:
         error.__notes__ = [traceback.format_exc()]  # a traceback itself cannot be pickled
         pipe.send(("failed", error))
     else:
-        pipe.send(("done", result))
+        pipe.send(("done", None))

@@ -135,10 +135,11 @@ class Stages:
             raise
         return Stage(name, final, fingerprint, kept=False)
 
-    def holds(self, name: str, settings: Mapping[str, Any]) -> bool:
-        """Whether `stage` with these arguments would find it finished."""
-        described, _, final = self._described(name, settings)
-        return _is_whole(final, described)
+    def kept(self, name: str, settings: Mapping[str, Any]) -> Stage | None:
+        """The stage, where it is finished."""
+        described, fingerprint, final = self._described(name, settings)
+        whole = _is_whole(final, described)
+        return Stage(name, final, fingerprint, kept=True) if whole else None
 
     def _described(
         self, name: str, settings: Mapping[str, Any]

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 LossOn = Literal["response", "all"]
 
+DOCUMENT_SUBJECTS = 50
+"""Subjects whose records are joined to documents: long windows take long."""
+
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
 
@@ -83,8 +86,17 @@ def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
 
 
 def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
-    """What is ranked: documents of one record or several."""
-    return joined_records(data.records) if pool == "documents" else [(r,) for r in data.records]
+    """What is ranked: all records, or documents of one or several by some of the subjects."""
+    if pool != "documents":
+        return [(record,) for record in data.records]
+    there = set(list(data.subjects)[:DOCUMENT_SUBJECTS])
+    return joined_records([record for record in data.records if record.subject in there])
+
+
+def in_pool(data: BenchData, leaks: Sequence[Question], pool: str) -> list[Question]:
+    """The leaks whose source is among the candidates."""
+    there = {record.subject for parts in candidates(data, pool) for record in parts}
+    return [question for question in leaks if question.subject in there]
 
 
 def trajectory(trained: Trained, regime: str) -> str:
