@@ -77,9 +77,9 @@ def headline(finding: Finding) -> Headline:
             " hold the source.",
             "leak" if finding.kind else "clean",
         )
-    first = f" to {finding.records[0].id}" if finding.records else ""
-    means = f"; {KIND_MEANS[finding.kind]}" if finding.kind else ""
-    return Headline("Traced", f"The response is traced{first}{means}.", "leak")
+    source = finding.records[0].id if finding.records else "a record"
+    means = f": {KIND_MEANS[finding.kind]}" if finding.kind else ""
+    return Headline("Traced", f"The source is {source}{means}.", "leak")
 
 
 def reasons_to_believe(finding: Finding) -> list[str]:

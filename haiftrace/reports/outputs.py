@@ -12,6 +12,7 @@ from pathlib import Path
 
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
+from haiftrace.reports.html_report import render_html
 from haiftrace.reports.json_report import render_json, render_json_lines
 from haiftrace.reports.sarif import render_sarif
 
@@ -22,6 +23,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     ".json": render_json,
     ".jsonl": render_json_lines,
     ".sarif": render_sarif,
+    ".html": render_html,
 }
 _STDOUT_RENDERER = render_json
 
