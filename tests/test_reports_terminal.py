@@ -344,7 +344,7 @@ def test_the_samples_are_what_they_claim() -> None:
 
 def test_a_verdict_is_read_first_then_why_then_the_source_then_what_to_do() -> None:
     text = rendered(report_of(traced_finding()))
-    assert text.startswith("Verdict   TRACED The source is subject-017: the value stands in the record.")
+    assert text.startswith("Verdict   TRACED The source is subject-017: the value stands in the")
     order = [
         "Verdict   TRACED",
         "Why       p = 0.0019 (alpha 0.01, q = 0.004 in this run): of 512 controls",
