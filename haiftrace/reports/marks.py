@@ -105,7 +105,7 @@ def record_groups(record: RecordEvidence, peak: float, private: PrivateValues) -
     evidence = [word.evidence for word in words]
     as_share = has_shares(record.score, evidence)
     numbered = {id(word) for word in strongest(words, _NUMBERED_FROM)[:_NUMBERED]}
-    spans = []
+    spans: list[_Span] = []
     for word in words:
         mark = _mark(word, peak)
         if not mark and id(word) not in numbered:
