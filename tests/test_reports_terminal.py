@@ -395,6 +395,12 @@ def test_an_inconclusive_verdict_says_why_and_draws_no_line() -> None:
     assert "#3" in text
 
 
+def test_what_it_is_traced_to_is_above_the_line_without_p_values_of_records() -> None:
+    text = rendered(report_of(judged(english_finding(), traced_verdict(), (None, None, None))))
+    assert text.index("#1  subject-017") < text.index("─── above clears alpha 0.01 ─")
+    assert "2 records below it" in text
+
+
 def test_several_methods_have_a_verdict_each() -> None:
     first = replace(traced_finding(), kind=None)
     second = replace(untraced_finding(), kind=None, method="bm25")
