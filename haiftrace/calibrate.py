@@ -31,7 +31,14 @@ from haiftrace.calibration.draws import (
 )
 from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
 from haiftrace.calibration.statistics import STATISTICS, Field, resolves
-from haiftrace.methods import SERIES, GradientMethod, LexicalMethod, Method, find_methods
+from haiftrace.methods import (
+    DEFAULT_METHOD,
+    SERIES,
+    GradientMethod,
+    LexicalMethod,
+    Method,
+    find_methods,
+)
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress, Silent
 from haiftrace.store import Index, SupplementWriter
@@ -92,6 +99,7 @@ def calibrate(
         tracer = Tracer(index, checkpoint, settings.memory)
         groups = _keep_groups(writer, index, progress)
         controls: list[Control] | None = None
+        fresh = []
         for method in chosen:
             name = calibration_name(method.name)
             done = writer.begin(name, _described(method, told_methods, settings))
@@ -112,9 +120,23 @@ def calibrate(
                     progress.advance(1)
                 writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
             writer.finish(name)
+            fresh.append(method)
     with Index.open(path, verify=False) as index:
-        for method in chosen:
+        for method in fresh:
             progress.say(_outcome(index, method))
+
+
+def controls_for(path: Path, asked: int | None, seed: int, otherwise: int) -> tuple[int, int]:
+    """How many controls, and their seed.
+
+    Args:
+        asked: what the user said; None for those that the default method is calibrated with.
+        otherwise: where it is not calibrated.
+    """
+    if asked is not None:
+        return asked, seed
+    with Index.open(path, verify=False) as index:
+        return calibrated_with(index, DEFAULT_METHOD) or (otherwise, seed)
 
 
 def calibrated_with(index: Index, method: str) -> tuple[int, int] | None:

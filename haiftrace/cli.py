@@ -189,9 +189,10 @@ def _index(
         return
     if model is None or not corpus:
         raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
-    from haiftrace.calibrate import CONTROLS, CalibrationSettings
+    from haiftrace.calibrate import CONTROLS, CalibrationSettings, controls_for
     from haiftrace.calibrate import calibrate as calibrate_index
     from haiftrace.checkpoint import load_checkpoint
+    from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import check_needs, prepare
 
     read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines, group_field)
@@ -225,8 +226,10 @@ def _index(
             prepare(output, checkpoint, methods, told, memory << 20, progress)
             progress.say(f"It holds what {methods} needs.")
         if calibrate != 0:
-            drawn = CalibrationSettings(calibrate or CONTROLS, seed, memory << 20)
-            calibrate_index(output, checkpoint, _with_default(methods), told, drawn, progress)
+            controls = controls_for(output, calibrate, seed, CONTROLS)
+            drawn = CalibrationSettings(*controls, memory << 20)
+            names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
+            calibrate_index(output, checkpoint, names, told, drawn, progress)
         where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
 
@@ -245,7 +248,7 @@ def _prepare(
 
     Without a number of controls, methods are calibrated as the default method is, if it is.
     """
-    from haiftrace.calibrate import CalibrationSettings, calibrated_with
+    from haiftrace.calibrate import CalibrationSettings, controls_for
     from haiftrace.calibrate import calibrate as calibrate_index
     from haiftrace.freshness import load_indexed
     from haiftrace.methods import DEFAULT_METHOD
@@ -254,8 +257,7 @@ def _prepare(
 
     with Index.open(output, verify=False) as index:
         checkpoint = load_indexed(index, None, device)
-        known = calibrated_with(index, DEFAULT_METHOD)
-    controls = (calibrate, seed) if calibrate is not None else known or (0, seed)
+    controls = controls_for(output, calibrate, seed, 0)
     try:
         if methods is not None:
             prepare(output, checkpoint, methods, told, memory << 20, progress)
@@ -267,12 +269,6 @@ def _prepare(
     except KeyboardInterrupt:
         progress.say("The same command goes on from what is complete.")
         raise
-
-
-def _with_default(methods: str | None) -> str:
-    from haiftrace.methods import DEFAULT_METHOD
-
-    return DEFAULT_METHOD if methods is None else f"{DEFAULT_METHOD},{methods}"
 
 
 @app.command("trace", context_settings=variables("TRACE"))

@@ -324,3 +324,17 @@ def test_reports_have_q_values_over_their_findings(calibrated):
     q = [verdict.q_value for verdict in found]
     assert max(q) == max(p)
     assert min(q) == pytest.approx(min(2 * min(p), max(p)))
+
+
+def test_the_same_index_command_keeps_the_controls_that_it_has(tmp_path):
+    path = tmp_path / "index"
+    made = ("index", "--model", kit.checkpoint_path(), "--corpus", kit.corpus_path(), "-o", path)
+    for options in (
+        ("--calibrate", 16, "--seed", 3),
+        ("--seed", 3),
+        ("--seed", 3, "--calibrate", 0),
+    ):
+        outcome = kit.cli(*made, *kit.SMALL_OPTIONS, *options)
+        assert outcome.code == 0, outcome.err
+        with Index.open(path) as index:
+            assert calibrated_with(index, "haif") == (16, 3)
