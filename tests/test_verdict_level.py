@@ -33,7 +33,7 @@ def test_false_accusations_at_one_percent(kind: str, power: float, tmp_path: Pat
         if absent is None:
             assert (kind, part) == ("pii-cr", 10)  # its answers are shorter
             continue
-        assert absent["n"] >= (500 if part != 10 else 300)
+        assert absent["n"] >= (500 if part is None else 250)
         assert absent["traced"] <= 0.02 * absent["n"], (part, absent)
         assert absent["inconclusive"] == 0
     there = found["all held-out"]
