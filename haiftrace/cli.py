@@ -106,8 +106,8 @@ def _index(
     parameters: Annotated[
         str,
         Option(
-            help="Which parameters count: linear, matrices, all, or a regular expression over"
-            " their names."
+            help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
+            " all, or a regular expression over their names."
         ),
     ] = "linear",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
