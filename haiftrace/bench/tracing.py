@@ -18,7 +18,7 @@ from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.training import Trained
 from haiftrace.corpus import CorpusSettings
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, TrajectoryMethod
+from haiftrace.methods import METHODS, GradientMethod, LateMethod, LexicalMethod, TrajectoryMethod
 from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress, Silent
@@ -194,12 +194,13 @@ class Bench:
             found[method.name] = np.stack(
                 [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
             )
-        summed = [n for n in names if isinstance(METHODS[n], GradientMethod | TrajectoryMethod)]
+        summed = [n for n in names if isinstance(METHODS[n], GradientMethod | TrajectoryMethod | LateMethod)]
         if not summed:
             return found
         asked = self.questions(tracer, leaks, variation.loss_on)
         settings = replace(self.settings, combine=variation.combine)
-        if variation.combine == "sum":
+        late = [n for n in summed if isinstance(METHODS[n], LateMethod)]
+        if variation.combine == "sum" or late == summed:
             return found | tracer.score_many(asked, summed, settings, WithoutTalk(self._progress))
         return found | _by_tokens(tracer, asked, summed, settings, self._progress)
 
