@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
         ),
         LateMethod(
             "haif-r",
-            "(m^(-1/2) Σ_j max(0, cos(v, g_kj))^p)^(1/p): the tokens that agree most with the query",
+            "(m^(-1/2) Σ_j max(0, cos(v, g_kj))^p)^(1/p): the tokens that agree most with v",
         ),
         LateMethod(
             "haif-li",
