@@ -22,6 +22,9 @@ from haiftrace.method_options import (
     Depth,
     FactorRecords,
     Fisher,
+    LateScope,
+    Power,
+    ReferenceSize,
     Repeats,
     Scale,
     method_settings,
@@ -111,8 +114,8 @@ def _index(
     parameters: Annotated[
         str,
         Option(
-            help="Which parameters count: linear, matrices, all, or a regular expression over"
-            " their names."
+            help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
+            " all, or a regular expression over their names."
         ),
     ] = "linear",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
@@ -289,13 +292,18 @@ def _trace(
         str,
         Option(
             help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
-            " relatif, attif, ahif, bm25 or bm25-answer; several with commas between."
+            " relatif, attif, ahif, haif-r, haif-li, bm25 or bm25-answer; several with commas"
+            " between."
         ),
     ] = "haif",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
         int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
     ] = 256,
+    rescore: Annotated[
+        int | None,
+        Option(help="The same for haif-r and haif-li; 32 on a CPU, 256 on a GPU.", min=1),
+    ] = None,
     exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
     alpha: Annotated[
         float, Option(help="Share of false accusations that a verdict may make.")
@@ -324,7 +332,10 @@ def _trace(
     scale: Scale = "auto",
     curvature: Curvature = "gauss-newton",
     checkpoints: Checkpoints = None,
-    seed: Annotated[int, Option(help="Seed of what EK-FAC and LiSSA draw.")] = 0,
+    scope: LateScope = "attention",
+    power: Power = 3.0,
+    reference: ReferenceSize = 4096,
+    seed: Annotated[int, Option(help="Seed of what EK-FAC, LiSSA and haif-li draw.")] = 0,
     memory: Memory = 512,
     output: Output = None,
     full: Annotated[bool, Option("--full", help="Show long records whole.")] = False,
@@ -371,7 +382,11 @@ def _trace(
             curvature,
             checkpoints,
             seed,
+            scope,
+            power,
+            reference,
         ),
+        rescore=rescore,
     )
     with Talk(quiet) as progress:
         tracer = open_tracer(index, model, device, memory << 20)

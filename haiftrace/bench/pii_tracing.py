@@ -23,6 +23,7 @@ from haiftrace.methods import (
     METHODS,
     SERIES,
     GradientMethod,
+    LateMethod,
     LexicalMethod,
     TrajectoryMethod,
 )
@@ -150,6 +151,8 @@ def _group(name: str) -> str:
         return "words"
     if isinstance(method, TrajectoryMethod):
         return name
+    if isinstance(method, LateMethod):
+        return "late"
     return method.direction
 
 

@@ -24,6 +24,7 @@ from haiftrace.methods import (
     METHODS,
     Combine,
     GradientMethod,
+    LateMethod,
     LexicalMethod,
     Rule,
     TrajectoryMethod,
@@ -211,7 +212,8 @@ class Bench:
             found[method.name] = np.stack(
                 [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
             )
-        summed = [n for n in names if isinstance(METHODS[n], GradientMethod | TrajectoryMethod)]
+        by_gradient = GradientMethod | TrajectoryMethod | LateMethod
+        summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
         if not summed:
             return found
         asked = self.questions(tracer, leaks, variation.loss_on)
