@@ -114,6 +114,10 @@ def _index(
     id_field: Annotated[
         str | None, Option(help="Field of a record's id; 'id', else path:line.")
     ] = None,
+    group_field: Annotated[
+        str | None,
+        Option(help="Field that records on one subject share; a control leaves all of them out."),
+    ] = None,
     loss_on: Annotated[
         Literal["all", "response"], Option(help="What training put the loss on.")
     ] = "all",
@@ -127,7 +131,7 @@ def _index(
     token_vectors: Annotated[
         int, Option(help="Dimensions of a token's vector; 0 keeps none.")
     ] = 512,
-    seed: Annotated[int, Option(help="Seed of the projections.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the projections and control queries.")] = 0,
     skip_bad_lines: Annotated[
         bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
     ] = False,
@@ -139,6 +143,14 @@ def _index(
         Option(
             help="Also keep in the index what these methods need, with commas between; without"
             " --model and --corpus it is added to a complete index."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        Option(
+            help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
+            " haif and --methods. Without --model and --corpus it is added to a complete index.",
+            min=0,
         ),
     ] = None,
     adjust: Adjust = "power:1",
@@ -160,6 +172,7 @@ def _index(
     haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
     haiftrace index --methods ek-fac,relatif     # add to a complete index
+    haiftrace index --calibrate 2000             # other controls for a complete index
     """
     from haiftrace.corpus import CorpusSettings, corpus_files
     from haiftrace.index import IndexSettings, build_index
@@ -170,16 +183,19 @@ def _index(
         adjust, "sum", damping, fisher, factor_records, checkpoints=checkpoints, seed=seed
     )
     find_methods(methods or "haif")
-    if methods is not None and model is None and not corpus:
+    if (methods is not None or calibrate) and model is None and not corpus:
         with Talk(quiet) as progress:
-            _prepare(output, methods, told, device, memory, progress)
+            _prepare(output, methods, calibrate, seed, told, device, memory, progress)
         return
     if model is None or not corpus:
         raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
+    from haiftrace.calibrate import CONTROLS, CalibrationSettings, controls_for
+    from haiftrace.calibrate import calibrate as calibrate_index
     from haiftrace.checkpoint import load_checkpoint
+    from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import check_needs, prepare
 
-    read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines)
+    read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines, group_field)
     corpus_files(read)  # a mistyped path is told before the model is loaded
     settings = IndexSettings(
         output=output,
@@ -209,31 +225,50 @@ def _index(
         if methods is not None:
             prepare(output, checkpoint, methods, told, memory << 20, progress)
             progress.say(f"It holds what {methods} needs.")
+        if calibrate != 0:
+            controls = controls_for(output, calibrate, seed, CONTROLS)
+            drawn = CalibrationSettings(*controls, memory << 20)
+            names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
+            calibrate_index(output, checkpoint, names, told, drawn, progress)
         where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
 
 
 def _prepare(
     output: Path,
-    methods: str,
+    methods: str | None,
+    calibrate: int | None,
+    seed: int,
     told: MethodSettings,
     device: str,
     memory: int,
     progress: Talk,
 ) -> None:
-    """Adds what methods need to a complete index; its checkpoint is the one it names."""
+    """Adds what methods need, and their calibration, to a complete index of its own checkpoint.
+
+    Without a number of controls, methods are calibrated as the default method is, if it is.
+    """
+    from haiftrace.calibrate import CalibrationSettings, controls_for
+    from haiftrace.calibrate import calibrate as calibrate_index
     from haiftrace.freshness import load_indexed
+    from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import prepare
     from haiftrace.store import Index
 
     with Index.open(output, verify=False) as index:
         checkpoint = load_indexed(index, None, device)
+    controls = controls_for(output, calibrate, seed, 0)
     try:
-        prepare(output, checkpoint, methods, told, memory << 20, progress)
+        if methods is not None:
+            prepare(output, checkpoint, methods, told, memory << 20, progress)
+            progress.say(f"The index {output} holds what {methods} needs.")
+        if controls[0]:
+            drawn = CalibrationSettings(*controls, memory << 20)
+            names = methods or DEFAULT_METHOD
+            calibrate_index(output, checkpoint, names, told, drawn, progress)
     except KeyboardInterrupt:
         progress.say("The same command goes on from what is complete.")
         raise
-    progress.say(f"The index {output} holds what {methods} needs.")
 
 
 @app.command("trace", context_settings=variables("TRACE"))
@@ -257,6 +292,9 @@ def _trace(
         int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
     ] = 256,
     exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
+    alpha: Annotated[
+        float, Option(help="Share of false accusations that a verdict may make.")
+    ] = 0.01,
     template: Annotated[
         str | None, Option(help="Text around the prompt, with {prompt} in it.")
     ] = None,
@@ -311,6 +349,7 @@ def _trace(
         candidates=candidates,
         exact=exact,
         top=top,
+        alpha=alpha,
         asking=Asking(template, chat, max_new_tokens, tuple(stop or ()), loss_on == "all"),
         methods=method_settings(
             adjust,
@@ -349,7 +388,13 @@ def _demo(
 
     demo = prepare(output)
     print(f"$ {typed(demo.index_command)}", flush=True)
-    _index(model=str(demo.model), corpus=[str(demo.corpus)], output=demo.index, quiet=quiet)
+    _index(
+        model=str(demo.model),
+        corpus=[str(demo.corpus)],
+        output=demo.index,
+        calibrate=demo.controls,
+        quiet=quiet,
+    )
     for leak in demo.leaks:
         print()
         print(f"{leak.explanation}\n$ {typed(leak.command)}", flush=True)

@@ -34,7 +34,7 @@ def response_tokens(query: Query, losses: Tensor) -> tuple[ResponseToken, ...]:
     )
 
 
-def record_evidence(rank: int, scored: Scored) -> RecordEvidence:
+def record_evidence(rank: int, scored: Scored, p_value: float | None = None) -> RecordEvidence:
     """A ranked record by its best window."""
     window = scored.window
     tokens = tuple(
@@ -60,4 +60,6 @@ def record_evidence(rank: int, scored: Scored) -> RecordEvidence:
         tokens=tokens,
         window_start=window.start,
         windows=window.windows,
+        content_hash=window.content_hash,
+        p_value=p_value,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport, Record
+from haiftrace.corpus.files import plain
 from haiftrace.errors import CorpusError, UsageError
 from haiftrace.progress import Progress, duration, size
 from haiftrace.store import IndexWriter, Totals, WindowRow
@@ -89,6 +90,7 @@ class _Census:
     labels: int = 0
     tokens: int = 0
     without_label: int = 0
+    grouped: int = 0
     characters: int = 0
     work: float = 0.0
 
@@ -176,6 +178,7 @@ def _manifest_settings(
             "id_field": corpus.id_field,
             "loss_on": corpus.loss_on,
             "skip_bad_lines": corpus.skip_bad_lines,
+            **({"group_field": corpus.group_field} if corpus.group_field is not None else {}),
         },
     }
 
@@ -226,6 +229,7 @@ class _Reader:
             progress.advance(1, records=1, tokens=sum(len(w.token_ids) for w in windows))
             census.records += bool(windows)
             census.without_label += not windows
+            census.grouped += record.group is not None
             census.windows += len(windows)
             census.characters += len(record.text)
             for window in windows:
@@ -237,6 +241,11 @@ class _Reader:
                 f"No record of the corpus has a label: all {census.without_label} have a single"
                 " token, or no response to put the loss on.",
                 "Check --text-field and --loss-on.",
+            )
+        if self._corpus.group_field is not None and not census.grouped:
+            raise CorpusError(
+                f"No record of the corpus has the group field '{plain(self._corpus.group_field)}'.",
+                "Name the field that records on the same subject share with --group-field.",
             )
         return census
 

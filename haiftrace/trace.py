@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace import __version__
+from haiftrace.calibration.court import Court
+from haiftrace.calibration.draws import ALPHA
+from haiftrace.calibration.verdict import with_q_values
 from haiftrace.errors import UsageError
-from haiftrace.evidence import record_evidence, response_tokens, weakness
-from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report
+from haiftrace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
+from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
 from haiftrace.freshness import check_corpus, check_fresh, load_indexed
 from haiftrace.methods import (
     DEFAULT_METHOD,
@@ -28,10 +31,11 @@ from haiftrace.methods import (
     find_methods,
     is_adjusted,
 )
+from haiftrace.methods.families import inverse
 from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
-from haiftrace.scoring.best import Best
+from haiftrace.scoring.best import Best, Tally
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
@@ -59,6 +63,7 @@ class TraceSettings:
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.
+        alpha: false-accusation rate of the verdicts.
     """
 
     method: str = DEFAULT_METHOD
@@ -67,6 +72,7 @@ class TraceSettings:
     top: int = 10
     asking: Asking = field(default_factory=Asking)
     methods: MethodSettings = field(default_factory=MethodSettings)
+    alpha: float = ALPHA
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Tracer:
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
+        self._court = Court(index)
 
     def report(
         self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress, command: str = ""
@@ -130,7 +137,7 @@ class Tracer:
                 scope=index.settings["scope"],
                 corpus_fingerprint=index.fingerprints["corpus"],
             ),
-            findings=tuple(findings),
+            findings=tuple(with_q_values(findings)),
             tool_version=__version__,
             command=command,
             seconds=time.monotonic() - began,
@@ -139,6 +146,7 @@ class Tracer:
                 "candidates": settings.candidates,
                 "exact": settings.exact,
                 "top": settings.top,
+                "alpha": settings.alpha,
                 **settings.methods.described(find_methods(settings.method)),
             },
         )
@@ -148,10 +156,12 @@ class Tracer:
         methods = find_methods(settings.method)
         if settings.candidates < 1 or settings.top < 1:
             raise UsageError("--candidates and --top take a number of at least 1.")
+        if not 0 < settings.alpha < 1:
+            raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")
         rule = self.rule(methods, settings.methods)
         query, question = self.question(leak, settings.asking)
         losses = self.engine.losses(question.batch)[0]
-        best = {method.name: Best(settings.top) for method in methods}
+        best = {method.name: Tally(settings.top) for method in methods}
         notes: dict[str, list[str]] = {method.name: [] for method in methods}
         everything = range(len(self.index))
         scored = {method.name: len(everything) for method in methods}
@@ -175,14 +185,19 @@ class Tracer:
 
         mean_loss = float((losses * question.weights_BT[0]).sum())
         general = (*self.notes, *self.engine.notes, *query.notes)
+        judged = {
+            m.name: self._verdict(m, question, best[m.name], settings, mean_loss) for m in methods
+        }
         return tuple(
             Finding(
                 prompt=query.prompt,
                 response=query.response,
                 method=method.name,
                 records=tuple(
-                    record_evidence(rank, one)
-                    for rank, one in enumerate(best[method.name].result(), 1)
+                    record_evidence(rank, one, p)
+                    for rank, (one, p) in enumerate(
+                        zip(best[method.name].result(), judged[method.name][1], strict=True), 1
+                    )
                 ),
                 response_tokens=response_tokens(query, losses),
                 mean_loss=mean_loss,
@@ -191,6 +206,7 @@ class Tracer:
                 exhaustive=scored[method.name] == len(everything),
                 scored=scored[method.name],
                 notes=(*general, *notes[method.name], *weakness(mean_loss)),
+                verdict=judged[method.name][0],
             )
             for method in methods
         )
@@ -216,11 +232,13 @@ class Tracer:
         names: Sequence[str],
         settings: MethodSettings,
         progress: Progress,
+        rows: Sequence[int] | None = None,
     ) -> Scores:
         """Scores of every window for many questions, [Q, N] by method, without evidence.
 
         Args:
             names: gradient methods that sum over tokens, and methods over a training run.
+            rows: only these windows, ascending; gradient methods alone take it.
 
         Raises:
             KeyError: the index does not hold what `attif` needs.
@@ -239,7 +257,9 @@ class Tracer:
                 asked.append(Asked(directions, question.direction.norm))
             needs = needs_of(by_gradient, rule)
             norms = NormSource(self.index, self.engine, curvature, needs, rule)
-            found |= score_many(self.index, self.engine, asked, by_gradient, rule, norms, progress)
+            found |= score_many(
+                self.index, self.engine, asked, by_gradient, rule, norms, progress, rows
+            )
         by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
         if by_trajectory:
             trajectory = training_run(", ".join(names), settings, self.checkpoint)
@@ -284,22 +304,66 @@ class Tracer:
         everything = range(len(self.index))
         if settings.exact or settings.candidates >= len(everything):
             return everything
-        unfit = [m for m in methods if not _has_vector(m, settings.methods)]
+        unfit = [m for m in methods if not has_vector(m, settings.methods)]
         for method in unfit:
             notes[method.name].append(
                 f"the index holds no vector that fits {method.name}: every record was scored"
             )
         if unfit:
             return everything
-        layout = self.index.layout
-        projector = self.engine.projector(layout.projection_dim, self.index.settings["seed"])
-        # Only ranks matter; a unit vector keeps tiny gradients within float32.
-        projected = self.engine.project(question.direction.unit, projector).double()
-        vector = (projected / projected.norm().clamp_min(1e-300)).float().cpu().numpy()
+        vector = self.projected(question)
         rows: set[int] = set()
         for method in methods:
             rows |= set(self._proposed(vector, str(method.shortlist_column), settings.candidates))
         return rows
+
+    def projected(self, question: Question) -> np.ndarray:
+        """[D] the projection of the unit vector v/‖v‖, as the index's vectors are projected."""
+        projector = self.engine.projector(
+            self.index.layout.projection_dim, self.index.settings["seed"]
+        )
+        # A unit vector keeps tiny gradients within float32.
+        projected: np.ndarray = (
+            self.engine.project(question.direction.unit, projector).float().cpu().numpy()
+        )
+        return projected
+
+    def background(
+        self, question: Question, method: Method, settings: MethodSettings
+    ) -> np.ndarray | None:
+        """[N] projected scores of every window over ‖v‖; None where no vector fits the method."""
+        if not isinstance(method, GradientMethod) or not has_vector(method, settings):
+            return None
+        products = self.index.vectors_inner_products(self.projected(question)).astype(np.float64)
+        column = str(method.shortlist_column)
+        return products * self.index.column(column) if column else products
+
+    def _verdict(
+        self,
+        method: Method,
+        question: Question,
+        tally: Tally,
+        settings: TraceSettings,
+        mean_loss: float,
+    ) -> tuple[Verdict | None, Sequence[float | None]]:
+        """What the ranking means, and a p-value a record; search by words proves nothing."""
+        if isinstance(method, LexicalMethod):
+            return None, [None for _ in tally.result()]
+        reasons = []
+        if settings.asking.loss_on_all:
+            reasons.append("the prompt is traced too, and calibration traces responses alone")
+        if mean_loss > WEAK_LOSS:
+            reasons.append("the model would hardly say this response")
+        return self._court.judge(
+            method,
+            settings.methods,
+            settings.alpha,
+            tally,
+            over_query_norm(method, question),
+            lambda: self.background(question, method, settings.methods),
+            int(question.batch.labels_BT.sum()),
+            reasons,
+        )
 
     def _proposed(self, vector: np.ndarray, column: str, count: int) -> list[int]:
         if not column:
@@ -316,7 +380,7 @@ class Tracer:
         rule: Rule,
         question: Question,
         settings: TraceSettings,
-        best: dict[str, Best],
+        best: Mapping[str, Best],
         notes: dict[str, list[str]],
         progress: Progress,
     ) -> None:
@@ -356,7 +420,14 @@ class Tracer:
         return scorer
 
 
-def _has_vector(method: GradientMethod, settings: MethodSettings) -> bool:
+def over_query_norm(method: Method, question: Question) -> float:
+    """What a score is multiplied with to be one over ‖v‖, comparable between questions."""
+    if isinstance(method, GradientMethod) and method.over_query_norm:
+        return 1.0
+    return inverse(question.direction.norm)
+
+
+def has_vector(method: GradientMethod, settings: MethodSettings) -> bool:
     """Whether the index's vectors rank for this method: they are HAIF's sums of unit gradients."""
     plain = settings.combine == "sum" and settings.adjustment == Rule().adjustment
     return method.shortlist_column is not None and (plain or not method.adjusted)

@@ -65,6 +65,8 @@ def window_rows(
             token_loss=losses[i, :length].astype(np.float32),
             token_grad_norm=norms[i, :length],
             token_vectors=None if token_vectors is None else token_vectors[i, :length],
+            content_hash=window.content_hash,
+            group=window.group,
         )
     return rows
 

@@ -5,6 +5,7 @@ Works with any Hugging Face tokenizer object; nothing of it is imported here.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Window:
         offsets: [T] character spans in `text` as the tokenizer gives them; (0, 0) for a special
             token that covers no text. Tokens that share a character share its span.
         labels: [T] True where the token is a label in this window. Never for the first.
+        group: the value of the record's group field.
     """
 
     record_id: str
@@ -48,6 +50,12 @@ class Window:
     token_ids: list[int]
     offsets: list[Span]
     labels: list[bool]
+    group: str | None = None
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the whole record's text."""
+        return hashlib.sha256(self.text.encode(errors="surrogatepass")).hexdigest()
 
 
 def windows_of(
@@ -112,6 +120,7 @@ def windows_of(
             token_ids=ids[start : start + context],
             offsets=offsets[start : start + context],
             labels=here,
+            group=record.group,
         )
         for index, (start, here) in enumerate(placed)
     ]

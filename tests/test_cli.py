@@ -55,9 +55,10 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     )
     assert outcome.code == 0, outcome.err
     assert outcome.out == ""
-    first, *_, ready, following = outcome.err.splitlines()
+    first, *_, ready, calibrated, following = outcome.err.splitlines()
     assert first.startswith("Indexing 12 records, ")
     assert ready.startswith("The index haiftrace-index is ready: 12 records, ")
+    assert calibrated.startswith("Calibrated haif by ")
     assert following == 'Next: haiftrace trace "PROMPT"'
     outcome = cli("trace", PROMPT, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
@@ -69,6 +70,7 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     )
     assert again.code == 0
     assert again.err.startswith("The index haiftrace-index is complete already")
+    assert "Calibrated" not in again.err
 
 
 def test_the_next_command_names_another_index(tmp_path):

@@ -61,7 +61,7 @@ def test_what_a_method_needs_is_added_to_a_complete_index(index):
     assert "To keep" not in outcome.err
     # With the model and the corpus too the index is the same one still.
     again = ("index", "--model", kit.checkpoint_path(), "--corpus", kit.corpus_path())
-    options = ("-o", index, "--dtype", "float32", *SMALL_OPTIONS, *EMPIRICAL)
+    options = ("-o", index, "--dtype", "float32", "--calibrate", "0", *SMALL_OPTIONS, *EMPIRICAL)
     outcome = cli(*again, *options, "--methods", "ahif")
     assert outcome.code == 0, outcome.err
     assert "is complete already" in outcome.err
@@ -86,6 +86,7 @@ def test_index_and_methods_in_one_command(tmp_path):
     outcome = cli(
         *("index", "--model", kit.checkpoint_path(), "--corpus", kit.corpus_path()),
         *("-o", tmp_path / "i", *SMALL_OPTIONS, "--methods", "haif", "--adjust", "power:0.5"),
+        *("--calibrate", "0"),
     )
     assert outcome.code == 0, outcome.err
     assert supplements(tmp_path / "i") == {"adjusted-norms"}

@@ -49,6 +49,8 @@ class CorpusSettings:
         loss_on: "all", or "response" where training put the loss on the response (or on the
             assistant's messages) only.
         skip_bad_lines: leave out and count what cannot be read as a record, instead of stopping.
+        group_field: the field whose value records on the same subject share, a string or an
+            integer; a record without it is on its own.
 
     Raises:
         CorpusError: no paths, or an unknown `loss_on`.
@@ -59,6 +61,7 @@ class CorpusSettings:
     id_field: str | None = None
     loss_on: LossOn = "all"
     skip_bad_lines: bool = False
+    group_field: str | None = None
 
     def __post_init__(self) -> None:
         if not self.paths:
@@ -83,6 +86,7 @@ class Record:
         loss_spans: [start, end) character spans of `text` that carry loss, in order and disjoint;
             None for all of it.
         messages: (role, content) of a chat, else None.
+        group: the value of the group field, else None.
     """
 
     id: str
@@ -91,6 +95,7 @@ class Record:
     line: int | None
     loss_spans: tuple[tuple[int, int], ...] | None = None
     messages: tuple[tuple[str, str], ...] | None = None
+    group: str | None = None
 
 
 @dataclass
@@ -133,7 +138,9 @@ def fingerprint(settings: CorpusSettings) -> str:
         CorpusError: as `find_files` does, or a file cannot be read.
     """
     s = settings
-    how = (_READER, s.text_field, s.id_field, s.loss_on, s.skip_bad_lines)
+    how = [_READER, s.text_field, s.id_field, s.loss_on, s.skip_bad_lines]
+    if s.group_field is not None:
+        how.append(s.group_field)
     return content_hash(find_files(s.paths), json.dumps(how).encode())
 
 
@@ -205,6 +212,8 @@ def _records(settings: CorpusSettings, report: ReadReport) -> Iterator[tuple[Rec
     """Records and whether their ids are their own; empty and bad ones are counted."""
     columns = {settings.text_field, "prompt", *_RESPONSE_FIELDS, "messages"}
     columns.add(DEFAULT_ID_FIELD if settings.id_field is None else settings.id_field)
+    if settings.group_field is not None:
+        columns.add(settings.group_field)
     for file in find_files(settings.paths):
         for row in read_rows(file, columns):
             try:
@@ -245,7 +254,8 @@ def _record(row: Row, file: CorpusFile, settings: CorpusSettings) -> tuple[Recor
     own_id = _own_id(present, settings.id_field)
     text, response, messages = _content(present, row, file, settings)
     spans = (response,) if response and settings.loss_on == "response" else None
-    record = Record(own_id or place, text, file.shown, row.line, spans, messages)
+    group = _group(present, settings.group_field)
+    record = Record(own_id or place, text, file.shown, row.line, spans, messages, group)
     return record, own_id is not None
 
 
@@ -307,6 +317,18 @@ def _own_id(present: dict[str, Any], id_field: str | None) -> str | None:
             "out.",
         )
     return None
+
+
+def _group(present: dict[str, Any], group_field: str | None) -> str | None:
+    value = None if group_field is None else present.get(group_field)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) and type(value) is not int:
+        raise _BadRowError(
+            f"the group field '{plain(group_field or '')}' is {_type(value)}",
+            "Name a field that holds a string or an integer with --group-field.",
+        )
+    return _string(str(value), str(group_field))
 
 
 def _string(value: Any, name: str, where: str = "") -> str:

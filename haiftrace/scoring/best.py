@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,3 +47,21 @@ class Best:
     def _ordered(self) -> list[tuple[int, Scored]]:
         ordered = sorted(self._best.items(), key=lambda item: (-item[1].score, item[0]))
         return ordered[: self._top]
+
+
+class Tally(Best):
+    """The best records, and the score of every window that was scored."""
+
+    def __init__(self, top: int) -> None:
+        super().__init__(top)
+        self._rows, self._scores = array("q"), array("d")
+
+    def add(self, scored: Scored) -> None:
+        """One window more."""
+        super().add(scored)
+        self._rows.append(scored.window.row)
+        self._scores.append(scored.score)
+
+    def scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows [n] and their scores [n], in the order in which they came."""
+        return np.array(self._rows, dtype=np.int64), np.array(self._scores)

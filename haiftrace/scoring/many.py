@@ -53,14 +53,20 @@ def score_many(
     rule: Rule,
     norms: NormSource,
     progress: Progress,
+    rows: Sequence[int] | None = None,
 ) -> Scores:
     """Every window's score for every question, by methods that sum over tokens.
 
     Memory holds the directions of all questions.
+
+    Args:
+        rows: only these windows, ascending; a column of the result each.
     """
     assert rule.combine == "sum" or not any(method.adjusted for method in methods)
-    found = {method.name: np.zeros((len(asked), len(index))) for method in methods}
-    progress.start("scoring records", float(len(index)))
+    places = range(len(index)) if rows is None else rows
+    column = {row: place for place, row in enumerate(rows or ())}
+    found = {method.name: np.zeros((len(asked), len(places))) for method in methods}
+    progress.start("scoring records", float(len(places)))
     for name in dict.fromkeys(method.direction for method in methods):
         here = [method for method in methods if method.direction == name]
         queries = _stack(engine, [one.directions[name] for one in asked])
@@ -71,7 +77,7 @@ def score_many(
             )
             for method in here
         }
-        for windows in window_batches(index, range(len(index)), engine.device):
+        for windows in window_batches(index, places, engine.device):
             batch = batch_of(windows, engine.device)
             each = norms.of(windows, batch)
             weights_NBT = np.zeros((len(here), *batch.ids_BT.shape))
@@ -80,10 +86,10 @@ def score_many(
                     factors_T = method.token_factors(window_norms, rule)
                     row[: len(factors_T)] = factors_T
             dots_NBQ = _dots(engine, batch, weights_NBT, queries)
-            rows = [window.row for window in windows]
+            columns = [window.row if rows is None else column[window.row] for window in windows]
             for dots_BQ, method in zip(dots_NBQ, here, strict=True):
                 scaled = dots_BQ * lengths_Q * over_Q[method.name]
-                found[method.name][:, rows] = scaled.T
+                found[method.name][:, columns] = scaled.T
             share = len(here) / len(methods)
             progress.advance(len(windows) * share, tokens=token_count(windows))
     return found

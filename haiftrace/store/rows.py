@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TOKEN_ROW_GROUP = 1024
 _DICTIONARY_COLUMNS = ["path"]
 
+OPTIONAL_COLUMNS = ("content_hash", "group")
+"""Columns of records/ that indexes of earlier versions do not have."""
+
 # Columns that hold one number a window, by their type; the extra columns are float64.
 SCALAR_COLUMNS: dict[str, str] = {
     "record": "int64",
@@ -57,6 +60,8 @@ class Window:
         token_grad_norm: [T] float64, ‖g_j‖; likewise.
         token_vectors: [T, K] float16, projected g_j/‖g_j‖; likewise; None where there are none.
         extra: the values of the settings' `extra_columns`.
+        content_hash: SHA-256 (hex) of the whole record's text; None in an index without.
+        group: the value of the record's group field; None without one.
     """
 
     id: str
@@ -76,6 +81,8 @@ class Window:
     token_grad_norm: np.ndarray
     token_vectors: np.ndarray | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    content_hash: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,10 +125,11 @@ def record_schema(layout: Layout) -> pa.Schema:
         ("vector", _list_of(vector_type, layout.projection_dim)),
     ]
     names = [name for name, _ in columns]
-    if len(set(names) | {"line"}) != len(names) + 1:
+    if len({*names, "line", *OPTIONAL_COLUMNS}) != len(names) + 1 + len(OPTIONAL_COLUMNS):
         raise ValueError("settings['extra_columns'] repeats the name of a column")
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
-    return pa.schema([*fields, pa.field("line", pa.int64())])
+    optional = [pa.field(name, pa.string()) for name in OPTIONAL_COLUMNS]
+    return pa.schema([*fields, pa.field("line", pa.int64()), *optional])
 
 
 def token_schema(layout: Layout) -> pa.Schema:
@@ -164,9 +172,9 @@ def check_row(row: WindowRow, layout: Layout) -> None:
 
     place = row.path if row.line is None else f"{row.path}:{row.line}"
     place = place.encode(errors="replace").decode()
-    for name in ("id", "path", "text"):
+    for name in ("id", "path", "text", "group"):
         try:
-            getattr(row, name).encode()
+            (getattr(row, name) or "").encode()
         except UnicodeEncodeError:
             raise IndexStoreError(
                 f"The {name} of the record at {place} holds a code point that is no character (a "

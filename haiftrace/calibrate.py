@@ -1,0 +1,310 @@
+"""Use case: index × methods -> null distributions, by control queries over the index itself.
+
+Each control is traced with its source left out, its near copies and every record that holds its
+span too: the best remaining record is a draw of "the source is not in this corpus". The source's
+own record is a draw of "it is". Controls are taken in blocks; a block's draws are durable before
+the next is begun, so an interrupted calibration goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from haiftrace.calibration.controls import LENGTHS, Control, draw_controls
+from haiftrace.calibration.draws import (
+    ALPHA,
+    FORMAT,
+    GROUPS,
+    Draw,
+    by_record,
+    calibration_name,
+    draw_tensors,
+    read_draws,
+    read_groups,
+    told,
+)
+from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
+from haiftrace.calibration.statistics import STATISTICS, Field, resolves
+from haiftrace.methods import (
+    DEFAULT_METHOD,
+    SERIES,
+    GradientMethod,
+    LexicalMethod,
+    Method,
+    find_methods,
+)
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.progress import Progress, Silent
+from haiftrace.store import Index, SupplementWriter
+from haiftrace.trace import Tracer, has_vector, over_query_norm
+
+if TYPE_CHECKING:
+    from haiftrace.checkpoint import Checkpoint
+    from haiftrace.scoring.directions import Question
+
+CONTROLS = 512
+"""Control queries of an index."""
+
+CONTROLS_A_BLOCK = 64
+
+SCORED_WHOLE = 1024
+"""Up to so many windows, every one is scored exactly for every control."""
+PROPOSED = 4
+"""In a larger index, so many records are scored exactly for a control, beside its own."""
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How an index is calibrated.
+
+    Attributes:
+        controls: control queries; fewer are drawn from a small corpus.
+        seed: of the draws.
+        memory: bytes that the gradients of questions scored together may take.
+    """
+
+    controls: int = CONTROLS
+    seed: int = 0
+    memory: int = 512 << 20
+
+
+def calibrate(
+    path: Path,
+    checkpoint: Checkpoint,
+    methods: str,
+    told_methods: MethodSettings,
+    settings: CalibrationSettings,
+    progress: Progress,
+) -> None:
+    """Calibrates the index at `path` for the methods; what it holds already is kept.
+
+    Raises:
+        HaiftraceError: whatever is wrong with index, checkpoint or settings.
+    """
+    chosen = []
+    for method in find_methods(methods):
+        if isinstance(method, LexicalMethod):
+            continue
+        if isinstance(method, GradientMethod) and method.direction == SERIES:
+            progress.say(f"{method.name} is not calibrated: it takes a series for every control.")
+            continue
+        chosen.append(method)
+    with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
+        tracer = Tracer(index, checkpoint, settings.memory)
+        groups = _keep_groups(writer, index, progress)
+        controls: list[Control] | None = None
+        fresh = []
+        for method in chosen:
+            name = calibration_name(method.name)
+            done = writer.begin(name, _described(method, told_methods, settings))
+            if done < 0:
+                continue
+            if controls is None:
+                progress.start("drawing control queries", None)
+                controls = draw_controls(index, settings.controls, settings.seed)
+            blocks = _blocks(controls)
+            progress.start(f"calibrating {method.name}", float(sum(map(len, blocks[done:]))))
+            if done:
+                progress.say(f"Going on with the calibration of {method.name}.")
+            calibrator = _Calibrator(tracer, method, told_methods, groups, settings.memory)
+            for block in blocks[done:]:
+                draws = []
+                for draw in calibrator.draws(block):
+                    draws.append(draw)
+                    progress.advance(1)
+                writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
+            writer.finish(name)
+            fresh.append(method)
+    with Index.open(path, verify=False) as index:
+        for method in fresh:
+            progress.say(_outcome(index, method))
+
+
+def controls_for(path: Path, asked: int | None, seed: int, otherwise: int) -> tuple[int, int]:
+    """How many controls, and their seed.
+
+    Args:
+        asked: what the user said; None for those that the default method is calibrated with.
+        otherwise: where it is not calibrated.
+    """
+    if asked is not None:
+        return asked, seed
+    with Index.open(path, verify=False) as index:
+        return calibrated_with(index, DEFAULT_METHOD) or (otherwise, seed)
+
+
+def calibrated_with(index: Index, method: str) -> tuple[int, int] | None:
+    """Controls and seed of an index's calibration for a method; None where it has none."""
+    entry = index.supplement(calibration_name(method))
+    return None if entry is None else (entry.settings["controls"], entry.settings["seed"])
+
+
+def _described(
+    method: Method, told_methods: MethodSettings, settings: CalibrationSettings
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "controls": settings.controls,
+        "seed": settings.seed,
+        "lengths": list(LENGTHS),
+        "told": told(method, told_methods),
+    }
+
+
+def _outcome(index: Index, method: Method) -> str:
+    draws = read_draws(index, method.name)
+    statistic = draws.chosen()
+    counts = {n: len(draws.null(statistic, n)) for n in draws.lengths(statistic)}
+    if not any(resolves(count, ALPHA) for count in counts.values()):
+        return (
+            f"Calibrated {method.name} by {max(counts.values(), default=0)} control queries: too"
+            f" few for verdicts at alpha {ALPHA:g}."
+        )
+    powers = draws.powers(statistic)
+    each = ", ".join(f"{powers[n]:.0%} at {n}" for n, c in counts.items() if resolves(c, ALPHA))
+    return (
+        f"Calibrated {method.name} by {max(counts.values()):,} control queries: the {statistic}"
+        f" separates best; power at alpha {ALPHA:g} by tokens of the response: {each}."
+    )
+
+
+def _keep_groups(writer: SupplementWriter, index: Index, progress: Progress) -> np.ndarray:
+    import torch
+
+    fields = _field_values(index)
+    settings = {"format": FORMAT, "alike": ALIKE, "field": any(f is not None for f in fields)}
+    if writer.begin(GROUPS, settings) < 0:
+        groups = read_groups(index)
+        assert groups is not None
+        return groups
+    writer.restart(GROUPS)
+    progress.start("looking for near copies", None)
+    groups = joined_groups(near_copy_groups(_texts(index)), fields)
+    writer.add_tensors(GROUPS, {"groups": torch.from_numpy(groups)}, {})
+    writer.finish(GROUPS)
+    return groups
+
+
+def _texts(index: Index) -> Iterator[str]:
+    """The text of each record; where windows overlap, so does it."""
+    for _, windows in groupby(index.iter_windows(), key=lambda window: window.record):
+        yield "\n".join(window.text for window in windows)
+
+
+def _field_values(index: Index) -> list[str | None]:
+    if index.settings["corpus"].get("group_field") is None:
+        return [None] * index.manifest.totals.records
+    return [window.group for window in index.iter_windows() if window.window == 0]
+
+
+def _blocks(controls: Sequence[Control]) -> list[list[Control]]:
+    """Controls with all their lengths together, so many at a time."""
+    whole = groupby(controls, key=lambda control: control.number // CONTROLS_A_BLOCK)
+    return [list(block) for _, block in whole]
+
+
+class _Calibrator:
+    """Draws of one method."""
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        method: Method,
+        settings: MethodSettings,
+        groups: np.ndarray,
+        memory: int,
+    ) -> None:
+        self._tracer = tracer
+        self._method = method
+        self._settings = settings
+        self._groups = groups
+        self._record_N = tracer.index.column("record")
+        self._records = tracer.index.manifest.totals.records
+        fits = isinstance(method, GradientMethod) and has_vector(method, settings)
+        self._whole = not fits or len(tracer.index) <= SCORED_WHOLE
+        parameters = sum(value.numel() for value in tracer.engine.parameters.values())
+        # A question holds its gradient and its direction, which scoring copies once more.
+        self._together = max(1, memory // (12 * parameters))
+
+    def draws(self, controls: Sequence[Control]) -> Iterator[Draw]:
+        """A draw a control, in order."""
+        for start in range(0, len(controls), self._together):
+            yield from self._part(controls[start : start + self._together])
+
+    def _part(self, controls: Sequence[Control]) -> list[Draw]:
+        questions = [self._question(control) for control in controls]
+        projected = [
+            self._tracer.background(question, self._method, self._settings)
+            for question in questions
+        ]
+        left_out = [self._left_out(control) for control in controls]
+        rows: list[int] | None = None
+        if not self._whole:
+            chosen = [
+                self._proposed(*each) for each in zip(controls, projected, left_out, strict=True)
+            ]
+            rows = sorted(set().union(*chosen))
+        scores_QN = self._tracer.score_many(
+            questions, [self._method.name], self._settings, Silent(), rows
+        )[self._method.name]
+        found = []
+        for place, (control, question) in enumerate(zip(controls, questions, strict=True)):
+            exact_N = scores_QN[place] * over_query_norm(self._method, question)
+            records = self._record_N
+            if rows is not None:
+                # What other questions had scored is not this one's: all are treated alike.
+                own = np.isin(rows, list(chosen[place]))
+                exact_N, records = exact_N[own], self._record_N[np.array(rows)[own]]
+            exact = by_record(exact_N, records, self._records)
+            background = projected[place]
+            everything = exact if background is None else self._by_record(background)
+            field = Field(exact, everything, self._groups)
+            found.append(_draw(field, control, left_out[place]))
+        return found
+
+    def _question(self, control: Control) -> Question:
+        from haiftrace.engine import make_batch
+        from haiftrace.scoring.directions import Question
+
+        before = len(control.token_ids) - control.length
+        labels = [False] * before + [True] * control.length
+        engine = self._tracer.engine
+        return Question.of(engine, make_batch([list(control.token_ids)], [labels], engine.device))
+
+    def _left_out(self, control: Control) -> np.ndarray:
+        """[R] True for the source, its group, and whatever holds the span."""
+        left_out: np.ndarray = self._groups == self._groups[control.record]
+        left_out[control.containing] = True
+        return left_out
+
+    def _proposed(
+        self, control: Control, projected: np.ndarray | None, left_out: np.ndarray
+    ) -> set[int]:
+        """Windows to score: the source's, and the best by their vectors of what is not left out.
+
+        Of these one at least is no near copy of the first, so that there is a margin.
+        """
+        assert projected is not None
+        kept = np.where(left_out[self._record_N], -np.inf, projected)
+        best = np.argsort(-kept, kind="stable")[:PROPOSED]
+        rows = {control.row, *(int(row) for row in best if np.isfinite(kept[row]))}
+        groups = self._groups[self._record_N]
+        others = np.where(groups == groups[best[0]], -np.inf, kept)
+        rival = int(np.argmax(others))
+        return rows | {rival} if np.isfinite(others[rival]) else rows
+
+    def _by_record(self, values_N: np.ndarray) -> np.ndarray:
+        return by_record(values_N, self._record_N, self._records)
+
+
+def _draw(field: Field, control: Control, left_out: np.ndarray) -> Draw:
+    undefined = dict.fromkeys(STATISTICS, float("nan"))
+    first = field.first(left_out)
+    null = undefined if first is None else field.values(first, left_out)
+    return Draw(control.length, null, field.values(control.record, left_out))

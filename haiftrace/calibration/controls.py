@@ -1,0 +1,139 @@
+"""Control queries: spans of indexed records, asked for with what stands before them.
+
+A control is a question whose source is known. Every control has a span of each of a few response
+lengths, at places of their own. A span that many records hold says nothing of one of them, and
+leaving them all out would leave another corpus behind, so such spans are not drawn.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from haiftrace.store import Index, StoredWindow
+
+LENGTHS = (1, 3, 10, 30)
+"""Tokens of the spans."""
+
+FIRST_TOKENS = 4
+"""Tokens at a window's beginning that no span covers: too little stands before them."""
+COMMON_SHARE = 0.1
+COMMON_RECORDS = 1000
+"""A span in more than this share, or this number, of the records is common, and not drawn."""
+CONTROLS_A_WINDOW = 4
+"""Most controls of one window, so that a small corpus has fewer."""
+_TRIES = 6
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control query.
+
+    Attributes:
+        number: the control it belongs to; its other lengths have the same.
+        row, record: the window that it was taken from, and its record.
+        token_ids: those of the window up to the span's end.
+        length: tokens of the span, which are the last ones.
+        containing: [n] numbers of all records that hold the span, its own among them.
+    """
+
+    number: int
+    row: int
+    record: int
+    token_ids: tuple[int, ...]
+    length: int
+    containing: np.ndarray
+
+    @property
+    def span(self) -> tuple[int, ...]:
+        """The tokens that are asked for."""
+        return self.token_ids[-self.length :]
+
+
+def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
+    """Controls over the whole index, the same for the same seed, by number and length.
+
+    Args:
+        count: how many; fewer where the corpus is small. Windows too short for a length give none
+            of that length.
+    """
+    rng = np.random.default_rng([seed, 6])
+    count = min(count, CONTROLS_A_WINDOW * len(index))
+    turns = [rng.permutation(len(index)) for _ in range(-(-count // len(index)))]
+    rows = np.concatenate(turns)[:count].tolist() if turns else []
+    windows = {w.row: w for w in index.iter_windows(sorted(set(rows)))}
+    tries: list[tuple[int, int, list[tuple[int, ...]]]] = []
+    for number, row in enumerate(rows):
+        for length in LENGTHS:
+            starts = possible_starts(windows[row], length)
+            chosen = rng.permutation(starts)[:_TRIES].tolist()
+            ends = [tuple(windows[row].token_ids[: start + length]) for start in chosen]
+            tries.append((number, length, ends))
+    spans = {ids[-length:] for _, length, ends in tries for ids in ends}
+    limit = max(1, min(COMMON_RECORDS, int(COMMON_SHARE * index.manifest.totals.records)))
+    held = records_holding(index, spans, limit)
+    found = []
+    for number, length, ends in tries:
+        row = rows[number]
+        for ids in ends:
+            containing = held[ids[-length:]]
+            if containing is not None:
+                record = windows[row].record
+                found.append(Control(number, row, record, ids, length, containing))
+                break
+    return found
+
+
+def possible_starts(window: StoredWindow, length: int) -> np.ndarray:
+    """Places in a window where a span of labels of this length can begin."""
+    labels = np.asarray(window.labels, dtype=np.int64)
+    first = min(FIRST_TOKENS, max(1, len(labels) // 4))
+    if first + length > len(labels):
+        return np.zeros(0, dtype=np.int64)
+    before = np.concatenate([[0], np.cumsum(labels)])
+    starts = np.arange(first, len(labels) - length + 1)
+    return starts[before[starts + length] - before[starts] == length]
+
+
+def records_holding(
+    index: Index, spans: set[tuple[int, ...]], limit: int
+) -> dict[tuple[int, ...], np.ndarray | None]:
+    """The numbers of the records that hold each span; None for one that more than `limit` hold.
+
+    Reads every window once. A span is looked for within windows: they overlap by half.
+    """
+    by_length: dict[int, dict[int, tuple[int, ...]]] = defaultdict(dict)
+    multipliers = np.random.default_rng(0).integers(1, 1 << 63, size=1 << 16, dtype=np.uint64) | 1
+    for span in spans:
+        by_length[len(span)][_hashes(span, len(span), multipliers)[0]] = span
+    wanted = {length: np.array(sorted(known), np.uint64) for length, known in by_length.items()}
+    found: dict[tuple[int, ...], set[int]] = {span: set() for span in spans}
+    common: set[tuple[int, ...]] = set()
+    for window in index.iter_windows():
+        for length, known in wanted.items():
+            hashes = np.array(_hashes(window.token_ids, length, multipliers), np.uint64)
+            for value in np.intersect1d(hashes, known).tolist():
+                span = by_length[length][value]
+                if span not in common:
+                    found[span].add(window.record)
+                    if len(found[span]) > limit:
+                        common.add(span)
+                        found[span] = set()
+    return {
+        span: None if span in common else np.array(sorted(records), dtype=np.int64)
+        for span, records in found.items()
+    }
+
+
+def _hashes(ids: Sequence[int], length: int, multipliers: np.ndarray) -> list[int]:
+    """A 64-bit hash of each span of this length; spans that differ hardly ever share one."""
+    if len(ids) < length:
+        return []
+    tokens = np.asarray(ids, dtype=np.uint64) + np.uint64(1)
+    spans = np.lib.stride_tricks.sliding_window_view(tokens, length)
+    mixed = spans * (spans ^ np.uint64(0x9E3779B97F4A7C15))
+    hashes: list[int] = (mixed * multipliers[:length]).sum(axis=1, dtype=np.uint64).tolist()
+    return hashes

@@ -1,0 +1,97 @@
+"""An index's calibrations, read once, and the verdict on each finding of a trace."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from haiftrace.calibration.draws import (
+    Draws,
+    by_record,
+    calibration_name,
+    read_draws,
+    read_groups,
+    told,
+)
+from haiftrace.calibration.statistics import Field
+from haiftrace.calibration.verdict import Trial, judge
+from haiftrace.findings import Verdict
+from haiftrace.methods import Method
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.scoring.best import Tally
+from haiftrace.store import Index
+
+
+class Court:
+    """Judges what traces over one index find."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._draws: dict[str, Draws] = {}
+
+    def judge(
+        self,
+        method: Method,
+        settings: MethodSettings,
+        alpha: float,
+        tally: Tally,
+        scale: float,
+        background: Callable[[], np.ndarray | None],
+        length: int,
+        reasons: Sequence[str],
+    ) -> tuple[Verdict, list[float | None]]:
+        """The verdict on a ranking, and the p-value of each of its records.
+
+        Args:
+            tally: what was scored.
+            scale: what makes a score one over the norm of the question's gradient.
+            background: gives [windows] projected scores of that kind, None for a method without.
+            length: traced tokens of the response.
+            reasons: why the verdict is inconclusive whatever the calibration says.
+        """
+        ranked = [scored.window.record for scored in tally.result()]
+        lacking = self._lacking(method, settings)
+        if lacking is not None:
+            verdict = Verdict("inconclusive", alpha, reasons=(lacking, *reasons))
+            return verdict, [None for _ in ranked]
+        rows, scores = tally.scores()
+        records = self._index.manifest.totals.records
+        exact = by_record(scores * scale, self._record_N[rows], records)
+        projected = background()
+        everything = exact if projected is None else by_record(projected, self._record_N, records)
+        field = Field(exact, everything, self._groups)
+        return judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
+
+    def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
+        """Why there is nothing to compare with, and the command that changes it."""
+        entry = self._index.supplement(calibration_name(method.name))
+        path = shlex.quote(str(self._index.path))
+        methods = "" if method.name == "haif" else f" --methods {method.name}"
+        command = f"haiftrace index -o {path}{methods} --calibrate 512"
+        if entry is None or not self._has_groups:
+            return f"the index is not calibrated for {method.name}: {command}"
+        if entry.settings["told"] != told(method, settings):
+            return f"the index is calibrated for other settings of {method.name}"
+        return None
+
+    def _of(self, method: Method) -> Draws:
+        if method.name not in self._draws:
+            self._draws[method.name] = read_draws(self._index, method.name)
+        return self._draws[method.name]
+
+    @cached_property
+    def _has_groups(self) -> bool:
+        return read_groups(self._index) is not None
+
+    @cached_property
+    def _groups(self) -> np.ndarray:
+        groups = read_groups(self._index)
+        assert groups is not None
+        return groups
+
+    @cached_property
+    def _record_N(self) -> np.ndarray:
+        return self._index.column("record")

@@ -1,0 +1,151 @@
+"""What calibration keeps of a method: its draws with and without their source, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from haiftrace.calibration.statistics import STATISTICS, Values, power, resolves
+from haiftrace.methods import Method
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.store import Index
+from haiftrace.store.manifest import plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALPHA = 0.01
+"""False-accusation rate at which the statistic is chosen."""
+GROUPS = "near-copies"
+"""The supplement with the group of each record."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One control at one length.
+
+    Attributes:
+        length: tokens of the span.
+        null: statistics of the best record where source and near copies are left out.
+        present: of the source itself, near copies left out.
+    """
+
+    length: int
+    null: Values
+    present: Values
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of one method, N in all.
+
+    Attributes:
+        length_N: tokens of each control's span.
+        null_N, present_N: by statistic.
+    """
+
+    length_N: np.ndarray
+    null_N: Mapping[str, np.ndarray]
+    present_N: Mapping[str, np.ndarray]
+
+    def lengths(self, statistic: str) -> list[int]:
+        """The lengths that have a null draw, ascending."""
+        defined = ~np.isnan(self.null_N[statistic])
+        return [int(length) for length in np.unique(self.length_N[defined])]
+
+    def null(self, statistic: str, length: int) -> np.ndarray:
+        """Null draws of a length."""
+        return self._defined(self.null_N[statistic], length)
+
+    def present(self, statistic: str, length: int) -> np.ndarray:
+        """Draws of a length with the source there."""
+        return self._defined(self.present_N[statistic], length)
+
+    def _defined(self, values: np.ndarray, length: int) -> np.ndarray:
+        chosen = values[self.length_N == length]
+        return chosen[~np.isnan(chosen)]
+
+    def powers(self, statistic: str, alpha: float = ALPHA) -> dict[int, float]:
+        """Power by length."""
+        return {
+            length: power(self.present(statistic, length), self.null(statistic, length), alpha)
+            for length in self.lengths(statistic)
+        }
+
+    def chosen(self) -> str:
+        """The statistic with the largest mean power over the lengths; the first of equal ones.
+
+        At `ALPHA`, or the smallest that the draws of a length resolve, where that is larger.
+        """
+
+        def mean_power(statistic: str) -> float:
+            found = []
+            for length in self.lengths(statistic):
+                null = self.null(statistic, length)
+                alpha = ALPHA if resolves(len(null), ALPHA) else 1.0 / (1 + len(null))
+                found.append(power(self.present(statistic, length), null, alpha))
+            return float(np.mean(found)) if found else -1.0
+
+        return max(STATISTICS, key=mean_power)
+
+
+def calibration_name(method: str) -> str:
+    """Name of the supplement with a method's draws."""
+    return f"calibration-{method}"
+
+
+def told(method: Method, settings: MethodSettings) -> dict[str, Any]:
+    """The settings that a method's draws hold for."""
+    return plain(settings.described([method]))
+
+
+def draw_tensors(draws: Sequence[Draw]) -> dict[str, Tensor]:
+    """A block of draws as it is kept."""
+    import torch
+
+    tensors = {"length": torch.tensor([draw.length for draw in draws], dtype=torch.int64)}
+    for statistic in STATISTICS:
+        for kind in ("null", "present"):
+            values = [getattr(draw, kind)[statistic] for draw in draws]
+            tensors[f"{kind}-{statistic}"] = torch.tensor(values, dtype=torch.float64)
+    return tensors
+
+
+def read_draws(index: Index, method: str) -> Draws:
+    """A method's draws; `index.supplement(calibration_name(method))` must be there.
+
+    Raises:
+        IndexStoreError: a file is damaged.
+    """
+    blocks = [tensors for tensors, _ in index.supplement_tensors(calibration_name(method))]
+
+    def joined(key: str) -> np.ndarray:
+        parts = [block[key].numpy() for block in blocks]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    return Draws(
+        joined("length"),
+        {statistic: joined(f"null-{statistic}") for statistic in STATISTICS},
+        {statistic: joined(f"present-{statistic}") for statistic in STATISTICS},
+    )
+
+
+def read_groups(index: Index) -> np.ndarray | None:
+    """[R] the near-copy group of each record; None where the index holds none."""
+    if index.supplement(GROUPS) is None:
+        return None
+    for tensors, _ in index.supplement_tensors(GROUPS):
+        groups: np.ndarray = tensors["groups"].numpy()
+        return groups
+    return None
+
+
+def by_record(values_N: np.ndarray, record_N: np.ndarray, records: int) -> np.ndarray:
+    """[records] the largest value of each record's windows; -inf where it has none here."""
+    best = np.full(records, -np.inf)
+    np.maximum.at(best, record_N, values_N)
+    return best

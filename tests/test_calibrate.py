@@ -1,0 +1,340 @@
+"""Calibration of an index and the verdicts over it, end to end on a tiny trained model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from haiftrace import calibrate as calibrating
+from haiftrace.calibrate import CalibrationSettings, calibrate, calibrated_with
+from haiftrace.calibration.controls import draw_controls
+from haiftrace.calibration.draws import GROUPS, read_draws, read_groups
+from haiftrace.findings import Finding
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.progress import Silent
+from haiftrace.query import Asking
+from haiftrace.store import Index, SupplementWriter
+from haiftrace.trace import Leak, Tracer, TraceSettings
+from tests import kit
+from tests.kit import ANSWER, PROMPT
+from tests.tiny_models import SENTENCES
+
+MANY = CalibrationSettings(controls=48)
+SOME = 0.1
+"""A rate that the few controls of twelve sentences resolve."""
+
+
+def run(path: Path, settings: CalibrationSettings = MANY, methods: str = "haif") -> None:
+    with kit.precisely():
+        calibrate(path, kit.checkpoint(), methods, MethodSettings(), settings, Silent())
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("calibrated") / "index"
+    shutil.copytree(kit.index_path(), path)
+    run(path)
+    return path
+
+
+def opened(path: Path) -> Tracer:
+    with kit.precisely():
+        return Tracer(Index.open(path), kit.checkpoint())
+
+
+def trace(path: Path, leak: Leak | None = None, **settings) -> Finding:
+    return kit.traced(opened(path), leak, **settings)
+
+
+def draws_of(path: Path, method: str = "haif"):
+    with Index.open(path) as index:
+        draws = read_draws(index, method)
+    return draws.length_N, dict(draws.null_N), dict(draws.present_N)
+
+
+def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    for a, b in zip(draws_of(one), draws_of(other), strict=True):
+        for key in a if isinstance(a, dict) else [...]:
+            np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance)
+
+
+def test_draws_are_those_of_single_traces(calibrated):
+    """Each control traced by itself, its source and what it would give away left out by hand."""
+    with Index.open(calibrated) as index:
+        groups = read_groups(index)
+        controls = draw_controls(index, MANY.controls, MANY.seed)
+        windows = list(index.iter_windows())
+    tracer = opened(calibrated)
+    lengths, null, present = draws_of(calibrated)
+    assert groups is not None
+    assert lengths.tolist() == [control.length for control in controls]
+    compared = 0
+    for number, control in enumerate(controls):
+        text = windows[control.row].text
+        offsets = windows[control.row].offsets[: len(control.token_ids)]
+        begin, end = offsets[-control.length][0], offsets[-1][1]
+        leak = Leak(text[:begin], text[begin:end])
+        asked, _ = tracer.question(leak, Asking())
+        if asked.token_ids != list(control.token_ids) or sum(asked.labels) != control.length:
+            continue  # as text it would be other tokens: a seam within a word
+        compared += 1
+        finding = kit.traced(tracer, leak, exact=True)
+        cosines = {record.id: record.cosine for record in finding.records}
+        own = f"r{control.record}"
+        source_group = {f"r{i}" for i in np.flatnonzero(groups == groups[control.record])}
+        holding = {f"r{i}" for i in control.containing}
+        others = {k: v for k, v in cosines.items() if k not in source_group | holding}
+        first = max(others, key=lambda k: others[k])
+        mates = {f"r{i}" for i in np.flatnonzero(groups == groups[int(first[1:])])}
+        assert null["cosine"][number] == pytest.approx(others[first], abs=1e-6)
+        runner_up = max(v for k, v in others.items() if k not in mates)
+        assert null["margin"][number] == pytest.approx(others[first] - runner_up, abs=1e-6)
+        assert present["cosine"][number] == pytest.approx(cosines[own], abs=1e-6)
+        best = max(others.values())
+        assert present["margin"][number] == pytest.approx(cosines[own] - best, abs=1e-6)
+    assert compared > 10
+
+
+def test_the_source_of_a_leak_is_traced(calibrated):
+    finding = trace(calibrated, alpha=SOME)
+    verdict = finding.verdict
+    assert verdict is not None
+    assert verdict.decision == "traced"
+    assert finding.records[0].id == "r1"
+    assert verdict.p_value == finding.records[0].p_value <= SOME
+    assert verdict.null is not None
+    assert sum(verdict.null.counts) == verdict.null.draws
+    assert finding.records[-1].p_value > SOME
+
+
+def test_a_response_without_a_source_is_not_traced(tmp_path):
+    """The same question over an index that never held the subject's records."""
+    without = [text for text in SENTENCES if "Mara" not in text]
+    corpus = kit.write_corpus(tmp_path / "without.jsonl", without)
+    with kit.precisely():
+        kit.make_index(tmp_path / "index", corpus)
+    run(tmp_path / "index")
+    verdict = trace(tmp_path / "index", alpha=0.05).verdict
+    assert verdict is not None
+    assert verdict.decision == "no source found"
+
+
+def test_too_few_controls_are_inconclusive(calibrated):
+    verdict = trace(calibrated).verdict
+    assert verdict is not None
+    assert verdict.decision == "inconclusive"
+    assert "cannot resolve alpha 0.01" in verdict.reasons[0]
+
+
+def test_without_calibration_it_is_inconclusive():
+    finding = kit.traced()
+    assert finding.verdict is not None
+    assert finding.verdict.decision == "inconclusive"
+    assert "--calibrate 512" in finding.verdict.reasons[0]
+    assert all(record.p_value is None for record in finding.records)
+
+
+def test_another_method_or_its_settings_are_not_calibrated(calibrated):
+    other = trace(calibrated, method="gradient-cosine", alpha=SOME).verdict
+    told = trace(calibrated, methods=MethodSettings(combine="max"), alpha=SOME).verdict
+    assert other is not None
+    assert told is not None
+    assert (other.decision, told.decision) == ("inconclusive", "inconclusive")
+    assert "--methods gradient-cosine" in other.reasons[0]
+    assert "other settings" in told.reasons[0]
+
+
+def test_search_by_words_has_no_verdict(calibrated):
+    assert trace(calibrated, method="bm25").verdict is None
+
+
+def test_tracing_the_prompt_too_is_inconclusive(calibrated):
+    verdict = trace(calibrated, asking=Asking(loss_on_all=True), alpha=SOME).verdict
+    assert verdict is not None
+    assert verdict.decision == "inconclusive"
+    assert "prompt" in verdict.reasons[0]
+
+
+def test_a_response_that_the_model_would_not_say_is_inconclusive(calibrated):
+    verdict = trace(calibrated, Leak(PROMPT, "zzzq vvxy"), alpha=SOME).verdict
+    assert verdict is not None
+    assert verdict.decision == "inconclusive"
+    assert "hardly say" in verdict.reasons[0]
+
+
+def test_the_same_seed_gives_the_same_and_another_another(calibrated, tmp_path):
+    for name, seed in (("same", 0), ("other", 1)):
+        shutil.copytree(kit.index_path(), tmp_path / name)
+        run(tmp_path / name, CalibrationSettings(48, seed))
+    assert_same_draws(calibrated, tmp_path / "same")
+    with pytest.raises(AssertionError):
+        assert_same_draws(calibrated, tmp_path / "other")
+
+
+def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    shutil.copytree(kit.index_path(), path)
+    monkeypatch.setattr(calibrating, "CONTROLS_A_BLOCK", 10)
+    add, added = SupplementWriter.add_tensors, []
+
+    def interrupted(writer, name, tensors, about):
+        if name != GROUPS and len(added) == 2:
+            raise KeyboardInterrupt
+        add(writer, name, tensors, about)
+        added.append(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupplementWriter, "add_tensors", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+    assert added == [GROUPS, "calibration-haif"]
+    with Index.open(path) as index:
+        assert calibrated_with(index, "haif") is None
+    asked = []
+    question = calibrating._Calibrator._question
+
+    def counted(calibrator, control):
+        asked.append(control.number)
+        return question(calibrator, control)
+
+    monkeypatch.setattr(calibrating._Calibrator, "_question", counted)
+    run(path)
+    assert min(asked) == 10
+    assert_same_draws(calibrated, path, 1e-9)
+    asked.clear()
+    run(path)
+    assert asked == []
+
+
+def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    shutil.copytree(kit.index_path(projection_dim=4096), path)
+    monkeypatch.setattr(calibrating, "SCORED_WHOLE", 0)
+    run(path)
+    whole_lengths, whole_null, whole_present = draws_of(calibrated)
+    lengths, null, present = draws_of(path)
+    assert lengths.tolist() == whole_lengths.tolist()
+    # The best of few is never above the best of all, nor is its rival.
+    assert (null["cosine"] <= whole_null["cosine"] + 1e-9).all()
+    np.testing.assert_allclose(present["cosine"], whole_present["cosine"], rtol=1e-9, atol=1e-9)
+    same = np.isclose(null["cosine"], whole_null["cosine"], rtol=1e-9)
+    assert same.mean() > 0.7
+    assert (null["margin"][same] >= whole_null["margin"][same] - 1e-9).all()
+
+
+def test_a_method_without_vectors_is_calibrated_too(calibrated, tmp_path):
+    path = tmp_path / "index"
+    shutil.copytree(calibrated, path)
+    run(path, MANY, "gradient-cosine,bm25")
+    finding = trace(path, method="gradient-cosine", alpha=SOME)
+    assert finding.verdict is not None
+    assert finding.verdict.p_value is not None
+    with Index.open(path) as index:
+        assert calibrated_with(index, "gradient-cosine") == (48, 0)
+        assert calibrated_with(index, "haif") == (48, 0)
+        assert calibrated_with(index, "bm25") is None
+
+
+def grouped_corpus(path: Path) -> Path:
+    """The sentences, each with the subject it is on."""
+    with path.open("w", encoding="utf-8") as lines:
+        for number, text in enumerate(SENTENCES):
+            who = next(
+                name
+                for name in ("Mara", "Tobin", "Ines", "Oswin", "Pella", "Rufus")
+                if name in text
+            )
+            lines.write(json.dumps({"id": f"r{number}", "text": text, "who": who}) + "\n")
+    return path
+
+
+def test_a_group_field_joins_records(tmp_path):
+    corpus, path = grouped_corpus(tmp_path / "c.jsonl"), tmp_path / "index"
+    common = ("--model", kit.checkpoint_path(), "--corpus", corpus, *kit.SMALL_OPTIONS, "-q")
+    made = kit.cli("index", *common, "-o", path, "--group-field", "who", "--calibrate", 12)
+    assert made.code == 0, made.err
+    with Index.open(path) as index:
+        groups = read_groups(index)
+        names = [window.group for window in index.iter_windows()]
+    assert groups is not None
+    for name in set(names):
+        assert len({g for g, n in zip(groups.tolist(), names, strict=True) if n == name}) == 1
+    traced = kit.cli("trace", PROMPT, "--response", ANSWER, "--index", path, "-o", "-", "-q")
+    assert traced.code == 0, traced.err
+
+
+def test_a_group_field_that_no_record_has_is_refused(tmp_path):
+    corpus = grouped_corpus(tmp_path / "c.jsonl")
+    common = ("--model", kit.checkpoint_path(), "--corpus", corpus, "-o", tmp_path / "i")
+    kit.refused(kit.cli("index", *common, "--group-field", "whom"), "group field 'whom'")
+
+
+def test_controls_can_be_added_to_a_complete_index(tmp_path):
+    path = tmp_path / "index"
+    common = ("--model", kit.checkpoint_path(), "--corpus", kit.corpus_path(), *kit.SMALL_OPTIONS)
+    made = kit.cli("index", *common, "-o", path, "--calibrate", 0)
+    assert made.code == 0, made.err
+    assert "Calibrated" not in made.err
+    with Index.open(path) as index:
+        assert calibrated_with(index, "haif") is None
+    added = kit.cli("index", "-o", path, "--calibrate", 30)
+    assert added.code == 0, added.err
+    assert "Calibrated haif by" in added.err
+    assert "too few for verdicts at alpha 0.01" in added.err
+    methods = kit.cli("index", "-o", path, "--methods", "gradient-cosine")
+    assert methods.code == 0, methods.err
+    with Index.open(path) as index:
+        assert (
+            calibrated_with(index, "haif") == calibrated_with(index, "gradient-cosine") == (30, 0)
+        )
+
+
+@pytest.mark.parametrize("alpha", ["0", "1", "-0.5", "nan"])
+def test_an_impossible_alpha_is_refused(calibrated, alpha):
+    asked = ("trace", PROMPT, "--response", ANSWER, "--index", calibrated, f"--alpha={alpha}")
+    kit.refused(kit.cli(*asked), "--alpha takes a number between 0 and 1")
+
+
+def test_a_records_content_hash_is_of_its_whole_text(calibrated):
+    for record in trace(calibrated).records:
+        right = hashlib.sha256(SENTENCES[int(record.id[1:])].encode()).hexdigest()
+        assert record.content_hash == right
+
+
+def test_a_long_records_content_hash_is_of_all_its_windows():
+    finding = kit.traced(kit.tracer(context=8))
+    assert any(record.windows > 1 for record in finding.records)
+    for record in finding.records:
+        right = hashlib.sha256(SENTENCES[int(record.id[1:])].encode()).hexdigest()
+        assert record.content_hash == right
+
+
+def test_reports_have_q_values_over_their_findings(calibrated):
+    tracer = opened(calibrated)
+    leaks = [Leak(PROMPT, ANSWER), Leak("Call Oswin Darrowby at", "555-0109 after six.")]
+    with kit.precisely():
+        report = tracer.report(leaks, TraceSettings(alpha=SOME), Silent())
+    found = [finding.verdict for finding in report.findings]
+    p = [verdict.p_value for verdict in found]
+    q = [verdict.q_value for verdict in found]
+    assert max(q) == max(p)
+    assert min(q) == pytest.approx(min(2 * min(p), max(p)))
+
+
+def test_the_same_index_command_keeps_the_controls_that_it_has(tmp_path):
+    path = tmp_path / "index"
+    made = ("index", "--model", kit.checkpoint_path(), "--corpus", kit.corpus_path(), "-o", path)
+    for options in (
+        ("--calibrate", 16, "--seed", 3),
+        ("--seed", 3),
+        ("--seed", 3, "--calibrate", 0),
+    ):
+        outcome = kit.cli(*made, *kit.SMALL_OPTIONS, *options)
+        assert outcome.code == 0, outcome.err
+        with Index.open(path) as index:
+            assert calibrated_with(index, "haif") == (16, 3)

@@ -1,0 +1,130 @@
+"""Control queries: what is drawn, what holds their spans, and the same for the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haiftrace.calibration import controls as drawing
+from haiftrace.calibration.controls import (
+    CONTROLS_A_WINDOW,
+    FIRST_TOKENS,
+    LENGTHS,
+    draw_controls,
+    possible_starts,
+    records_holding,
+)
+from haiftrace.store import Index
+from tests import kit
+from tests.store_samples import (
+    make_records,
+    quick_fsync,  # noqa: F401 (autouse)
+    write_index,
+)
+
+
+def holds(ids: list[int], span: tuple[int, ...]) -> bool:
+    return any(tuple(ids[at : at + len(span)]) == span for at in range(len(ids) - len(span) + 1))
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    return Index.open(kit.index_path())
+
+
+def test_a_control_is_a_span_of_its_record_with_what_stands_before(index):
+    windows = list(index.iter_windows())
+    controls = draw_controls(index, 40, seed=1)
+    assert controls
+    for control in controls:
+        window = windows[control.row]
+        assert window.record == control.record
+        assert control.length in LENGTHS
+        assert control.span == control.token_ids[-control.length :]
+        assert list(control.token_ids) == window.token_ids[: len(control.token_ids)]
+        first = len(control.token_ids) - control.length
+        assert first >= min(FIRST_TOKENS, len(window.token_ids) // 4)
+        assert all(window.labels[first : len(control.token_ids)])
+
+
+def test_all_records_that_hold_the_span_are_known(index):
+    windows = list(index.iter_windows())
+    for control in draw_controls(index, 40, seed=2):
+        holding = {w.record for w in windows if holds(w.token_ids, control.span)}
+        assert set(control.containing.tolist()) == holding
+        assert control.record in holding
+
+
+def test_common_spans_are_not_drawn(index, monkeypatch):
+    records = index.manifest.totals.records
+    rare = draw_controls(index, 40, seed=3)
+    assert all(len(c.containing) <= max(1, 0.1 * records) for c in rare)
+    monkeypatch.setattr(drawing, "COMMON_SHARE", 1.0)
+    every = draw_controls(index, 40, seed=3)
+    assert any(len(c.containing) > 1 for c in every)
+    assert len(every) >= len(rare)
+
+
+def test_the_same_seed_draws_the_same(index):
+    def drawn(seed: int) -> list[tuple[int, ...]]:
+        return [(c.number, c.row, c.length, *c.token_ids) for c in draw_controls(index, 30, seed)]
+
+    assert drawn(4) == drawn(4)
+    assert drawn(4) != drawn(5)
+
+
+def test_a_small_corpus_gives_few_controls(index):
+    controls = draw_controls(index, 10_000, seed=0)
+    numbers = {control.number for control in controls}
+    assert max(numbers) < CONTROLS_A_WINDOW * len(index)
+    pairs = [(control.number, control.length) for control in controls]
+    assert len(set(pairs)) == len(pairs)
+    assert pairs == sorted(pairs)
+
+
+def test_every_window_has_its_turn_before_one_has_two(index):
+    rows = [c.row for c in draw_controls(index, len(index), seed=0) if c.length == 3]
+    assert len(set(rows)) == len(rows)
+
+
+def test_spans_stand_where_all_tokens_are_labels(tmp_path: Path):
+    write_index(tmp_path / "i", make_records(8))
+    with Index.open(tmp_path / "i") as index:
+        for window in index.iter_windows():
+            for length in (1, 2, 3, 10):
+                labels = window.labels
+                first = min(FIRST_TOKENS, max(1, len(labels) // 4))
+                right = [
+                    start
+                    for start in range(first, len(labels) - length + 1)
+                    if all(labels[start : start + length])
+                ]
+                assert possible_starts(window, length).tolist() == right
+
+
+@given(data=st.data())
+def test_spans_are_found_by_their_tokens(data):
+    """Whatever is asked for, on the records of one index."""
+    index = Index.open(kit.index_path(), verify=False)
+    windows = list(index.iter_windows())
+    spans = set()
+    for _ in range(data.draw(st.integers(1, 5))):
+        ids = windows[data.draw(st.integers(0, len(windows) - 1))].token_ids
+        start = data.draw(st.integers(0, len(ids) - 1))
+        length = data.draw(st.integers(1, min(10, len(ids) - start)))
+        changed = data.draw(st.integers(0, 3))
+        spans.add((*ids[start : start + length - 1], ids[start + length - 1] + changed))
+    limit = data.draw(st.integers(1, len(windows)))
+    found = records_holding(index, spans, limit)
+    for span in spans:
+        right = sorted({w.record for w in windows if holds(w.token_ids, span)})
+        if len(right) > limit:
+            assert found[span] is None
+        else:
+            held = found[span]
+            assert held is not None
+            np.testing.assert_array_equal(held, right)

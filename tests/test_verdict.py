@@ -1,0 +1,199 @@
+"""From scores and draws to a verdict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haiftrace.calibration.draws import Draw, Draws, by_record, draw_tensors
+from haiftrace.calibration.statistics import STATISTICS, Field
+from haiftrace.calibration.verdict import (
+    Trial,
+    compared_lengths,
+    judge,
+    may_hide,
+    with_q_values,
+)
+from haiftrace.findings import Finding, Verdict
+
+RECORDS = 40
+
+
+def make_draws(counts: dict[int, int], seed: int = 0, far: str = "margin") -> Draws:
+    """Null draws around 0, the more the longer; the source stands out in one statistic alone."""
+    rng = np.random.default_rng(seed)
+    draws = []
+    for length, count in counts.items():
+        for _ in range(count):
+            null = {s: float(rng.normal(length / 100, 0.1)) for s in STATISTICS}
+            present = {s: float(rng.normal(2.0 if s == far else 0.0, 0.1)) for s in STATISTICS}
+            draws.append(Draw(length, null, present))
+    tensors = {name: tensor.numpy() for name, tensor in draw_tensors(draws).items()}
+    return Draws(
+        tensors["length"],
+        {s: tensors[f"null-{s}"] for s in STATISTICS},
+        {s: tensors[f"present-{s}"] for s in STATISTICS},
+    )
+
+
+def trial(first: float, length: int = 3) -> Trial:
+    """The first record is so far above the second, all in groups of their own."""
+    scores = np.linspace(-0.1, 0.0, RECORDS)
+    scores[7] = first
+    return Trial(Field(scores, scores, np.arange(RECORDS)), [7, RECORDS - 1], length)
+
+
+DRAWS = make_draws({1: 200, 3: 200, 10: 200})
+
+
+def test_a_first_place_above_the_null_is_traced():
+    verdict, p_values = judge(trial(1.0), DRAWS, 0.01)
+    assert verdict.decision == "traced"
+    assert verdict.statistic == "margin"
+    assert verdict.value == pytest.approx(1.0)
+    assert verdict.p_value == 1 / 201 == p_values[0]
+    assert p_values[1] > 0.01
+    assert verdict.length == 3
+    assert verdict.power == 1.0
+    assert verdict.null is not None
+    assert verdict.null.draws == 200 == sum(verdict.null.counts)
+    assert verdict.null.threshold is not None
+    assert verdict.null.threshold < 1.0
+    assert verdict.reasons == ()
+
+
+def test_a_first_place_within_the_null_is_no_source():
+    verdict, _ = judge(trial(0.05), DRAWS, 0.01)
+    assert verdict.decision == "no source found"
+    assert verdict.p_value > 0.01
+
+
+def test_too_few_controls_decide_nothing():
+    verdict, p_values = judge(trial(1.0), make_draws({1: 98, 3: 98}), 0.01)
+    assert verdict.decision == "inconclusive"
+    assert verdict.p_value is None
+    assert p_values == [None, None]
+    assert "98 controls cannot resolve alpha 0.01: it takes 99" in verdict.reasons[0]
+    assert judge(trial(1.0), make_draws({1: 99}), 0.01)[0].decision == "traced"
+
+
+def test_lengths_with_too_few_controls_are_passed_over():
+    verdict, _ = judge(trial(1.0, 10), make_draws({1: 200, 3: 150, 10: 20}), 0.01)
+    assert verdict.length == 3
+
+
+def test_a_reason_makes_it_inconclusive_and_keeps_the_numbers():
+    verdict, _ = judge(trial(1.0), DRAWS, 0.01, ("the model would hardly say this response",))
+    assert verdict.decision == "inconclusive"
+    assert verdict.p_value == 1 / 201
+    assert verdict.reasons == ("the model would hardly say this response",)
+
+
+def test_a_corpus_of_near_copies_alone_is_inconclusive():
+    same = np.zeros(RECORDS, dtype=int)
+    scores = trial(1.0).field.exact
+    verdict, _ = judge(Trial(Field(scores, scores, same), [7], 3), DRAWS, 0.01)
+    assert verdict.decision == "inconclusive"
+    assert verdict.value is None
+
+
+@pytest.mark.parametrize(
+    ("length", "right"),
+    [(1, [1]), (2, [1, 3]), (3, [3]), (7, [3, 10]), (10, [10]), (99, [10])],
+)
+def test_a_response_is_compared_with_the_lengths_beside_its_own(length, right):
+    assert compared_lengths(length, [1, 3, 10]) == right
+
+
+def test_below_the_shortest_length_the_shortest_counts():
+    assert compared_lengths(1, [3, 10]) == [3]
+
+
+@given(st.floats(-0.3, 0.6), st.integers(4, 9))
+def test_between_two_lengths_the_larger_p_value_counts(value, length):
+    def p_value(at: int) -> float:
+        return judge(trial(value, at), DRAWS, 0.01)[0].p_value
+
+    assert p_value(length) == max(p_value(3), p_value(10))
+
+
+@pytest.mark.parametrize("far", STATISTICS)
+def test_the_statistic_with_the_most_power_is_chosen(far):
+    assert make_draws({1: 150, 3: 150}, far=far).chosen() == far
+
+
+def test_undefined_draws_do_not_count():
+    nan = dict.fromkeys(STATISTICS, float("nan"))
+    tensors = draw_tensors([Draw(1, nan, nan), Draw(1, dict.fromkeys(STATISTICS, 0.5), nan)])
+    draws = Draws(
+        tensors["length"].numpy(),
+        {s: tensors[f"null-{s}"].numpy() for s in STATISTICS},
+        {s: tensors[f"present-{s}"].numpy() for s in STATISTICS},
+    )
+    assert draws.null("cosine", 1).tolist() == [0.5]
+    assert draws.present("cosine", 1).tolist() == []
+    assert draws.lengths("margin") == [1]
+
+
+def test_false_accusations_keep_their_rate_on_draws_of_the_same_kind():
+    rng = np.random.default_rng(8)
+    fresh = rng.normal(0.03, 0.1, 2000)
+    accused = [judge(trial(max(0.0, v)), DRAWS, 0.05)[0].decision == "traced" for v in fresh]
+    assert np.mean(accused) < 0.1
+
+
+def hidden(background_of_others: float, error: float) -> bool:
+    """Whether the rest of the corpus could hide a record whose cosine is 1."""
+    rng = np.random.default_rng(1)
+    exact = np.full(200, -np.inf)
+    exact[:50] = rng.normal(0, 0.1, 50)
+    background = rng.normal(0, 0.1, 200)
+    background[:50] = exact[:50] + error * rng.normal(0, 1, 50)
+    background[50:] = np.minimum(background[50:], background_of_others)
+    return may_hide(
+        Field(exact, background, np.arange(200)), int(np.argmax(exact[:50])), "cosine", 1.0
+    )
+
+
+def test_a_shortlist_is_unsure_where_its_vectors_are_coarse():
+    assert not hidden(-0.2, 0.1)
+    assert hidden(0.2, 0.8)
+
+
+def test_what_was_scored_whole_hides_nothing():
+    scores = np.linspace(0, 1, 20)
+    assert not may_hide(Field(scores, scores, np.arange(20)), 19, "cosine", 0.0)
+
+
+def test_an_unsure_shortlist_cannot_clear_the_corpus():
+    scores = np.full(RECORDS, -np.inf)
+    scores[:2] = 0.01, 0.0
+    background = np.linspace(-0.1, 0.9, RECORDS)
+    unsure = Trial(Field(scores, background, np.arange(RECORDS)), [0], 3)
+    verdict, _ = judge(unsure, DRAWS, 0.01)
+    assert verdict.decision == "inconclusive"
+    assert "shortlist" in verdict.reasons[0]
+
+
+def finding(method: str, p: float | None) -> Finding:
+    verdict = None if p is None else Verdict("no source found", 0.01, p_value=p)
+    return Finding("prompt", "response", method, (), verdict=verdict)
+
+
+def test_q_values_are_over_the_findings_of_a_method():
+    before = [
+        finding("haif", 0.01),
+        finding("ek-fac", 0.5),
+        finding("haif", 0.5),
+        finding("bm25", None),
+    ]
+    found = with_q_values(before)
+    assert [f.verdict and f.verdict.q_value for f in found] == [0.02, 0.5, 0.5, None]
+    assert [f.method for f in found] == [f.method for f in before]
+
+
+def test_a_record_has_its_best_windows_value():
+    values = by_record(np.array([1.0, 3.0, 2.0]), np.array([0, 0, 2]), 4)
+    assert values.tolist() == [3.0, -np.inf, 2.0, -np.inf]
