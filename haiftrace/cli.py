@@ -56,7 +56,12 @@ app.add_typer(bench, name="bench")
 
 Output = Annotated[
     list[str] | None,
-    Option("--output", "-o", help="Also write the report here: PATH.json, or - for stdout."),
+    Option(
+        "--output",
+        "-o",
+        help="Also write the report here, by suffix: .json, .jsonl, .sarif, .html, .md; - is JSON"
+        " on stdout; repeatable.",
+    ),
 ]
 
 
@@ -323,6 +328,9 @@ def _trace(
     memory: Memory = 512,
     output: Output = None,
     full: Annotated[bool, Option("--full", help="Show long records whole.")] = False,
+    below: Annotated[
+        bool, Option("--all", help="Show the records that chance alone may rank, too.")
+    ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -373,7 +381,7 @@ def _trace(
             progress,
             shlex.join(["haiftrace", *sys.argv[1:]]),
         )
-    _deliver(report, outputs, full)
+    _deliver(report, outputs, full, below)
 
 
 @app.command("demo", context_settings=variables("DEMO"))
@@ -412,7 +420,7 @@ def _stdin_text() -> str:
         raise UsageError("The response on stdin is not valid UTF-8.", "Convert it.") from None
 
 
-def _deliver(report: Report, outputs: list[str], full: bool) -> None:
+def _deliver(report: Report, outputs: list[str], full: bool, below: bool) -> None:
     from rich.console import Console
 
     from haiftrace.reports import render_terminal, write_report
@@ -424,7 +432,7 @@ def _deliver(report: Report, outputs: list[str], full: bool) -> None:
     for path in sorted(outputs, key=lambda path: path == "-"):  # files, whatever becomes of stdout
         write_report(report, path)
     if "-" not in outputs:
-        render_terminal(report, Terminal(), full=full)
+        render_terminal(report, Terminal(), full=full, below=below)
 
 
 def main() -> None:

@@ -22,9 +22,12 @@ from haiftrace.findings import Report
 from haiftrace.reports import check_outputs, outputs, write_report
 from haiftrace.reports.json_report import render_json
 from tests.report_samples import (
+    audit_findings,
     chinese_finding,
     english_finding,
+    gate_of,
     hostile_finding,
+    markup_finding,
     report_of,
 )
 
@@ -87,6 +90,10 @@ def whole_report() -> Report:
         chinese_finding(),
         hostile_finding(),
         english_finding(records=(), response_tokens=(), span=None),
+        *audit_findings(),
+        markup_finding(),
+        gate=gate_of(*audit_findings()),
+        masked=True,
     )
 
 
@@ -120,6 +127,12 @@ def test_the_report_fits_its_schema_and_the_schema_describes_every_key() -> None
         (("findings", 0, "records", 0, "source", "line"), 0),
         (("findings", 0, "records", 0, "tokens", 0, "evidence"), None),
         (("findings", 0, "prompt"), None),
+        (("masked",), None),
+        (("gate", "leaks"), -1),
+        (("findings", 4, "kind"), "else"),
+        (("findings", 4, "verdict", "p_value"), 1.5),
+        (("findings", 4, "verdict", "null", "counts", 0), -1),
+        (("findings", 4, "probe", "line"), 0),
     ],
 )
 def test_the_schema_refuses_another_shape(path: tuple[Any, ...], bad: Any) -> None:
@@ -174,6 +187,24 @@ def test_masked_and_missing_values_are_null() -> None:
     assert written["source"]["line"] is None
     assert written["tokens"][0]["token_id"] is None
     assert document["findings"][0]["span"] is None
+
+
+def test_a_verdict_and_a_gate_are_written_as_they_are() -> None:
+    report = whole_report()
+    document = json.loads(render_json(report))
+    finding, found = document["findings"][4], report.findings[4]
+    assert found.verdict is not None
+    assert found.verdict.null is not None
+    assert finding["verdict"]["p_value"] == found.verdict.p_value
+    assert finding["verdict"]["null"]["counts"] == list(found.verdict.null.counts)
+    assert finding["leaked"] == [{"type": "phone", "value": "555-0134", "given": True}]
+    assert (finding["kind"], finding["fingerprint"]) == (found.kind, found.fingerprint)
+    assert finding["records"][0]["p_value"] == found.records[0].p_value
+    assert finding["records"][0]["content_hash"] == "00" * 32
+    assert document["findings"][7]["suppressed"] == "baseline"
+    assert document["gate"]["reasons"] == ["4 leaks, and none is allowed."]
+    assert document["masked"] is True
+    assert document["findings"][0]["verdict"] is None
 
 
 def test_keys_stand_in_a_fixed_order_and_a_token_takes_a_line() -> None:
@@ -378,4 +409,4 @@ def test_a_format_is_added_by_its_suffix(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(outputs.RENDERERS, ".txt", lambda report: f"{len(report.findings)} found\n")
     check_outputs([tmp_path / "a.txt", tmp_path / "a.json"])
     write_report(whole_report(), tmp_path / "a.txt")
-    assert (tmp_path / "a.txt").read_text() == "4 found\n"
+    assert (tmp_path / "a.txt").read_text() == f"{len(whole_report().findings)} found\n"

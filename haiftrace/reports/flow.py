@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from haiftrace.reports.words import SPACELESS
-
-OPENERS = "\"'“‘([{（「『《〈【"
-CLOSERS = "\"'”’)]}.,;:!?…。，、；：！？）」』》〉】"
+from haiftrace.reports.words import CLOSERS, OPENERS, SPACELESS
 
 _PIECES = re.compile(rf"\n|{SPACELESS.pattern}|(?:(?!{SPACELESS.pattern})\S)+")
 _LONGEST_UNIT = 60  # cells; in an excerpt a longer run without a space loses its middle
@@ -44,6 +41,11 @@ def plain_units(text: str, show: Callable[[str], str], *, style: str = "") -> It
         gap = match.start() > end or is_break or text[end - 1 : end] == "\n"
         yield Unit(show(match[0]), "dim" if is_break else style, gap)
         end = match.end()
+
+
+def gapped(units: Sequence[Unit]) -> list[Unit]:
+    """The units with white space before the first, to follow other ones."""
+    return [replace(unit, gap=unit.gap or number == 0) for number, unit in enumerate(units)]
 
 
 def excerpt(units: Sequence[Unit], *, limit: int, context: int) -> tuple[list[Unit], bool]:

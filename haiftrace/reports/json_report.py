@@ -1,7 +1,9 @@
-"""The JSON report: everything that was found, for programs; `report.schema.json` describes it.
+"""The JSON reports: everything that was found, for programs.
 
-Floats are finite, keys stand in a fixed order, text is UTF-8 as it stands save that control and
-invisible characters are escaped, so that a terminal may show the file.
+`report.schema.json` describes the document, `report-lines.schema.json` the lines of JSONL: first
+the run, with all that is not a finding, then one finding a line, which names its model and corpus
+itself. Floats are finite, keys stand in a fixed order, text is UTF-8 as it stands save that control
+and invisible characters are escaped, so that a terminal may show the file.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from haiftrace.errors import OutputError
-from haiftrace.findings import Finding, RecordEvidence, Report, TokenEvidence
+from haiftrace.findings import Finding, RecordEvidence, Report, TokenEvidence, Verdict
 from haiftrace.reports.sanitize import inert_json
 
 
@@ -23,6 +26,34 @@ def render_json(report: Report) -> str:
         OutputError: a number is NaN or infinite; JSON has none of these, and such a score means
             nothing.
     """
+    document = _document(report)
+    return inert_json("".join(_lines(document, ""))) + "\n"
+
+
+def render_json_lines(report: Report) -> str:
+    """The report as JSONL: a line of type "run", then a line of type "finding" for each.
+
+    Every line has the schema version; a finding's also has the fingerprints of the weights and of
+    the corpus, so that lines of many runs may stand in one file.
+
+    Raises:
+        OutputError: as `render_json`.
+    """
+    run = _document(report)
+    findings = run.pop("findings")
+    about = {
+        "type": "finding",
+        "schema_version": report.schema_version,
+        "model_fingerprint": report.model.fingerprint,
+        "corpus_fingerprint": report.index.corpus_fingerprint,
+        "masked": report.masked,
+    }
+    lines = [{"type": "run", **run}, *({**about, **finding} for finding in findings)]
+    return "".join(f"{inert_json(json.dumps(line, ensure_ascii=False))}\n" for line in lines)
+
+
+def _document(report: Report) -> dict[str, Any]:
+    """The report as JSON's own types, every number in it finite. Raises OutputError."""
     document = _report(report)
     for place in _not_finite(document, ""):
         raise OutputError(
@@ -30,7 +61,7 @@ def render_json(report: Report) -> str:
             "beside it mean nothing either.",
             "Check the checkpoint for NaN or infinite weights, then index and trace again.",
         )
-    return inert_json("".join(_lines(document, ""))) + "\n"
+    return document
 
 
 def _report(report: Report) -> dict[str, Any]:
@@ -40,6 +71,7 @@ def _report(report: Report) -> dict[str, Any]:
         "tool_version": report.tool_version,
         "command": report.command,
         "seconds": float(report.seconds),
+        "masked": report.masked,
         "settings": dict(sorted(report.settings.items())),
         "model": {
             "path": model.path,
@@ -57,6 +89,7 @@ def _report(report: Report) -> dict[str, Any]:
             "scope": index.scope,
             "corpus_fingerprint": index.corpus_fingerprint,
         },
+        "gate": None if report.gate is None else _plain(asdict(report.gate)),
         "findings": [_finding(finding) for finding in report.findings],
     }
 
@@ -72,6 +105,12 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "exhaustive": finding.exhaustive,
         "scored": finding.scored,
         "notes": list(finding.notes),
+        "kind": finding.kind,
+        "fingerprint": finding.fingerprint,
+        "suppressed": finding.suppressed,
+        "probe": None if finding.probe is None else _plain(asdict(finding.probe)),
+        "leaked": [asdict(value) for value in finding.leaked],
+        "verdict": None if finding.verdict is None else _verdict(finding.verdict),
         "response_tokens": [
             {
                 "position": token.position,
@@ -85,6 +124,28 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    document = _plain(asdict(verdict))
+    for name in ("alpha", "value", "p_value", "q_value", "power"):
+        if document[name] is not None:
+            document[name] = float(document[name])
+    null = document["null"]
+    if null is not None:
+        null["edges"] = [float(edge) for edge in null["edges"]]
+    return document
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, all the way down: JSON knows no other, and `_lines` lays out lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {key: plain(value) for key, value in document.items()}
+
+
 def _record(record: RecordEvidence) -> dict[str, Any]:
     return {
         "rank": record.rank,
@@ -92,6 +153,8 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "source": {"path": record.source.path, "line": record.source.line},
         "score": float(record.score),
         "cosine": None if record.cosine is None else float(record.cosine),
+        "p_value": None if record.p_value is None else float(record.p_value),
+        "content_hash": record.content_hash,
         "text": record.text,
         "windows": record.windows,
         "window_start": record.window_start,

@@ -12,12 +12,17 @@ from pathlib import Path
 
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
-from haiftrace.reports.json_report import render_json
+from haiftrace.reports.json_report import render_json, render_json_lines
+from haiftrace.reports.sarif import render_sarif
 
 STDOUT = "-"
 
 # A format is added by adding its suffix here.
-RENDERERS: dict[str, Callable[[Report], str]] = {".json": render_json}
+RENDERERS: dict[str, Callable[[Report], str]] = {
+    ".json": render_json,
+    ".jsonl": render_json_lines,
+    ".sarif": render_sarif,
+}
 _STDOUT_RENDERER = render_json
 
 

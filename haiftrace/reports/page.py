@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -17,6 +18,7 @@ _LABEL = 10  # cells of the column of labels
 INDENT = 4  # cells before a record's lines
 _WHOLE_LINES = 7  # a longer text is cut to what stands around what is marked in it
 _CONTEXT = 60  # cells on either side of each
+_WORD_CELLS = 40  # of a long word in a mark or a list
 
 
 class Page:
@@ -33,6 +35,7 @@ class Page:
         self.styled = console.color_system is not None and not console.no_color
         self.width = max(min(console.width, _WIDEST), _NARROWEST)
         self.full = full
+        self._is_faint = False
 
     def show(self, text: str) -> str:
         """Data of any origin as inert text that the console can print."""
@@ -43,6 +46,8 @@ class Page:
         plain = encodable(text.plain, self._console.encoding)
         shown = text if self.styled and plain == text.plain else Text(plain)
         shown.rstrip()
+        if self._is_faint and self.styled:
+            shown = Text(shown.plain, "dim")  # no shade competes with what is above
         self._console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def blank(self) -> None:
@@ -50,6 +55,15 @@ class Page:
 
     def rule(self, title: str) -> None:
         self.line(Text(f"─── {title} ".ljust(self.width, "─"), "dim"))
+
+    @contextmanager
+    def faint(self) -> Iterator[None]:
+        """What is printed meanwhile is dim, whatever its own style."""
+        self._is_faint = True
+        try:
+            yield
+        finally:
+            self._is_faint = False
 
     def entry(self, label: str, units: Sequence[Unit], *, label_style: str = "bold") -> None:
         """A label and a text beside it, wrapped under itself."""
@@ -71,3 +85,14 @@ class Page:
         if self.full:
             return list(units), False
         return excerpt(units, limit=_WHOLE_LINES * (self.width - _LABEL), context=_CONTEXT)
+
+
+def clip(shown: str, cells: int = _WORD_CELLS) -> str:
+    """Inert text of at most `cells` cells, its middle left out."""
+    if cell_len(shown) <= cells:
+        return shown
+    head = set_cell_size(shown, cells // 2).rstrip()
+    tail = shown[-(cells - cells // 2 - 1) :]
+    while cell_len(tail) > cells - cells // 2 - 1:
+        tail = tail[1:]
+    return f"{head}…{tail}"

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import PurePath
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.audit import print_audit
 from haiftrace.reports.comparison import by_leak, rank_table
-from haiftrace.reports.flow import CLOSERS, OPENERS, Unit, plain_units
+from haiftrace.reports.flow import Unit, gapped, plain_units
+from haiftrace.reports.narrative import next_step, p_text, split_at_alpha
 from haiftrace.reports.numbers import (
     cosine_text,
     count_text,
@@ -27,14 +29,14 @@ from haiftrace.reports.numbers import (
     share_text,
     size_text,
 )
-from haiftrace.reports.page import INDENT, Page
-from haiftrace.reports.words import WordEvidence, merge_words
+from haiftrace.reports.page import INDENT, Page, clip
+from haiftrace.reports.verdict import print_verdict, response_units
+from haiftrace.reports.words import WordEvidence, merge_words, strongest, word_parts
 
 _BAR = 8  # cells of the bar that compares a score with the best
 _MARKED_WORDS = 5  # words with their number in the text
 _LISTED_WORDS = 8  # words in the line below it
 _LISTED_FROM = 0.03  # of the strongest word's evidence
-_LISTED_CELLS = 40  # cells of a long word in a mark or in that line
 _MARKED_FROM = 0.1  # of the strongest word's evidence
 
 # By rising evidence, relative to the strongest word of all records: (from, for, against).
@@ -45,27 +47,44 @@ _SHADES = (
 )
 
 
-def render_terminal(report: Report, console: Console, *, full: bool = False) -> None:
-    """Print a report for reading.
+def render_terminal(
+    report: Report, console: Console, *, full: bool = False, below: bool = False
+) -> None:
+    """Print a report for reading: verdict, why to believe it, source, tokens, next step.
+
+    An audit is a block for each leak, a table, and what its gate decides.
 
     Args:
         report: what was found.
         console: where to; without colour (`NO_COLOR`, `TERM=dumb`, no terminal) not one ANSI code
             is written, and characters that its encoding lacks are spelled in ASCII.
         full: show long texts whole instead of what stands around their strongest words.
+        below: show the records that do not clear alpha too, faintly.
     """
     page = Page(console, full)
-    _head(page, report)
+    if report.gate is not None:
+        _head(page, report)
+        print_audit(page, report.findings, report.gate)
+        _signature(page, report)
+        return
     leaks = list(by_leak(report.findings))
+    # One verdict is the first thing to read; more of them stand under a common head.
+    is_single = len(report.findings) == 1 and report.findings[0].verdict is not None
+    if not is_single:
+        _head(page, report)
     for number, findings in enumerate(leaks, start=1):
-        page.blank()
+        if not is_single:
+            page.blank()
         if len(leaks) > 1:
             page.rule(f"leak {number} of {len(leaks)}")
             page.blank()
-        _leak(page, findings)
+        _leak(page, findings, below)
     if not report.findings:
         page.blank()
         page.line(Text("Nothing was traced: the report holds no finding."))
+    if is_single:
+        page.blank()
+        _head(page, report)
     _foot(page, report)
 
 
@@ -98,17 +117,21 @@ def _facts(page: Page, *facts: str) -> list[Unit]:
     units: list[Unit] = []
     for fact in facts:
         units += [Unit("·", "dim", gap=True)] if units else []
-        first, *rest = page.words(fact) or [Unit("-")]
-        units += [Unit(first.text, first.style, gap=True), *rest]
+        units += gapped(page.words(fact) or [Unit("-")])
     return units
 
 
-def _leak(page: Page, findings: Sequence[Finding]) -> None:
+def _leak(page: Page, findings: Sequence[Finding], below: bool) -> None:
     """A traced response, and what each method found of it."""
-    _traced(page, findings[0])
     if len(findings) == 1:
-        _found(page, findings[0])
+        (finding,) = findings
+        print_verdict(page, finding)
+        if finding.verdict is not None:
+            page.blank()
+        _traced(page, finding)
+        _found(page, finding, below)
         return
+    _traced(page, findings[0])
     page.blank()
     page.line(Text("Ranks of the records that any method puts first:", "bold"))
     for line in rank_table(findings, page.width - INDENT):
@@ -116,13 +139,14 @@ def _leak(page: Page, findings: Sequence[Finding]) -> None:
     for finding in findings:
         page.blank()
         page.rule(finding.method)
-        _found(page, finding)
+        print_verdict(page, finding)
+        _found(page, finding, below)
 
 
 def _traced(page: Page, finding: Finding) -> None:
     prompt, _ = page.cut(page.words(finding.prompt))
     page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
-    response, _ = page.cut(list(_response(page, finding)))
+    response, _ = page.cut(list(response_units(page, finding)))
     page.entry("Response", response or [Unit("(empty)", "dim")])
     part = "all of the response" if finding.span is None else "the part in brackets"
     origin = "generated" if finding.generated else "given"
@@ -131,7 +155,7 @@ def _traced(page: Page, finding: Finding) -> None:
     page.entry("Traced", _facts(page, part, origin, loss))
 
 
-def _found(page: Page, finding: Finding) -> None:
+def _found(page: Page, finding: Finding, below: bool) -> None:
     page.entry("Method", _facts(page, finding.method, _scored(finding)))
     for note in finding.notes:
         page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
@@ -141,10 +165,41 @@ def _found(page: Page, finding: Finding) -> None:
     best = max((record.score for record in finding.records), default=0.0)
     texts = [(record, merge_words(record)) for record in finding.records]
     peak = max((abs(word.evidence) for _, words in texts for word in words), default=0.0)
-    for record, words in texts:
+    above, under = split_at_alpha(finding)
+    for record, words in texts[: len(above)]:
         page.blank()
         _record_head(page, record, best)
         _record_text(page, record, words, peak)
+    if under:
+        _below_the_line(page, finding, texts[len(above) :], best, shown=below)
+    step = next_step(finding)
+    if step:
+        page.blank()
+        page.entry("Next", page.words(step))
+
+
+def _below_the_line(
+    page: Page,
+    finding: Finding,
+    texts: Sequence[tuple[RecordEvidence, Sequence[WordEvidence]]],
+    best: float,
+    *,
+    shown: bool,
+) -> None:
+    """The rule under the last record that clears alpha; what is below it, faint, when asked for."""
+    assert finding.verdict is not None  # else no line is drawn
+    clear = len(finding.records) - len(texts)
+    page.blank()
+    page.rule(f"{'above' if clear else 'nothing'} clears alpha {finding.verdict.alpha:g}")
+    if not shown:
+        hidden = count_text(len(texts), "record")
+        page.block(page.words(f"{hidden} below it: chance alone may score as high (--all)", "dim"))
+        return
+    with page.faint():
+        for record, words in texts:
+            page.blank()
+            _record_head(page, record, best)
+            _record_text(page, record, words, math.inf)
 
 
 def _scored(finding: Finding) -> str:
@@ -153,50 +208,20 @@ def _scored(finding: Finding) -> str:
     return f"{reach} scored exactly"
 
 
-def _response(page: Page, finding: Finding) -> Iterator[Unit]:
-    """The response with its traced span, where it is a part, in brackets."""
-    text, span = finding.response, finding.span
-    start = text.find(span) if span else -1
-    if not span or start < 0:
-        yield from plain_units(text, page.show)
-        return
-    end = start + len(span)
-    before = list(plain_units(text[:start], page.show))
-    yield from before
-    traced = list(plain_units(span, page.show, style="bold underline"))
-    for index, unit in enumerate(traced):
-        opening = "[" if index == 0 else ""
-        closing = "]" if index == len(traced) - 1 else ""
-        gap = unit.gap or (index == 0 and text[:start][-1:].isspace())
-        yield Unit(f"{opening}{unit.text}{closing}", unit.style, gap, key=True)
-    after = list(plain_units(text[end:], page.show))
-    yield from after
-
-
 def _record_text(
     page: Page, record: RecordEvidence, words: Sequence[WordEvidence], peak: float
 ) -> None:
     """The text with its words marked (against the record's own strongest) and shaded (`peak`)."""
     shares = has_shares(record.score, [word.evidence for word in words])
     share = partial(share_text, score=record.score, as_share=shares)
-    marked = _strongest(words, _MARKED_FROM)[:_MARKED_WORDS]
+    marked = strongest(words, _MARKED_FROM)[:_MARKED_WORDS]
     marks = {id(word): share(word.evidence) for word in marked}
     units, is_cut = page.cut(list(_record_units(page, record.text, words, marks, peak)))
     page.block(units or [Unit("(no text)", "dim")], lead="│ ")
     if is_cut:
         page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
-    listed = _strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
+    listed = strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
     page.block(_listing(page, listed, share, is_share=shares))
-
-
-def _strongest(words: Sequence[WordEvidence], least: float) -> list[WordEvidence]:
-    """The words with any evidence, and at least `least` times the strongest's, strongest first."""
-    ordered = sorted(words, key=lambda word: -abs(word.evidence))
-    return [
-        word
-        for word in ordered
-        if word.evidence and abs(word.evidence) >= least * abs(ordered[0].evidence)
-    ]
 
 
 def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
@@ -204,10 +229,12 @@ def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
     place = record.source.path
     if record.source.line is not None:
         place += f":{record.source.line}"
-    name = _clip(page.show(record.id), page.width // 2)
+    name = clip(page.show(record.id), page.width // 2)
     figures = f"score {score_text(record.score)}"
     if record.cosine is not None:
         figures += f"  cosine {cosine_text(record.cosine)}"
+    if record.p_value is not None:
+        figures += f"  p {p_text(record.p_value)}"
     figures += f"  {_bar(record.score, best)}"
     room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
     title = Text.assemble((rank, "bold"), (name, "bold"))
@@ -246,30 +273,15 @@ def _record_units(
             yield from plain_units(between, page.show)
             gap = gap or between[-1:].isspace()
             end = word.end
-        opening, core, closing = _parts(word)
+        opening, core, closing = word_parts(word)
         style = _shade(word.evidence, peak)
-        shown = page.show(core) if mark is None else f"[{_clip(page.show(core))} {mark}]"
+        shown = page.show(core) if mark is None else f"[{clip(page.show(core))} {mark}]"
         if opening:
             yield Unit(page.show(opening), "", gap)
         yield Unit(shown, style, gap and not opening, key=mark is not None)
         if closing:
             yield Unit(page.show(closing))
     yield from plain_units(text[end:], page.show)
-
-
-def _parts(word: WordEvidence) -> tuple[str, str, str]:
-    """A word without the punctuation around it, and that; a name for what shows no letter."""
-    if not word.text:
-        return "", "(special token)", ""
-    if word.start == word.end:
-        return "", word.text, ""
-    if not word.text.strip(" "):
-        return "", "␣", ""
-    core = word.text.strip(OPENERS + CLOSERS)
-    if not core:
-        return "", word.text, ""
-    start = word.text.index(core)
-    return word.text[:start], core, word.text[start + len(core) :]
 
 
 def _shade(evidence: float, peak: float) -> str:
@@ -289,21 +301,10 @@ def _listing(
     title = "share of score" if is_share else "evidence (the score nearly cancels out)"
     units = page.words(f"{title}:", "dim")
     for word in words:
-        _, core, _ = _parts(word)
-        entry = f"{_clip(page.show(core))} {share(word.evidence)}"
+        _, core, _ = word_parts(word)
+        entry = f"{clip(page.show(core))} {share(word.evidence)}"
         units.append(Unit(entry if word is words[-1] else f"{entry},", gap=True))
     return units
-
-
-def _clip(shown: str, cells: int = _LISTED_CELLS) -> str:
-    """Inert text of at most `cells` cells, its middle left out."""
-    if cell_len(shown) <= cells:
-        return shown
-    head = set_cell_size(shown, cells // 2).rstrip()
-    tail = shown[-(cells - cells // 2 - 1) :]
-    while cell_len(tail) > cells - cells // 2 - 1:
-        tail = tail[1:]
-    return f"{head}…{tail}"
 
 
 def _foot(page: Page, report: Report) -> None:
@@ -313,4 +314,8 @@ def _foot(page: Page, report: Report) -> None:
         if page.styled:
             legend += " The deeper the shade, the stronger, over all records."
         page.entry("Legend", page.words(legend, "dim"))
+    _signature(page, report)
+
+
+def _signature(page: Page, report: Report) -> None:
     page.entry("", page.words(f"haiftrace {report.tool_version}, {report.seconds:.1f} s", "dim"))

@@ -16,6 +16,8 @@ SPACELESS = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff00-\uffef\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
 )
+OPENERS = "\"'“‘([{（「『《〈【"
+CLOSERS = "\"'”’)]}.,;:!?…。，、；：！？）」』》〉】"
 _JOINER = "\u200d"
 
 
@@ -67,6 +69,31 @@ def merge_words(record: RecordEvidence) -> list[WordEvidence]:
         merged.append(_word(record.text[word.start : word.end], word))
     merged.extend(_bare_word(span) for span in bare)
     return merged
+
+
+def strongest(words: Sequence[WordEvidence], least: float) -> list[WordEvidence]:
+    """The words with any evidence, and at least `least` times the strongest's, strongest first."""
+    ordered = sorted(words, key=lambda word: -abs(word.evidence))
+    return [
+        word
+        for word in ordered
+        if word.evidence and abs(word.evidence) >= least * abs(ordered[0].evidence)
+    ]
+
+
+def word_parts(word: WordEvidence) -> tuple[str, str, str]:
+    """A word without the punctuation around it, and that; a name for what shows no letter."""
+    if not word.text:
+        return "", "(special token)", ""
+    if word.start == word.end:
+        return "", word.text, ""
+    if not word.text.strip(" "):
+        return "", "␣", ""
+    core = word.text.strip(OPENERS + CLOSERS)
+    if not core:
+        return "", word.text, ""
+    start = word.text.index(core)
+    return word.text[:start], core, word.text[start + len(core) :]
 
 
 def _split_by_cover(record: RecordEvidence) -> tuple[list[_Span], list[_Span]]:
