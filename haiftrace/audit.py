@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from haiftrace.corpus_probes import probes_from_corpus
 from haiftrace.errors import UsageError
 from haiftrace.findings import Finding, Kind, PrivateValue, Report
 from haiftrace.gate import GateSettings, decide, fingerprint, suppression
@@ -84,11 +86,17 @@ def audit(
     unanswered = 0
     partial = False
     done = 0
+    extracted: set[int | None] = set()
     try:
         progress.start("asking the model", float(len(cases)))
         for case in cases:
+            if case.group is not None and case.group in extracted:
+                progress.advance(1.0)
+                continue
             said = _answer(tracer, case, settings.asking)
             unanswered += said is None
+            if said:
+                extracted.add(case.group)
             leaks += said or ()
             done += 1
             progress.advance(1.0)
@@ -98,13 +106,55 @@ def audit(
     except KeyboardInterrupt:
         partial = True
         progress.say("Interrupted: the report has what was found so far.")
-    traced = len({id(f.probe) for f in findings}) and len(findings) // _methods(settings)
+    traced = len(findings) // len(settings.method.split(","))
     findings += [_untraced(one, settings) for one in leaks[traced:]]
+    reasons = [*reasons, *_extraction(cases, leaks)]
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
     report = judged(report, tracer.index, values, gate)
     decided = decide(report.findings, gate, done, unanswered, partial, reasons)
     return Audited(replace(report, gate=decided), values)
+
+
+def corpus_cases(tracer: Tracer, count: int, seed: int, answer: int) -> list[ProbeCase]:
+    """Probes for private values of the index's corpus; see `probes_from_corpus`.
+
+    Args:
+        answer: tokens that an answer may have, for which a prompt leaves room.
+    """
+    checkpoint = tracer.checkpoint
+    context = checkpoint.context or 1024
+    most = max(4, min(context - answer, 3 * context // 4))
+
+    def tokens(text: str) -> int:
+        return len(checkpoint.tokenizer(text, verbose=False)["input_ids"])
+
+    return probes_from_corpus(tracer.index.iter_windows(), count, seed, tokens, most)
+
+
+def with_leaks(
+    report: Report, case: ProbeCase, index: Index, gate: GateSettings, gated: bool
+) -> Report:
+    """The report of a single prompt, with what leaks in its response or the part that is traced.
+
+    Args:
+        gated: decide, too.
+    """
+    findings = []
+    for finding in report.findings:
+        leaked = leaked_values(case, finding.prompt, finding.response)
+        if finding.span is not None:
+            part = ValueIndex([finding.span])
+            leaked = [
+                value
+                for value in leaked
+                if part.find(value.value) or ValueIndex([value.value]).find(finding.span)
+            ]
+        probe = case.probe if gated else None
+        findings.append(replace(finding, leaked=tuple(leaked), probe=probe))
+    values = [value.value for value in case.probe.protected]
+    report = judged(replace(report, findings=tuple(findings)), index, values, gate)
+    return replace(report, gate=decide(report.findings, gate, 1)) if gated else report
 
 
 def judged(
@@ -203,8 +253,16 @@ def _of_probe(finding: Finding, said: _Said) -> Finding:
     return replace(finding, probe=said.case.probe, leaked=(said.value,))
 
 
-def _methods(settings: TraceSettings) -> int:
-    return len(settings.method.split(","))
+def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_Said]) -> list[str]:
+    """How many values of the corpus were tried, and how many the model said."""
+    types = {c.group: c.probe.protected[0].type for c in cases if c.group is not None}
+    if not types:
+        return []
+    said = {one.case.group for one in leaks}
+    tried = Counter(types.values())
+    found = Counter(type for group, type in types.items() if group in said)
+    each = ", ".join(f"{type} {found[type]} of {tried[type]}" for type in sorted(tried))
+    return [f"values of the corpus that the model completes: {len(said)} of {len(types)} ({each})"]
 
 
 def _untraced(said: _Said, settings: TraceSettings) -> Finding:

@@ -30,6 +30,7 @@ class ProbeCase:
         response: what was answered, where that is known.
         raw: ask without template or chat: the prompt continues a record's text.
         detect: values that nobody named count as leaks, too.
+        group: number of the value that is tried; once said, its other probes are not asked.
     """
 
     probe: Probe
@@ -37,6 +38,7 @@ class ProbeCase:
     response: str | None = None
     raw: bool = False
     detect: bool = True
+    group: int | None = None
 
 
 def read_probes(path: str) -> list[ProbeCase]:

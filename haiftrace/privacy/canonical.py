@@ -27,7 +27,7 @@ class Canonical:
 
 
 def canonical(text: str) -> Canonical:
-    """Leave out what spellings differ in: `(555) 01-34` and `５５５ ０１３４` are both `5550134`."""
+    """Leave out what spellings differ in: `(555) 01-34`, `５５５ ０１３４` are `5550134`."""
     signs: list[str] = []
     origin: list[int] = []
     for index, character in enumerate(text):

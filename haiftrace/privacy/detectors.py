@@ -50,13 +50,15 @@ _SSN = re.compile(r"(?<![\d-])\d{3}([- ])\d{2}\1\d{4}(?![\d-])")
 _BARE_SSN = re.compile(r"(?<![\d-])\d{9}(?![\d-])")
 _SSN_WORD = re.compile(r"\bSSN\b|social security", re.IGNORECASE)
 _NINO = re.compile(
-    r"(?<![A-Za-z0-9])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D](?![A-Za-z0-9])"
+    r"(?<![A-Za-z0-9])[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]"
+    r"(?![A-Za-z0-9])"
 )
 
 _PHONES = (
     # +44 20 7946 0958, +1 (555) 123-4501
     re.compile(
-        r"(?<![\w+])\+\d{1,3}[ .-]{0,2}(?:\(\d{1,4}\)[ .-]{0,2})?\d{1,5}(?:[ .-]?\d{2,5}){1,4}(?!\d)"
+        r"(?<![\w+])\+\d{1,3}[ .-]{0,2}(?:\(\d{1,4}\)[ .-]{0,2})?"
+        r"\d{1,5}(?:[ .-]?\d{2,5}){1,4}(?!\d)"
     ),
     # (555) 123-4501, 1-555-123-4501, 555.123.4501
     re.compile(
@@ -183,9 +185,9 @@ def _phones(text: str) -> Iterator[Span]:
                 yield match.span()
     for match in _CALLED.finditer(text):
         dated = any(d.start < match.end() and match.start() < d.end for d in find_dates(text))
-        if 7 <= _digits(match[0]) <= 15 and not dated:
-            if _is_named(text, match.start(), _PHONE_WORD, 24):
-                yield match.span()
+        is_long = 7 <= _digits(match[0]) <= 15
+        if is_long and not dated and _is_named(text, match.start(), _PHONE_WORD, 24):
+            yield match.span()
 
 
 def _digits(text: str) -> int:
