@@ -14,7 +14,7 @@ from typing import Any
 
 from haiftrace.errors import UsageError
 from haiftrace.findings import PrivateValue, Probe
-from haiftrace.privacy import canonical
+from haiftrace.privacy import canonical, detect
 
 STDIN = "-"
 _FIELDS = {"prompt", "response", "protected", "id"}
@@ -82,8 +82,15 @@ def single_probe(
             raise UsageError(
                 "A value of --protect has no letter and no digit.", "Give the value itself."
             )
-    protected = tuple(PrivateValue("given", value) for value in values)
+    protected = tuple(PrivateValue(_type_of(value), value) for value in values)
     return ProbeCase(Probe(id, protected=protected), prompt, response)
+
+
+def _type_of(value: str) -> str:
+    for one in detect(value):
+        if (one.start, one.end) == (0, len(value)):
+            return one.type
+    return "value"
 
 
 def _case(line: bytes, shown: str, number: int) -> ProbeCase:

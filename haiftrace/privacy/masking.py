@@ -126,12 +126,15 @@ def _placed(joined: str, whole: str, context: Masked) -> list[Masked]:
     there = [(i, sign) for i, sign in enumerate(whole) if not sign.isspace()]
     signs = "".join(sign for _, sign in there)
     found: list[Masked] = []
-    # A stop text may be cut off behind: then the longest beginning that is there counts.
+    # A stop text may be cut off behind: the longest beginning that is there counts.
     for length in range(len(wanted), 0, -1):
         part = "".join(sign for _, sign in wanted[:length])
         at = signs.find(part)
         while at >= 0:
-            text, touched = list(joined), [False] * len(joined)
+            # What is not placed may be a part of something that is hidden.
+            last = wanted[length - 1][0] + 1
+            text = list(joined[:last] + MASK * (len(joined) - last))
+            touched = [index >= last for index in range(len(joined))]
             for offset in range(length):
                 index, place = wanted[offset][0], there[at + offset][0]
                 text[index], touched[index] = context.text[place], context.touched[place]

@@ -17,7 +17,7 @@ _ENGLISH = re.compile(
     rf"(?:[A-Z][\w'’.-]{{0,24}}\s){{1,4}}(?:{_STREET})\b\.?"
     r"(?:,?\s(?:Apt|Apartment|Suite|Ste|Unit|Flat|Floor|Room|#)\.?\s?#?[\w-]{1,8})?"
     # the town, then its state and code
-    r"(?:(?:,\s?|\n)[A-Z][\w'’-]{1,24}(?:\s[A-Z][\w'’-]{1,24}){0,3}"
+    r"(?:(?:,\s?|\n)[A-Z](?:[^\W\d_]|['’-]){1,24}(?:\s[A-Z](?:[^\W\d_]|['’-]){1,24}){0,3}\b"
     r"(?:,?\s[A-Z]{2}\s\d{5}(?:-\d{4})?|,?\s[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2})?)?"
 )
 
