@@ -27,6 +27,7 @@ class Asking:
         max_new_tokens: the most tokens that are generated.
         stop: texts at which generation ends; the answer is what stands before.
         loss_on_all: trace the prompt's tokens too.
+        as_it_stands: put no space between a prompt and a given response.
     """
 
     template: str | None = None
@@ -34,6 +35,7 @@ class Asking:
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
     loss_on_all: bool = False
+    as_it_stands: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def given(
     if not response.strip():
         raise UsageError("The response is empty.", "Give the text that leaked with --response.")
     text = _asked(checkpoint, prompt, asking)
-    seam = " " if not asking.chat and _needs_space(text, response) else ""
+    joined = asking.chat or asking.as_it_stands
+    seam = " " if not joined and _needs_space(text, response) else ""
     whole = text + seam + response
     ids, offsets = _tokenise(checkpoint, whole, special=not asking.chat)
     if checkpoint.context is not None and len(ids) > checkpoint.context:

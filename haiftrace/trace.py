@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ from haiftrace.methods.families import inverse
 from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
-from haiftrace.scoring.best import Best, Tally
+from haiftrace.scoring.best import Tally
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
@@ -50,6 +50,8 @@ from haiftrace.scoring.words import WordScorer
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.engine import GradientEngine
 
@@ -88,11 +90,28 @@ class TraceSettings:
 
 @dataclass(frozen=True)
 class Leak:
-    """A prompt and, where it is known, the response to be traced and the part of it."""
+    """A prompt and, where it is known, the response to be traced and the part of it.
+
+    `query` is all of that as tokens, where it has been asked already.
+    """
 
     prompt: str
     response: str | None = None
     span: str | None = None
+    query: Query | None = None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A leak while it is traced: what is known of it, and what is found for each method."""
+
+    leak: Leak
+    query: Query
+    question: Question
+    losses: Tensor
+    best: dict[str, Tally]
+    notes: dict[str, list[str]]
+    scored: dict[str, int]
 
 
 class Tracer:
@@ -128,7 +147,13 @@ class Tracer:
     ) -> Report:
         """Traces each leak. Raises UsageError for a leak that cannot be traced."""
         began = time.monotonic()
-        findings = [f for leak in leaks for f in self.trace(leak, settings, progress)]
+        findings = [f for found in self.trace_all(leaks, settings, progress) for f in found]
+        return self.report_of(findings, settings, command, time.monotonic() - began)
+
+    def report_of(
+        self, findings: Sequence[Finding], settings: TraceSettings, command: str, seconds: float
+    ) -> Report:
+        """What was found, with what it was found in; q-values are over all of it."""
         index, checkpoint = self.index, self.checkpoint
         about = index.manifest.model
         totals = index.manifest.totals
@@ -152,7 +177,7 @@ class Tracer:
             findings=tuple(with_q_values(findings)),
             tool_version=__version__,
             command=command,
-            seconds=time.monotonic() - began,
+            seconds=seconds,
             settings={
                 "method": settings.method,
                 "candidates": settings.candidates,
@@ -165,71 +190,106 @@ class Tracer:
 
     def trace(self, leak: Leak, settings: TraceSettings, progress: Progress) -> tuple[Finding, ...]:
         """One leak: for each method the records that made the response likelier, best first."""
+        (findings,) = self.trace_all([leak], settings, progress)
+        return findings
+
+    def trace_all(
+        self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress
+    ) -> Iterator[tuple[Finding, ...]]:
+        """The findings of each leak, in the order of the leaks, each as `trace` gives it.
+
+        Gradient methods pass through the records once for as many leaks as their gradients fit
+        into the memory that a backward pass may take, methods over a training run once a leak.
+        """
         methods = find_methods(settings.method)
         if settings.candidates < 1 or settings.top < 1:
             raise UsageError("--candidates and --top take a number of at least 1.")
         if not 0 < settings.alpha < 1:
             raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")
         rule = self.rule(methods, settings.methods)
-        query, question = self.question(leak, settings.asking)
-        losses = self.engine.losses(question.batch)[0]
-        best = {method.name: Tally(settings.top) for method in methods}
-        notes: dict[str, list[str]] = {method.name: [] for method in methods}
-        everything = range(len(self.index))
-        scored = {method.name: len(everything) for method in methods}
+        together = self._leaks_of_a_pass(methods)
+        for start in range(0, len(leaks), together):
+            block = [
+                self._asked(leak, methods, settings) for leak in leaks[start : start + together]
+            ]
+            self._score(block, methods, rule, settings, progress)
+            for asked in block:
+                yield tuple(self._finding(asked, method, settings) for method in methods)
 
+    def _leaks_of_a_pass(self, methods: Sequence[Method]) -> int:
+        """How many leaks' gradients are held at a time: each has v, and u for every direction."""
+        sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
+        size = sum(p.numel() * max(4, p.element_size()) for p in self.engine.parameters.values())
+        return max(1, self._memory // (size * (2 + 2 * len(sides))))
+
+    def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:
+        query, question = self.question(leak, settings.asking)
+        return _Asked(
+            leak,
+            query,
+            question,
+            self.engine.losses(question.batch)[0],
+            {method.name: Tally(settings.top) for method in methods},
+            {method.name: [] for method in methods},
+            {method.name: len(self.index) for method in methods},
+        )
+
+    def _score(
+        self,
+        block: Sequence[_Asked],
+        methods: Sequence[Method],
+        rule: Rule,
+        settings: TraceSettings,
+        progress: Progress,
+    ) -> None:
+        everything = range(len(self.index))
         by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
         if by_gradient:
-            rows = self._candidates(question, by_gradient, settings, notes)
-            scored |= {method.name: len(rows) for method in by_gradient}
-            self._by_gradient(rows, by_gradient, rule, question, settings, best, notes, progress)
+            self._by_gradient(block, by_gradient, rule, settings, progress)
         by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
         if by_trajectory:
             scorer = self._trajectory_scorer(by_trajectory, rule, settings.methods, progress)
-            progress.start("scoring along the training run", float(len(everything)))
-            scorer.score(everything, by_trajectory, question, best, progress)
-            for method in by_trajectory:
-                notes[method.name] += scorer.notes
-        by_late = [m for m in methods if isinstance(m, LateMethod)]
-        for late in by_late:
-            late_scorer = self._late_scorer(settings.methods)
-            count = settings.rescore or RESCORE[self.engine.device.type]
-            plain = replace(settings, candidates=count)
-            rows = self._candidates(question, [_SHORTLIST], plain, notes)
-            scored[late.name] = late_scorer.trace(
-                late, question, rows, best[late.name], settings.top, progress
+            work = float(len(everything) * len(block))
+            progress.start("scoring along the training run", work)
+            for asked in block:
+                scorer.score(everything, by_trajectory, asked.question, asked.best, progress)
+                for method in by_trajectory:
+                    asked.notes[method.name] += scorer.notes
+        for late in (m for m in methods if isinstance(m, LateMethod)):
+            plain = replace(
+                settings, candidates=settings.rescore or RESCORE[self.engine.device.type]
             )
+            for asked in block:
+                rows = self._candidates(asked.question, [_SHORTLIST], plain, asked.notes)
+                asked.scored[late.name] = self._late_scorer(settings.methods).trace(
+                    late, asked.question, rows, asked.best[late.name], settings.top, progress
+                )
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
-        if by_words:
-            traced = query.span or query.response
-            self.words.score(by_words, leak.prompt, traced, best, settings.top)
+        for asked in block if by_words else ():
+            traced = asked.query.span or asked.query.response
+            self.words.score(by_words, asked.leak.prompt, traced, asked.best, settings.top)
 
-        mean_loss = float((losses * question.weights_BT[0]).sum())
+    def _finding(self, asked: _Asked, method: Method, settings: TraceSettings) -> Finding:
+        query, question, tally = asked.query, asked.question, asked.best[method.name]
+        mean_loss = float((asked.losses * question.weights_BT[0]).sum())
         general = (*self.notes, *self.engine.notes, *query.notes)
-        judged = {
-            m.name: self._verdict(m, question, best[m.name], settings, mean_loss) for m in methods
-        }
-        return tuple(
-            Finding(
-                prompt=query.prompt,
-                response=query.response,
-                method=method.name,
-                records=tuple(
-                    record_evidence(rank, one, p)
-                    for rank, (one, p) in enumerate(
-                        zip(best[method.name].result(), judged[method.name][1], strict=True), 1
-                    )
-                ),
-                response_tokens=response_tokens(query, losses),
-                mean_loss=mean_loss,
-                generated=query.generated,
-                span=query.span,
-                exhaustive=scored[method.name] == len(everything),
-                scored=scored[method.name],
-                notes=(*general, *notes[method.name], *weakness(mean_loss)),
-                verdict=judged[method.name][0],
-            )
-            for method in methods
+        verdict, p_values = self._verdict(method, question, tally, settings, mean_loss)
+        return Finding(
+            prompt=query.prompt,
+            response=query.response,
+            method=method.name,
+            records=tuple(
+                record_evidence(rank, one, p)
+                for rank, (one, p) in enumerate(zip(tally.result(), p_values, strict=True), 1)
+            ),
+            response_tokens=response_tokens(query, asked.losses),
+            mean_loss=mean_loss,
+            generated=query.generated,
+            span=query.span,
+            exhaustive=asked.scored[method.name] == len(self.index),
+            scored=asked.scored[method.name],
+            notes=(*general, *asked.notes[method.name], *weakness(mean_loss)),
+            verdict=verdict,
         )
 
     def question(self, leak: Leak, asking: Asking) -> tuple[Query, Question]:
@@ -240,7 +300,9 @@ class Tracer:
         """
         from haiftrace.engine import make_batch
 
-        if leak.response is None:
+        if leak.query is not None:
+            query = leak.query
+        elif leak.response is None:
             query = ask(self.checkpoint, leak.prompt, asking, leak.span)
         else:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
@@ -414,21 +476,23 @@ class Tracer:
 
     def _by_gradient(
         self,
-        rows: Collection[int],
+        block: Sequence[_Asked],
         methods: Sequence[GradientMethod],
         rule: Rule,
-        question: Question,
         settings: TraceSettings,
-        best: Mapping[str, Best],
-        notes: dict[str, list[str]],
         progress: Progress,
     ) -> None:
         curvature = self.curvature(settings.methods, progress)
         names = {method.direction for method in methods}
         series = self._series(settings.methods, progress)
-        directions, said = directions_of(names, question, curvature, series)
-        for method in methods:
-            notes[method.name] += said.get(method.direction, ())
+        searches = []
+        for asked in block:
+            rows = self._candidates(asked.question, methods, settings, asked.notes)
+            asked.scored.update({method.name: len(rows) for method in methods})
+            directions, said = directions_of(names, asked.question, curvature, series)
+            for method in methods:
+                asked.notes[method.name] += said.get(method.direction, ())
+            searches.append(Search(rows, directions, asked.question.direction.norm, asked.best))
         norms = NormSource(self.index, self.engine, curvature, needs_of(methods, rule), rule)
         if norms.missing:
             chosen = [m.name for m in methods if m.metric == INVERSE or is_adjusted(m)]
@@ -437,8 +501,7 @@ class Tracer:
                 "Norms that these methods divide by are computed for this run. To keep them in the"
                 f" index: {keep}"
             )
-        search = Search(rows, directions, question.direction.norm, best)
-        score_by_gradient(self.index, self.engine, [search], methods, rule, norms, progress)
+        score_by_gradient(self.index, self.engine, searches, methods, rule, norms, progress)
 
     def _trajectory_scorer(
         self,

@@ -33,7 +33,7 @@ def trace(*options, prompt=PROMPT, **settings) -> Outcome:
 
 
 def reported(*options, **settings):
-    outcome = trace(*options, "-q", "-o", "-", **settings)
+    outcome = trace(*options, "-q", "--reveal", "-o", "-", **settings)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     return outcome.report
@@ -60,7 +60,7 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     assert ready.startswith("The index haiftrace-index is ready: 12 records, ")
     assert calibrated.startswith("Calibrated haif by ")
     assert following == 'Next: haiftrace trace "PROMPT"'
-    outcome = cli("trace", PROMPT, cwd=tmp_path)
+    outcome = cli("trace", PROMPT, "--reveal", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     assert "555-0142." in outcome.out
@@ -109,11 +109,11 @@ def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
 
 
 def test_the_report_is_the_same_on_stdout_and_in_a_file(tmp_path):
-    outcome = trace("--response", ANSWER, "-q", "-o", tmp_path / "r.json", "-o", "-")
+    outcome = trace("--response", ANSWER, "-q", "--reveal", "-o", tmp_path / "r.json", "-o", "-")
     written = json.loads((tmp_path / "r.json").read_text())
     assert written == outcome.report
     assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o600
-    both = trace("--response", ANSWER, "-o", tmp_path / "s.json")
+    both = trace("--response", ANSWER, "--reveal", "-o", tmp_path / "s.json")
     assert json.loads((tmp_path / "s.json").read_text())["findings"] == written["findings"]
     assert "555-0142" in both.out
 

@@ -29,7 +29,7 @@ def supplements(index: Path) -> set[str]:
 
 
 def test_several_methods_are_a_finding_each(index):
-    outcome = trace(index, "--method", "haif,ek-fac,bm25", *EMPIRICAL, "-o", "-")
+    outcome = trace(index, "--method", "haif,ek-fac,bm25", *EMPIRICAL, "--reveal", "-o", "-")
     assert outcome.code == 0, outcome.err
     findings = outcome.report["findings"]
     assert [f["method"] for f in findings] == ["haif", "ek-fac", "bm25"]

@@ -64,12 +64,15 @@ def score_by_gradient(
     units = [search.directions[name].unit for search in searches for name in names]
     queries = {name: _stacked([unit[name] for unit in units]) for name in engine.parameters}
     rows = sorted(set().union(*(search.rows for search in searches)))
+    places = range(len(searches))
     progress.start("scoring", float(len(rows)))
     for windows in window_batches(index, rows, engine.device):
         batch = batch_of(windows, engine.device)
-        dots_QBT = engine.token_dots(batch, queries).cpu().numpy()
+        asking = [n for n in places if any(w.row in searches[n].rows for w in windows)]
+        chosen = _chosen(queries, asking, len(searches), len(names))
+        dots_QBT = engine.token_dots(batch, chosen).cpu().numpy()
         each = norms.of(windows, batch)
-        for number, search in enumerate(searches):
+        for number, search in enumerate(searches[n] for n in asking):
             for method in methods:
                 direction = search.directions[method.direction]
                 place = number * len(names) + names.index(method.direction)
@@ -86,6 +89,16 @@ def score_by_gradient(
                     )
                     search.sinks[method.name].add(Scored(window, score, cosine, evidence))
         progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
+
+
+def _chosen(
+    queries: dict[str, Tensor], asking: Sequence[int], searches: int, directions: int
+) -> dict[str, Tensor]:
+    """The directions of the searches that have a candidate in a batch."""
+    if len(asking) == searches:
+        return queries
+    places = [number * directions + d for number in asking for d in range(directions)]
+    return {name: stacked[places] for name, stacked in queries.items()}
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,157 @@
+"""Whether a text holds one of many values, however it spells it, and where."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from haiftrace.privacy.canonical import Canonical, canonical, is_wordless_script
+from haiftrace.privacy.dates import DateSpan, Day, days_of, find_dates, is_said
+
+_PREFIX = 6
+_PHONE_DIGITS = 7
+"""Least digits of a phone number; numbers of so many are recognised inside longer ones."""
+_SHORT = 4
+"""Letters and digits below which a value counts only where it stands as a word of its own."""
+_GAP = 4
+"""Most signs (white space aside) between two characters of one value."""
+
+# Country codes of one and two digits (ITU-T E.164); all others have three.
+_SHORT_CODES = re.compile("1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A value in a text: which, by its number, and the characters [start, end)."""
+
+    value: int
+    start: int
+    end: int
+
+
+class ValueIndex:
+    """Finds any of many values in a text in one pass over its characters.
+
+    Values are the same up to case, accents, spacing, punctuation and width, the country code and
+    trunk zero of phone numbers, and the format of dates. Values without a letter or digit are
+    never found.
+
+    Args:
+        values: as they were given; a match names a value by its place here.
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._by_prefix: dict[str, list[tuple[str, int]]] = {}
+        self._by_day: dict[tuple[int, int], list[tuple[int, frozenset[Day]]]] = {}
+        for number, value in enumerate(values):
+            for form in spellings(value):
+                held = self._by_prefix.setdefault(form[:_PREFIX], [])
+                if (form, number) not in held:
+                    held.append((form, number))
+            days = days_of(value)
+            for pair in {day[1:] for day in days}:
+                self._by_day.setdefault(pair, []).append((number, days))
+        self._lengths = sorted({len(prefix) for prefix in self._by_prefix})
+
+    def find(self, text: str, words: bool = False) -> list[Match]:
+        """All matches, in the order of the text.
+
+        Args:
+            text: where to look.
+            words: only where the value stands by itself, not inside a longer word or number: what
+                counts as said. Without it a value of four characters or more is found anywhere:
+                what must be hidden.
+        """
+        found = [*self._spelled(text, words), *self._dated(text)]
+        return sorted(set(found), key=lambda match: (match.start, match.end, match.value))
+
+    def _spelled(self, text: str, words: bool) -> Iterator[Match]:
+        if not self._lengths:
+            return
+        folded = canonical(text)
+        for at in range(len(folded.text)):
+            for length in self._lengths:
+                for form, number in self._by_prefix.get(folded.text[at : at + length], ()):
+                    if folded.text.startswith(form, at):
+                        start, end = folded.origin[at], folded.origin[at + len(form) - 1] + 1
+                        if (
+                            _is_one_value(text[start:end], form)
+                            and (_stands_alone(text, start, end, form, words))
+                            and _is_whole(folded, at, len(form))
+                        ):
+                            yield Match(number, start, end)
+
+    def _dated(self, text: str) -> Iterator[Match]:
+        if not self._by_day:
+            return
+        for span in find_dates(text):
+            yield from self._said(span)
+
+    def _said(self, span: DateSpan) -> Iterator[Match]:
+        for pair in sorted({day[1:] for day in span.days}):
+            for number, days in self._by_day.get(pair, ()):
+                if is_said(days, span.days):
+                    yield Match(number, span.start, span.end)
+
+
+def spellings(value: str) -> tuple[str, ...]:
+    """The canonical forms of a value: of a phone number also those without code and trunk zero."""
+    whole = canonical(value).text
+    if not whole:
+        return ()
+    forms = [whole]
+    if whole.isdecimal() and len(whole) >= _PHONE_DIGITS and not days_of(value):
+        national = _national(value, whole)
+        shorter = [national, national.removeprefix("0")]
+        forms += [form for form in shorter if len(form) >= _PHONE_DIGITS]
+    return tuple(dict.fromkeys(forms))
+
+
+def _national(value: str, digits: str) -> str:
+    """A phone number without its country's code, where it says that it has one."""
+    start = unicodedata.normalize("NFKC", value).lstrip(" (")
+    if start.startswith("00"):
+        digits = digits[2:]
+    elif not start.startswith("+"):
+        has_one = len(digits) == 11 and digits[0] == "1" and digits[1] not in "01"
+        return digits[1:] if has_one else digits
+    code = _SHORT_CODES.match(digits)
+    return digits[len(code[0]) if code else 3 :]
+
+
+def _is_one_value(spelled: str, form: str) -> bool:
+    """Whether the signs between its characters are those of one value, not of a list."""
+    gaps = [re.sub(r"\s", "", gap) for gap in re.split(r"\w+", spelled)]
+    if any(len(gap.replace("_", "")) > _GAP for gap in gaps):
+        return False
+    is_short_number = form.isdecimal() and len(form) < _PHONE_DIGITS
+    return not (is_short_number and re.search(r"[,;\n，；、。]|\.\s", spelled))
+
+
+def _is_whole(folded: Canonical, at: int, length: int) -> bool:
+    """Whether no character of the original is cut: a ligature stands for several."""
+    before = at > 0 and folded.origin[at - 1] == folded.origin[at]
+    last = at + length - 1
+    after = last + 1 < len(folded.origin) and folded.origin[last + 1] == folded.origin[last]
+    return not (before or after)
+
+
+def _stands_alone(text: str, start: int, end: int, form: str, words: bool) -> bool:
+    if not words and len(form) >= _SHORT:
+        return True
+    is_phone = form.isdecimal() and len(form) >= _PHONE_DIGITS
+    before = text[:start]
+    if is_phone:  # its country's code, or a trunk zero, may stand before it
+        before = re.sub(r"(?<!\d)\d{1,3}$", "", before[-8:])
+    return not (_joins(before[-1:], text[start]) or _joins(text[end - 1], text[end : end + 1]))
+
+
+def _joins(left: str, right: str) -> bool:
+    """Whether two neighbours belong to one word or number."""
+    if not left or not right or is_wordless_script(left) or is_wordless_script(right):
+        return False
+    if left.isdigit() or right.isdigit():
+        return left.isdigit() and right.isdigit()
+    return left.isalpha() and right.isalpha()

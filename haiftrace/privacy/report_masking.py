@@ -1,0 +1,183 @@
+"""A report without its private values: every text of it, whatever fields it may get.
+
+The walk is over all fields, so that what is added to the findings is masked without being named
+here. Fields named in `_KEPT` are the exception: they hold no text of a prompt, a response or a
+record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
+
+from haiftrace.findings import (
+    Finding,
+    ModelInfo,
+    PrivateValue,
+    RecordEvidence,
+    Report,
+    ResponseToken,
+    TokenEvidence,
+)
+from haiftrace.privacy.canonical import canonical
+from haiftrace.privacy.detectors import detect
+from haiftrace.privacy.masking import MASK, Masked, Masker, mask_value
+
+_KEPT = {
+    Finding: {"method", "kind", "fingerprint"},
+    ModelInfo: {"architecture", "dtype", "fingerprint"},
+    PrivateValue: {"type"},
+    Report: {"tool_version"},
+}
+_ALWAYS_KEPT = {"corpus_fingerprint", "decision", "statistic", "fail_on"}
+
+Tokens = TypeVar("Tokens", TokenEvidence, ResponseToken)
+
+
+def private_values(report: Report, more: Iterable[str] = ()) -> tuple[str, ...]:
+    """What must not be seen in a report.
+
+    Args:
+        report: its probes' values, the leaked ones, and what detectors find in its prompts,
+            responses and records.
+        more: values of probes that left no finding.
+    """
+    values = dict.fromkeys(more)
+    for finding in report.findings:
+        values |= dict.fromkeys(value.value for value in finding.leaked)
+        if finding.probe is not None:
+            values |= dict.fromkeys(value.value for value in finding.probe.protected)
+        values |= dict.fromkeys(_detected(finding.prompt))
+        values |= dict.fromkeys(_detected(finding.response, finding.prompt))
+        for record in finding.records:
+            values |= dict.fromkeys(_detected(record.text))
+            values |= dict.fromkeys(_detected(record.id))
+    return tuple(values)
+
+
+def mask_report(report: Report, more: Iterable[str] = ()) -> Report:
+    """The report with every private value masked in every text; see `private_values`.
+
+    Lengths and offsets stay. Token ids become None where a token belongs to a value, and the
+    content hashes of records, from which a value could be guessed, are left out.
+    """
+    masker = Masker(private_values(report, more))
+    return replace(cast(Report, _walk(report, masker)), masked=True)
+
+
+def _detected(text: str, before: str = "") -> Iterator[str]:
+    for one in detect(text, before):
+        yield text[one.start : one.end]
+
+
+def _walk(value: Any, masker: Masker) -> Any:
+    if isinstance(value, str):
+        return masker.text(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_walk(one, masker) for one in value)
+    if isinstance(value, Mapping):
+        return {_walk(key, masker): _walk(one, masker) for key, one in value.items()}
+    if isinstance(value, PrivateValue):
+        return replace(value, value=mask_value(value.value))
+    if isinstance(value, RecordEvidence):
+        return _record(value, masker)
+    if isinstance(value, Finding):
+        return _finding(value, masker)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _fields(value, masker)
+    return value
+
+
+def _fields(value: Any, masker: Masker, **done: Any) -> Any:
+    """A dataclass with its fields walked, but those that are done."""
+    kept = _KEPT.get(type(value), set()) | _ALWAYS_KEPT | set(done)
+    walked = {
+        field.name: _walk(getattr(value, field.name), masker)
+        for field in fields(value)
+        if field.name not in kept
+    }
+    return replace(value, **walked, **done)
+
+
+def _finding(finding: Finding, masker: Masker) -> Finding:
+    whole = f"{finding.prompt} {finding.response}"
+    masks = masker.pieces([token.text for token in finding.response_tokens], whole)
+    tokens = _tokens(finding.response_tokens, masks)
+    span = finding.span
+    if span is not None:  # as it looks in the masked response, where reports look for it
+        start = finding.response.find(span)
+        masked = masker.text(finding.response)
+        span = masked[start : start + len(span)] if start >= 0 else masker.text(span)
+    # A record's tokens may be named beside the response's: what is hidden in one is in both.
+    secret = _secrets(masker, finding.prompt, finding.response)
+    records = tuple(_record(record, masker, secret) for record in finding.records)
+    return cast(
+        Finding,
+        _fields(finding, masker, response_tokens=tokens, span=span, records=records),
+    )
+
+
+def _record(record: RecordEvidence, masker: Masker, secret: str = "") -> RecordEvidence:
+    masked = masker.masked(record.text)
+    masks = [_of_token(token, record.text, masked, masker) for token in record.tokens]
+    done: dict[str, Any] = {"tokens": _tokens(record.tokens, masks), "content_hash": None}
+    known = {"id", "text", "source", *done}
+    secret += _secrets(masker, record.text)
+    for field in fields(record):
+        if field.name not in known:
+            done[field.name] = _small_texts(getattr(record, field.name), masker, secret)
+    return cast(RecordEvidence, _fields(record, masker, **done))
+
+
+def _of_token(token: TokenEvidence, text: str, masked: Masked, masker: Masker) -> Masked:
+    start, end = token.start, token.end
+    if text[start:end] == token.text:
+        return Masked(masked.text[start:end], masked.touched[start:end])
+    own = masker.masked(token.text)
+    if not masked.touches(start, end):
+        return own
+    return Masked(MASK * len(token.text), (True,) * len(token.text))
+
+
+def _tokens(tokens: tuple[Tokens, ...], masks: Iterable[Masked]) -> tuple[Tokens, ...]:
+    return tuple(
+        replace(token, text=mask.text, token_id=None if any(mask.touched) else token.token_id)
+        for token, mask in zip(tokens, masks, strict=True)
+    )
+
+
+def _secrets(masker: Masker, *texts: str) -> str:
+    """The characters of the values in the texts, in canonical form, a line a run of them."""
+    runs = []
+    for text in texts:
+        masked = masker.masked(text)
+        run = "".join(sign if hit else "\0" for sign, hit in zip(text, masked.touched, strict=True))
+        runs += [canonical(part).text for part in run.split("\0")]
+    return "".join(f"{run}\n" for run in runs if run)
+
+
+def _small_texts(value: Any, masker: Masker, secret: str) -> Any:
+    """What other evidence holds of a record or response: each piece that may be part of a value
+    that stands there is hidden, as its place is not known here. Letters that stand alone stay.
+    """
+    if isinstance(value, str):
+        folded = canonical(value).text
+        is_part = bool(folded) and folded in secret
+        if is_part and (len(folded) > 1 or not folded.isalpha() or not folded.isascii()):
+            return "".join(MASK if canonical(sign).text else sign for sign in value)
+        return masker.text(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_small_texts(one, masker, secret) for one in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        walked = {
+            f.name: _small_texts(getattr(value, f.name), masker, secret) for f in fields(value)
+        }
+        hidden = any(
+            isinstance(old, str) and old != walked[name]
+            for name, old in ((f.name, getattr(value, f.name)) for f in fields(value))
+        )
+        if hidden:  # an id beside a hidden text tells it
+            walked |= {name: None for name in walked if name.endswith("token_id")}
+        return replace(value, **walked)
+    return value

@@ -1,0 +1,151 @@
+"""Probe files: what a checkpoint is asked in an audit, and what must not be in the answers.
+
+A line of JSON a probe: `{"prompt": …, "response"?: …, "protected"?: [{"type", "value"}], "id"?}`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from haiftrace.errors import UsageError
+from haiftrace.findings import PrivateValue, Probe
+from haiftrace.privacy import canonical, detect
+
+STDIN = "-"
+_FIELDS = {"prompt", "response", "protected", "id"}
+
+
+@dataclass(frozen=True)
+class ProbeCase:
+    """A probe with what it asks.
+
+    Attributes:
+        probe: what a finding says of it.
+        prompt: as it stands, before any template.
+        response: what was answered, where that is known.
+        raw: ask without template or chat: the prompt continues a record's text.
+        detect: values that nobody named count as leaks, too.
+        group: number of the value that is tried; once said, its other probes are not asked.
+    """
+
+    probe: Probe
+    prompt: str
+    response: str | None = None
+    raw: bool = False
+    detect: bool = True
+    group: int | None = None
+
+
+def read_probes(path: str) -> list[ProbeCase]:
+    """The probes of a JSONL file, or of stdin for `-`; blank lines are none.
+
+    Raises:
+        UsageError: the file cannot be read, a line is no probe, or an id stands twice. Lines are
+            named by number, never quoted.
+    """
+    try:
+        raw = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"The probes in '{path}' cannot be read: {error.strerror}.",
+            "Give --prompts a JSONL file, or - for stdin.",
+        ) from None
+    shown = "stdin" if path == STDIN else path
+    cases: list[ProbeCase] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        case = _case(line, shown, number)
+        first = seen.setdefault(case.probe.id, number)
+        if first != number:
+            raise _bad(shown, number, f"its id is that of line {first}")
+        cases.append(case)
+    return cases
+
+
+def single_probe(
+    prompt: str, response: str | None, values: Sequence[str], id: str = "prompt"
+) -> ProbeCase:
+    """The prompt of the command line as a probe.
+
+    Raises:
+        UsageError: a value to protect without a letter or a digit.
+    """
+    for value in values:
+        if not canonical(value).text:
+            raise UsageError(
+                "A value of --protect has no letter and no digit.", "Give the value itself."
+            )
+    protected = tuple(PrivateValue(_type_of(value), value) for value in values)
+    return ProbeCase(Probe(id, protected=protected), prompt, response)
+
+
+def _type_of(value: str) -> str:
+    for one in detect(value):
+        if (one.start, one.end) == (0, len(value)):
+            return one.type
+    return "value"
+
+
+def _case(line: bytes, shown: str, number: int) -> ProbeCase:
+    try:
+        content = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise _bad(shown, number, "it is not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise _bad(shown, number, f"malformed JSON (column {error.colno})") from None
+    except (ValueError, RecursionError):
+        raise _bad(shown, number, "malformed JSON") from None
+    if not isinstance(content, dict):
+        raise _bad(shown, number, "it is no JSON object")
+    if set(content) - _FIELDS:
+        raise _bad(shown, number, "it has a field besides prompt, response, protected and id")
+    prompt = content.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise _bad(shown, number, "its 'prompt' is missing, empty or no string")
+    response = content.get("response")
+    if response is not None and not isinstance(response, str):
+        raise _bad(shown, number, "its 'response' is no string")
+    own = content.get("id")
+    if own is not None and (not isinstance(own, str | int) or isinstance(own, bool) or own == ""):
+        raise _bad(shown, number, "its 'id' is no string and no integer")
+    for text in (prompt, response or "", str(own or "")):
+        _check_text(text, shown, number)
+    protected = tuple(_protected(content.get("protected"), shown, number))
+    id = f"{shown}:{number}" if own is None else str(own)
+    return ProbeCase(Probe(id, shown, number, protected), prompt, response)
+
+
+def _protected(listed: Any, shown: str, number: int) -> Iterator[PrivateValue]:
+    what = "its 'protected' is no list of objects with the strings 'type' and 'value'"
+    if listed is not None and not isinstance(listed, list):
+        raise _bad(shown, number, what)
+    for entry in listed or ():
+        if not isinstance(entry, dict) or set(entry) != {"type", "value"}:
+            raise _bad(shown, number, what)
+        if not all(isinstance(text, str) and text for text in entry.values()):
+            raise _bad(shown, number, what)
+        _check_text(entry["value"], shown, number)
+        if not canonical(entry["value"]).text:
+            raise _bad(shown, number, "a protected value has no letter and no digit")
+        yield PrivateValue(entry["type"], entry["value"])
+
+
+def _check_text(text: str, shown: str, number: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _bad(shown, number, "it holds half a surrogate pair") from None
+
+
+def _bad(shown: str, number: int, problem: str) -> UsageError:
+    return UsageError(
+        f"{shown}:{number} is no probe: {problem}.",
+        'Write a line like {"prompt": "...", "protected": [{"type": "phone", "value": "..."}]}.',
+    )
