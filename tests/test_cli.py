@@ -128,7 +128,7 @@ def test_stdout_is_data_and_stderr_is_talk(tmp_path, quiet):
     assert made.out == ""
     assert bool(made.err) is not quiet
     assert trace("-o", "-", *more).report["findings"]
-    assert trace(*more).out.startswith("Model ")
+    assert trace(*more).out.startswith("Verdict ")
 
 
 # Every option

@@ -21,7 +21,13 @@ from haiftrace.privacy import MASK, ValueIndex, mask_report
 from tests.report_samples import ENGLISH, english_finding, record_of, report_of
 
 PHONE = "555-123-4501"
-FORMATS = ("555-123-4501", "(555) 123 4501", "5551234501", "５５５１２３４５０１", "+1 555.123.4501")
+FORMATS = (
+    "555-123-4501",
+    "(555) 123 4501",
+    "5551234501",
+    "５５５１２３４５０１",
+    "+1 555.123.4501",
+)
 
 
 def strings(value):
