@@ -34,6 +34,9 @@ from haiftrace.method_options import (
     Depth,
     FactorRecords,
     Fisher,
+    LateScope,
+    Power,
+    ReferenceSize,
     Repeats,
     Scale,
     method_settings,
@@ -124,8 +127,8 @@ def _index(
     parameters: Annotated[
         str,
         Option(
-            help="Which parameters count: linear, matrices, all, or a regular expression over"
-            " their names."
+            help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
+            " all, or a regular expression over their names."
         ),
     ] = "linear",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
@@ -312,13 +315,18 @@ def _trace(
         str,
         Option(
             help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
-            " relatif, attif, ahif, bm25 or bm25-answer; several with commas between."
+            " relatif, attif, ahif, haif-r, haif-li, bm25 or bm25-answer; several with commas"
+            " between."
         ),
     ] = "haif",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
         int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
     ] = 256,
+    rescore: Annotated[
+        int | None,
+        Option(help="The same for haif-r and haif-li; 32 on a CPU, 256 on a GPU.", min=1),
+    ] = None,
     exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
     alpha: Annotated[
         float, Option(help="Share of false accusations that a verdict may make.")
@@ -347,8 +355,11 @@ def _trace(
     scale: Scale = "auto",
     curvature: Curvature = "gauss-newton",
     checkpoints: Checkpoints = None,
+    scope: LateScope = "attention",
+    power: Power = 3.0,
+    reference: ReferenceSize = 4096,
     seed: Annotated[
-        int, Option(help="Seed of what EK-FAC, LiSSA and --probes-from-corpus draw.")
+        int, Option(help="Seed of what EK-FAC, LiSSA, haif-li and --probes-from-corpus draw.")
     ] = 0,
     memory: Memory = 512,
     output: Output = None,
@@ -403,7 +414,11 @@ def _trace(
             curvature,
             checkpoints,
             seed,
+            scope,
+            power,
+            reference,
         ),
+        rescore=rescore,
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])
     values = tuple(protect or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haiftrace.errors import UsageError
@@ -71,3 +72,17 @@ def choose_threads(parameters: int, device: torch.device) -> None:
 
     if device.type == "cpu" and parameters < SMALL_MODEL:
         torch.set_num_threads(1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device: of the GPU, or of the machine (1 GiB where unknown)."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = next(line for line in lines if line.startswith("MemAvailable:")).split()[1]
+        return int(kilobytes) << 10
+    except (OSError, StopIteration):
+        return 1 << 30

@@ -13,6 +13,7 @@ from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport, Record
 from haiftrace.corpus.files import plain
 from haiftrace.errors import CorpusError, UsageError
+from haiftrace.parts import MatrixPart
 from haiftrace.progress import Progress, duration, size
 from haiftrace.store import IndexWriter, Totals, WindowRow
 from haiftrace.window_rows import window_rows
@@ -188,8 +189,13 @@ def _about(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
     return {
         "architecture": checkpoint.architecture,
         "parameters": checkpoint.parameters,
-        "traced_parameters": sum(owned[name].numel() for name in names),
+        "traced_parameters": sum(_size(name, owned) for name in names),
     }
+
+
+def _size(name: str, owned: dict[str, Any]) -> int:
+    part = None if name in owned else MatrixPart.parse(name)
+    return int(owned[name].numel()) if part is None else part.size(tuple(owned[part.name].shape))
 
 
 class _Reader:

@@ -51,6 +51,20 @@ Checkpoints = Annotated[
         "PATH:LR."
     ),
 ]
+LateScope = Annotated[
+    str,
+    Option(
+        help="Parameters whose gradients meet in haif-r and haif-li: as --parameters of an index,"
+        " which may have others."
+    ),
+]
+Power = Annotated[float, Option(help="How much the strongest pairs count in haif-r and haif-li.")]
+ReferenceSize = Annotated[
+    int,
+    Option(
+        help="Record windows, a seeded sample, that haif-li compares with: all are scored.", min=1
+    ),
+]
 
 
 def method_settings(
@@ -65,6 +79,9 @@ def method_settings(
     curvature: Literal["gauss-newton", "hessian"] = "gauss-newton",
     checkpoints: str | None = None,
     seed: int = 0,
+    scope: str = "attention",
+    power: float = 3.0,
+    reference: int = 4096,
 ) -> MethodSettings:
     """The settings that these options say.
 
@@ -78,6 +95,7 @@ def method_settings(
     from haiftrace.methods.settings import (
         DampingSetting,
         FactorSettings,
+        LateSettings,
         MethodSettings,
         SeriesSettings,
     )
@@ -108,4 +126,5 @@ def method_settings(
             seed=seed,
         ),
         checkpoints=checkpoints,
+        late=LateSettings(scope, power, reference, seed),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from haiftrace.methods import (
     DEFAULT_METHOD,
     INVERSE,
     GradientMethod,
+    LateMethod,
     LexicalMethod,
     Method,
     Rule,
@@ -40,6 +41,7 @@ from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
+from haiftrace.scoring.late import LateScorer
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
@@ -54,6 +56,12 @@ if TYPE_CHECKING:
     from haiftrace.engine import GradientEngine
 
 
+RESCORE = {"cpu": 32, "cuda": 256}
+"""Windows that late interaction scores exactly where nothing else is said."""
+
+_SHORTLIST = GradientMethod("haif", "ranks windows for late interaction", shortlist_column="")
+
+
 @dataclass(frozen=True)
 class TraceSettings:
     """What to trace with.
@@ -62,6 +70,8 @@ class TraceSettings:
         method: names in the registry, with commas between.
         candidates: windows that the search proposes for exact scoring.
         exact: score every window instead.
+        rescore: the same as `candidates` for late interaction, whose exact score costs more; None
+            for 32 on a CPU and 256 on a GPU.
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.
@@ -75,6 +85,7 @@ class TraceSettings:
     asking: Asking = field(default_factory=Asking)
     methods: MethodSettings = field(default_factory=MethodSettings)
     alpha: float = ALPHA
+    rescore: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,7 @@ class Tracer:
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
         self._court = Court(index)
+        self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
 
     def report(
         self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress, command: str = ""
@@ -243,6 +255,15 @@ class Tracer:
                 scorer.score(everything, by_trajectory, asked.question, asked.best, progress)
                 for method in by_trajectory:
                     asked.notes[method.name] += scorer.notes
+        for late in (m for m in methods if isinstance(m, LateMethod)):
+            plain = replace(
+                settings, candidates=settings.rescore or RESCORE[self.engine.device.type]
+            )
+            for asked in block:
+                rows = self._candidates(asked.question, [_SHORTLIST], plain, asked.notes)
+                asked.scored[late.name] = self._late_scorer(settings.methods).trace(
+                    late, asked.question, rows, asked.best[late.name], settings.top, progress
+                )
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         for asked in block if by_words else ():
             traced = asked.query.span or asked.query.response
@@ -299,7 +320,8 @@ class Tracer:
         """Scores of every window for many questions, [Q, N] by method, without evidence.
 
         Args:
-            names: gradient methods that sum over tokens, and methods over a training run.
+            names: gradient methods that sum over tokens, methods over a training run, and those by
+                late interaction.
             rows: only these windows, ascending; gradient methods alone take it.
 
         Raises:
@@ -328,7 +350,24 @@ class Tracer:
             found |= score_many_along(
                 self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
             )
+        by_late = [m for m in methods if isinstance(m, LateMethod)]
+        if by_late:
+            found |= self._late_scorer(settings).scores(by_late, questions, progress)
         return found
+
+    def engine_over(self, scope: str) -> GradientEngine:
+        """An engine over other parameters than the index's; made once."""
+        from haiftrace.engine import GradientEngine
+        from haiftrace.scopes import select_parameters
+
+        if scope not in self._engines:
+            names = select_parameters(self.checkpoint.model, scope)
+            self._engines[scope] = GradientEngine(self.checkpoint.model, names, self._memory)
+        return self._engines[scope]
+
+    def _late_scorer(self, settings: MethodSettings) -> LateScorer:
+        engine = self.engine_over(settings.late.scope)
+        return LateScorer(self.index, engine, settings.late, self._memory)
 
     def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
         """The rule of the methods that adjust; raises UsageError where none follows it."""

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine import GradientEngine, Projector, inverse_norms, make_batch
+from haiftrace.parts import MatrixPart
 
 DIMENSION = 64
 SEED = 7
@@ -89,14 +90,13 @@ class Oracle:
         return cls(shapes, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs))
 
     def over(self, names: Sequence[str]) -> Oracle:
-        """The same over some of the parameters."""
+        """The same over some of the parameters, or of their parts."""
+        whole = [self.split(rows) for rows in self.gradients]
+        parts = [{name: _narrowed(record, name) for name in names} for record in whole]
         return Oracle(
-            {name: self.shapes[name] for name in names},
+            {name: parts[0][name].shape[1:] for name in names},
             self.losses,
-            tuple(
-                torch.cat([parts[name].reshape(len(parts[name]), -1) for name in names], 1)
-                for parts in map(self.split, self.gradients)
-            ),
+            tuple(torch.cat([part.flatten(1) for part in record.values()], 1) for record in parts),
         )
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
@@ -127,6 +127,16 @@ class Oracle:
             for name, shape in self.shapes.items()
         ]
         return torch.cat(scaled, 1)
+
+
+def _narrowed(gradients: Mapping[str, Tensor], name: str) -> Tensor:
+    """Gradients [N, *shape] of a parameter, or of a part of a matrix."""
+    part = MatrixPart.parse(name)
+    if part is None:
+        return gradients[name]
+    whole = gradients[part.name]
+    outputs = part.outputs(tuple(whole.shape[1:]))
+    return whole[:, :, outputs] if part.dim else whole[:, outputs]
 
 
 def weightings(lengths: Sequence[int]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from functools import cache
@@ -9,20 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from haiftrace.bench import pii_run
+from haiftrace.bench import tracing as bench_tracing
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.models import Shape
-from haiftrace.bench.optimise import Schedule
+from haiftrace.bench.optimise import Compute, Schedule
 from haiftrace.bench.outputs import write_results
 from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_report import pii_results
-from haiftrace.bench.pii_run import PiiSettings, run_pii, trace_regime, variations
-from haiftrace.bench.presets import find_preset
+from haiftrace.bench.pii_run import PiiOutcome, PiiSettings, chosen_preset, run_pii
+from haiftrace.bench.pii_tracing import PLAIN, Tracing, parts_of, read_ranks, spread, trace_parts
+from haiftrace.bench.presets import FINE_TUNING, PAPER_SIZES, find_preset
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of, rows_of
 from haiftrace.bench.statistics import wilson
 from haiftrace.bench.tracing import DEFAULT, Bench, Variation, joined_records, trajectory
 from haiftrace.bench.training import train
+from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.methods import METHODS
 from haiftrace.progress import Silent
@@ -99,12 +104,13 @@ def test_rows_are_by_attribute_seed_and_over_all():
 
 
 def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_it():
-    table = dict(variations(list(METHODS)))
-    assert table[Variation(scope="all")] == list(pii_run.PLAIN)
+    table = dict(row for part in parts_of(list(METHODS), ablation=True) for row in part.scored)
+    assert table[Variation(scope="all")] == PLAIN
     assert {"ek-fac", "relatif", "ahif"} <= set(table[Variation(loss_on="all")])
-    assert table[Variation(combine="max")] == ["haif"]
+    assert table[Variation(combine="max")] == ("haif",)
     assert "bm25" in table[Variation(pool="documents")]
-    assert variations(["tracincp"]) == []
+    alone = parts_of(["tracincp"], ablation=True)
+    assert [part.name for part in alone] == ["scores-tracincp", "norms"]
 
 
 # A tiny run.
@@ -149,25 +155,72 @@ def test_a_bench_ranks_as_a_trace_does(kind, arch, tmp_path):
             assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max(), finding.method
 
 
+@pytest.mark.parametrize("combine", ["positive", "max"])
+def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
+    data, run = trained("pii-cr", "gpt2")
+    (leak,) = data.trained()[:1]
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+    bench.scores([leak], Variation(combine="max"), ["haif"])  # one pass serves both
+    found = bench.scores([leak], Variation(combine=combine), ["haif"])["haif"][0]
+    methods = replace(bench.settings, combine=combine)
+    settings = TraceSettings("haif", top=100, methods=methods)
+    (finding,) = bench.tracer("linear", "all").trace(
+        Leak(leak.prompt, leak.response), settings, Silent()
+    )
+    right = {record.id: record.score for record in finding.records}
+    expected = np.array([right[record.id] for record in data.records])
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 * np.abs(expected).max())
+    assert len(set(found)) > 1
+
+
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
-    bench = Bench(tmp_path, data, run, "learned", 1 << 29, Silent())
-    names = ["haif", "gradient-cosine", "bm25"]
-    leaks = data.trained()[:4]
-    found = trace_regime(bench, data, leaks, names, True, "learned", 0, Silent())
-    made = {(tuple(row["variation"].values()), row["method"]) for row in found["ranks"]}
+    names = ("haif", "gradient-cosine", "bm25")
+    leaks = tuple(data.trained()[:4])
+    tracing = Tracing(data, run, "learned", 0, leaks, tmp_path / "work", 1 << 29, "auto")
+    parts = parts_of(names, ablation=True)
+    found = [one for _, one in trace_parts(tracing, parts, Silent())]
+    ranks = [row for one in found for row in one.get("ranks", ())]
+    made = {(tuple(row["variation"].values()), row["method"]) for row in ranks}
     assert (("linear", "response", "sum", "all"), "bm25") in made
     assert (("all", "response", "sum", "all"), "haif") in made
     assert (("linear", "response", "positive", "documents"), "haif") in made
     assert (("linear", "response", "sum", "one a subject"), "bm25") in made
-    bm25 = next(r for r in found["ranks"] if r["method"] == "bm25")
+    bm25 = next(r for r in ranks if r["method"] == "bm25")
     assert set(bm25["ranks"]) == {1}  # the question names the subject
-    rows = rows_of(pii_run._ranks(dict(row)) for row in found["ranks"])
+    rows = rows_of(read_ranks(row) for row in ranks)
     assert {row["pool"] for row in rows} == {"all", "documents", "one a subject"}
-    full = [r for r in found["shortlist"] if r["candidates"] == 16]
+    (shortlist,) = (one["shortlist"] for one in found if "shortlist" in one)
+    full = [r for r in shortlist if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
-    shares = [r["share"] for r in found["norms"] if "tokens" in r]
-    assert sum(shares) == pytest.approx(1.0)
+    (norms,) = (one["norms"] for one in found if "norms" in one)
+    assert sum(r["share"] for r in norms if "tokens" in r) == pytest.approx(1.0)
+
+
+def test_another_method_repeats_nothing():
+    few = parts_of(["haif", "haif-t", "ek-fac", "lissa", "bm25", "bm25-answer"], ablation=False)
+    assert [(p.name, [names for _, names in p.scored]) for p in few] == [
+        ("scores-gradient", [("haif", "haif-t")]),
+        ("scores-ek-fac", [("ek-fac",)]),
+        ("scores-lissa", [("lissa",)]),
+        ("scores-words", [("bm25", "bm25-answer")]),
+        ("norms", []),
+    ]
+    more = parts_of(["haif", "haif-t", "tracincp", "ek-fac", "lissa", "bm25", "bm25-answer"], True)
+    assert set(few) < set(more)
+    assert {part.name for part in set(more) - set(few)} == {
+        *("scores-tracincp", "shortlist", "ablation-scope", "ablation-loss", "ablation-tokens"),
+        "ablation-documents",
+    }
+
+
+def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):
+    data, leaks = by_hand()
+    monkeypatch.setattr(bench_tracing, "DOCUMENT_SUBJECTS", 2)
+    documents = bench_tracing.candidates(data, "documents")
+    assert [[r.id for r in parts] for parts in documents] == [["r0"], ["r1", "r2"]]
+    assert bench_tracing.in_pool(data, leaks, "documents") == leaks[:1]
+    assert bench_tracing.in_pool(data, leaks, "all") == leaks
 
 
 def test_checkpoints_of_a_regime_are_those_up_to_it():
@@ -180,10 +233,11 @@ def test_checkpoints_of_a_regime_are_those_up_to_it():
 
 
 def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind: tiny(kind))
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
     # A model this small answers no held-out question: the trained ones stand in for them.
     monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:3])
     settings = PiiSettings("pii-e", methods="haif,bm25-answer", seeds=2, ablation=False)
+    monkeypatch.setattr(pii_run, "cores", lambda: 2)  # the regimes side by side
     results = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     write_results(tmp_path / "out", results)
     document = json.loads((tmp_path / "out/results.json").read_text())
@@ -193,16 +247,111 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     assert {row["seed"] for row in document["tracing"]} == {0, 1, "all"}
     plain = asdict(DEFAULT)
     assert all(row[key] == plain[key] for row in document["tracing"] for key in plain)
-    assert document["ablation"] == []
+    assert {row["pool"] for row in document["ablation"]} == {"one a subject"}
     assert {row["regime"] for row in document["prediction"]} == {"learned", "memorised"}
     table = (tmp_path / "out/table.md").read_text()
     assert "## Tracing accuracy, top-1" in table
     assert (tmp_path / "out/norm-by-position.svg").exists()
     # Every stage is kept: nothing is trained, indexed or scored again.
-    for name in ("trace_regime", "Bench"):
+    for name in ("trace_parts", "side_by_side"):
         monkeypatch.setattr(pii_run, name, None)
     again = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     assert again.table == results.table
+
+
+def test_a_given_checkpoint_is_fine_tuned_from_its_weights(tmp_path, monkeypatch):
+    data = make_data("pii-e", "en_US", 8, 1, seed=3)
+    start = train(data, tiny("pii-e"), "llama", 0, tmp_path / "start", Silent()).path("memorised")
+    given = replace(
+        find_preset(FINE_TUNING, "pii-e", given=True), subjects=8, per_subject=1, kept=2
+    )
+    still = replace(given, schedule=Schedule(epochs=1, batch=4, learning_rate=0, weight_decay=0))
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: still)
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:2])
+    settings = PiiSettings(
+        "pii-e", model=str(start), methods="haif,ek-fac", ablation=False, regimes=("memorised",)
+    )
+    outcome = run_pii(settings, tmp_path / "out", Silent())
+    assert {row["regime"] for row in outcome.prediction} == {"memorised"}
+    assert {ranks.method for ranks in outcome.ranks} == {"haif", "ek-fac"}
+    # At a learning rate of 0 the checkpoint is what was given, tokenizer and all.
+    (kept,) = (tmp_path / "out/work/training").glob("*/checkpoint-2")
+    assert (kept / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    before, after = (load_checkpoint(path).model.state_dict() for path in (start, kept))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "fine-tuned" in pii_results(outcome).table
+
+
+def test_mixed_precision_trains_to_about_the_same_losses(tmp_path):
+    data = make_data("pii-e", "en_US", 8, 1, seed=3)
+    short = replace(tiny("pii-e"), schedule=Schedule(3, 4, 3e-3, 0.1), kept=1)
+    exact, mixed = (
+        train(data, short, "llama", 0, tmp_path, Silent(), compute=Compute(dtype=dtype))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert exact.directory != mixed.directory
+    losses = [run.checkpoints[-1].record_loss for run in (exact, mixed)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    weights = load_checkpoint(mixed.path("memorised")).model.state_dict().values()
+    assert {value.dtype for value in weights} == {torch.float32}
+
+
+@pytest.mark.parametrize("preset", PAPER_SIZES, ids=lambda preset: preset.name)
+def test_the_papers_sizes_want_a_checkpoint_and_print_what_was_published(preset):
+    with pytest.raises(UsageError, match="none is given") as caught:
+        chosen_preset(PiiSettings("pii-e", preset=preset.name))
+    assert "--model" in caught.value.hint
+    for kind, lead in (("pii-e", "20.96 to 73.71"), ("pii-cr", "3.21 to 45.93")):
+        settings = PiiSettings(kind, preset=preset.name, model="anywhere/mine")
+        chosen = chosen_preset(settings)
+        assert (chosen.name, chosen.kind, chosen.per_subject) == (preset.name, kind, 1)
+        empty = PiiOutcome(settings, chosen, [], [], [], [], {}, 0.0)
+        assert lead in pii_results(empty).table
+    with pytest.raises(UsageError, match="from scratch"):
+        chosen_preset(PiiSettings("pii-e", preset="tiny", model="anywhere/mine"))
+
+
+def test_a_biographers_texts_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: [])
+    asked = []
+
+    def write(source, locale, people, per_subject, seed, progress):
+        asked.append(source)
+        said = [
+            [f"{p.name}: {'; '.join(p.values.values())}, {n}." for n in range(per_subject)]
+            for p in people
+        ]
+        return dict(zip([p.id for p in people], said, strict=True))
+
+    monkeypatch.setattr(pii_run, "model_biographies", write)
+    settings = PiiSettings("pii-e", biographer=str(kit.checkpoint_path()), methods="haif")
+    for _ in range(2):
+        run_pii(settings, tmp_path / "out", Silent())
+    assert asked == [kit.checkpoint_path()]
+    with pytest.raises(UsageError, match="Only pii-e"):
+        run_pii(replace(settings, kind="pii-cr"), tmp_path / "cr", Silent())
+
+
+def test_leaks_for_a_slow_method_are_spread_over_all():
+    leaks = by_hand()[1] * 50
+    assert spread(leaks[:30], 30) == leaks[:30]
+    some = spread(list(range(100)), 30)
+    assert (some[0], some[-1], len(some), len(set(some))) == (0, 99, 30, 30)
+    assert max(b - a for a, b in itertools.pairwise(some)) <= 4
+
+
+def test_one_core_traces_one_regime_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
+    monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:2])
+    settings = PiiSettings("pii-cr", methods="haif", ablation=False)
+    tables = []
+    for count in (1, 2):
+        monkeypatch.setattr(pii_run, "cores", lambda count=count: count)
+        outcome = run_pii(settings, tmp_path / str(count), Silent())
+        tables.append(pii_results(outcome).table)
+    assert tables[0] == tables[1]
 
 
 def test_settings_that_make_no_experiment_are_refused(tmp_path):

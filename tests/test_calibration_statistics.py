@@ -54,9 +54,7 @@ def test_the_threshold_is_what_separates_p_at_alpha(null, value, alpha):
 def test_draws_of_the_null_itself_keep_the_level(values, alpha):
     """Leave one out: the share of exchangeable draws with p ≤ alpha is at most alpha."""
     draws = np.array(values)
-    small = [
-        p_value(value, np.delete(draws, place)) <= alpha for place, value in enumerate(draws)
-    ]
+    small = [p_value(value, np.delete(draws, place)) <= alpha for place, value in enumerate(draws)]
     assert np.mean(small) <= alpha + 1e-12
 
 

@@ -254,7 +254,8 @@ def test_every_option_of_index_is_heeded(tmp_path):
 
 def test_the_documented_options_are_those_that_exist():
     program = command_line.typer.main.get_command(command_line.app)
-    for words in (["index"], ["trace"], ["demo"], ["bench", "digits"]):
+    benches = [["bench", name] for name in program.commands["bench"].commands]
+    for words in (["index"], ["trace"], ["demo"], *benches):
         shown = cli(*words, "--help").out
         command = program
         for word in words:
@@ -277,7 +278,8 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     )
     for arguments in (
         *(["--help"], ["trace", "--help"], ["--version"], ["index", "-h"]),
-        *(["bench", "-h"], ["bench", "digits", "--help"]),
+        *(["bench", "-h"], ["bench", "digits", "--help"], ["bench", "pii-e", "--help"]),
+        *(["bench", "clue", "--help"], ["bench", "loor", "--help"]),
     ):
         command = [sys.executable, "-c", script, *arguments]
         ran = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -344,7 +344,7 @@ def test_the_samples_are_what_they_claim() -> None:
 
 def test_a_verdict_is_read_first_then_why_then_the_source_then_what_to_do() -> None:
     text = rendered(report_of(traced_finding()))
-    assert text.startswith("Verdict   TRACED The response is traced to subject-017; the value")
+    assert text.startswith("Verdict   TRACED The source is subject-017: the value stands in the")
     order = [
         "Verdict   TRACED",
         "Why       p = 0.0019 (alpha 0.01, q = 0.004 in this run): of 512 controls",
@@ -393,6 +393,12 @@ def test_an_inconclusive_verdict_says_why_and_draws_no_line() -> None:
     assert "40 controls cannot resolve an alpha of 0.01" in text
     assert "clears alpha" not in text
     assert "#3" in text
+
+
+def test_what_it_is_traced_to_is_above_the_line_without_p_values_of_records() -> None:
+    text = rendered(report_of(judged(english_finding(), traced_verdict(), (None, None, None))))
+    assert text.index("#1  subject-017") < text.index("─── above clears alpha 0.01 ─")
+    assert "2 records below it" in text
 
 
 def test_several_methods_have_a_verdict_each() -> None:

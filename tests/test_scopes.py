@@ -123,6 +123,59 @@ def test_linear_on_further_architectures(
     assert outside <= everything - block
 
 
+ATTENTION = {
+    "gpt2": {"attn.c_attn.weight", "attn.c_proj.weight"},
+    "gpt-neox": {"attention.query_key_value.weight", "attention.dense.weight"},
+    "bloom": {"self_attention.query_key_value.weight", "self_attention.dense.weight"},
+    "phi": {*(f"self_attn.{kind}_proj.weight" for kind in "qkv"), "self_attn.dense.weight"},
+    "opt": {f"self_attn.{kind}_proj.weight" for kind in ("q", "k", "v", "out")},
+}
+VALUE = {
+    "gpt2": "attn.c_attn.weight[:,64:96/96]",
+    "gpt-neox": "attention.query_key_value.weight[16:24/24]",
+    "bloom": "self_attention.query_key_value.weight[16:24/24]",
+}
+
+
+@pytest.mark.parametrize("name", tiny_models.NAMES)
+def test_scopes_of_a_blocks_parts_on_every_architecture(name: str) -> None:
+    model = untrained(name)
+
+    def of_block(scope: str, block: int) -> list[str]:
+        found = [n.partition(f".{block}.") for n in select_parameters(model, scope)]
+        return [below for _, here, below in found if here]
+
+    usual = {f"self_attn.{kind}_proj.weight" for kind in "qkvo"}
+    for block in range(2):
+        assert set(of_block("attention", block)) == ATTENTION.get(name, usual)
+        assert of_block("value", block) == [VALUE.get(name, "self_attn.v_proj.weight")]
+        both = {*of_block("attention", block), *of_block("mlp", block)}
+        assert both == set(of_block("linear", block))
+        assert not set(of_block("attention", block)) & set(of_block("mlp", block))
+    assert of_block("last-half", 0) == []
+    assert of_block("last-half", 1) == of_block("linear", 1)
+
+
+def test_the_value_part_of_fewer_key_and_value_heads() -> None:
+    phi3 = from_settings(
+        "phi3",
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=16,
+        pad_token_id=0,
+    )
+    assert select_parameters(phi3, "value") == [
+        f"model.layers.{block}.self_attn.qkv_proj.weight[24:32/32]" for block in range(2)
+    ]
+
+
+@pytest.mark.parametrize("scope", ["attention", "value", "mlp"])
+def test_blocks_without_such_a_part_are_refused(scope: str) -> None:
+    with pytest.raises(UsageError, match=f"their {scope} matrices") as caught:
+        select_parameters(from_settings("mamba"), scope)
+    assert "regular expression" in caught.value.hint
+
+
 # ---- regular expressions
 
 
@@ -152,7 +205,7 @@ def test_tied_weights_are_named_once() -> None:
 def test_invalid_expression(expression: str) -> None:
     with pytest.raises(UsageError, match="regular expression") as caught:
         select_parameters(untrained("gpt2"), expression)
-    assert "linear, matrices, all" in caught.value.message
+    assert "linear, attention, value, mlp, last-half, matrices, all" in caught.value.message
     assert "transformer." in caught.value.hint
 
 

@@ -12,7 +12,8 @@ from haiftrace.bench.data import Question
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-BATCH = 256
+_BATCH = 256
+_LOGITS_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ def answer_all(
         by_length[len(prompt)].append(number)
     texts = [""] * len(questions)
     for numbers in by_length.values():
-        for start in range(0, len(numbers), BATCH):
-            part = numbers[start : start + BATCH]
+        logits = 4 * len(ids[numbers[0]]) * model.config.vocab_size
+        size = max(1, min(_BATCH, _LOGITS_BYTES // logits))
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
             for number, answer in zip(
                 part, _greedy(model, [ids[n] for n in part], longest + 1), strict=True
             ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -78,7 +78,19 @@ def _digits(
 
 
 Preset = Annotated[str, Option(help="tiny or small.")]
-Arch = Annotated[Literal["qwen2", "gpt2"], Option(help="Architecture of the trained model.")]
+AnyPreset = Annotated[
+    str | None,
+    Option(
+        help="From scratch: tiny (default) or small. With --model: finetune (default), or the size"
+        " of one of the paper's models: gpt2, gpt2-medium, gpt2-large, gpt2-xl, qwen1.5-0.5b,"
+        " qwen1.5-1.8b."
+    ),
+]
+Model = Annotated[
+    str | None,
+    Option(help="Fine-tune this checkpoint instead of training a small model from scratch."),
+]
+Arch = Annotated[Literal["qwen2", "gpt2"], Option(help="Architecture of a model from scratch.")]
 Locale = Annotated[Literal["en_US", "zh_CN"], Option(help="Language of the data.")]
 Subjects = Annotated[int | None, Option(help="People, instead of the preset's.", min=2)]
 PerSubject = Annotated[
@@ -90,21 +102,37 @@ Methods = Annotated[
 Ablation = Annotated[
     bool, Option("--ablation/--no-ablation", help="Also vary scope, loss, combination and pool.")
 ]
+Regime = Annotated[
+    Literal["both", "learned", "memorised"],
+    Option(help="Trace when the questions are learned, or at the end of training."),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Option(help="Products of the fine-tuning: float32 on a CPU, bfloat16 on a GPU."),
+]
 
 
 @app.command("pii-e", context_settings=variables("BENCH_PII_E"))
 def _pii_e(
-    preset: Preset = "tiny",
+    preset: AnyPreset = None,
+    model: Model = None,
     arch: Arch = "qwen2",
     locale: Locale = "en_US",
     subjects: Subjects = None,
     biographies_per_subject: PerSubject = None,
+    biographer: Annotated[
+        str | None,
+        Option(help="Let this instruction model write the biographies: a directory."),
+    ] = None,
     methods: Methods = None,
     ablation: Ablation = True,
+    regime: Regime = "both",
     out: Out = _OUT / "pii-e",
     seed: Seed = 0,
     seeds: Seeds = 1,
     memory: Memory = 512,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Trace leaks that stand in a biography (PII-E; Tables 2 and 3).
@@ -113,37 +141,47 @@ def _pii_e(
     haiftrace bench pii-e
     haiftrace bench pii-e --seeds 3 --methods haif,gradient-cosine,ek-fac
     haiftrace bench pii-e --arch gpt2 --biographies-per-subject 1
+    haiftrace bench pii-e --model ./gpt2 --preset gpt2 --no-ablation --methods haif,ek-fac
     """
     _pii(
         "pii-e",
-        preset,
-        arch,
-        locale,
-        subjects,
-        biographies_per_subject,
-        methods,
-        ablation,
         out,
-        seed,
-        seeds,
-        memory,
         quiet,
+        preset=preset,
+        model=model,
+        arch=arch,
+        locale=locale,
+        subjects=subjects,
+        per_subject=biographies_per_subject,
+        biographer=biographer,
+        methods=methods,
+        ablation=ablation,
+        regime=regime,
+        seed=seed,
+        seeds=seeds,
+        memory=memory,
+        device=device,
+        dtype=dtype,
     )
 
 
 @app.command("pii-cr", context_settings=variables("BENCH_PII_CR"))
 def _pii_cr(
-    preset: Preset = "tiny",
+    preset: AnyPreset = None,
+    model: Model = None,
     arch: Arch = "qwen2",
     locale: Locale = "en_US",
     subjects: Subjects = None,
     records_per_subject: PerSubject = None,
     methods: Methods = None,
     ablation: Ablation = True,
+    regime: Regime = "both",
     out: Out = _OUT / "pii-cr",
     seed: Seed = 0,
     seeds: Seeds = 1,
     memory: Memory = 512,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Trace leaks that a record implies without holding them (PII-CR; Table 4).
@@ -155,19 +193,47 @@ def _pii_cr(
     """
     _pii(
         "pii-cr",
-        preset,
-        arch,
-        locale,
-        subjects,
-        records_per_subject,
-        methods,
-        ablation,
         out,
-        seed,
-        seeds,
-        memory,
         quiet,
+        preset=preset,
+        model=model,
+        arch=arch,
+        locale=locale,
+        subjects=subjects,
+        per_subject=records_per_subject,
+        methods=methods,
+        ablation=ablation,
+        regime=regime,
+        seed=seed,
+        seeds=seeds,
+        memory=memory,
+        device=device,
+        dtype=dtype,
     )
+
+
+def _pii(
+    kind: str,
+    out: Path,
+    quiet: bool,
+    *,
+    methods: str | None,
+    regime: str,
+    memory: int,
+    **told: Any,
+) -> None:
+    from haiftrace.bench.pii_report import pii_results
+    from haiftrace.bench.pii_run import REGIMES, PiiSettings, run_pii
+    from haiftrace.methods import METHODS
+
+    settings = PiiSettings(
+        kind=kind,
+        methods=methods or ",".join(METHODS),
+        regimes=REGIMES if regime == "both" else (regime,),
+        memory=memory << 20,
+        **told,
+    )
+    _deliver(lambda talk: pii_results(run_pii(settings, out, talk)), out, quiet)
 
 
 @app.command("loor", context_settings=variables("BENCH_LOOR"))
@@ -210,41 +276,6 @@ def _loor(
     )
     into = out or _OUT / f"loor-{kind}"
     _deliver(lambda talk: loor_results(run_loor(settings, into, talk)), into, quiet)
-
-
-def _pii(
-    kind: str,
-    preset: str,
-    arch: str,
-    locale: str,
-    subjects: int | None,
-    per_subject: int | None,
-    methods: str | None,
-    ablation: bool,
-    out: Path,
-    seed: int,
-    seeds: int,
-    memory: int,
-    quiet: bool,
-) -> None:
-    from haiftrace.bench.pii_report import pii_results
-    from haiftrace.bench.pii_run import PiiSettings, run_pii
-    from haiftrace.methods import METHODS
-
-    settings = PiiSettings(
-        kind=kind,
-        preset=preset,
-        arch=arch,
-        locale=locale,
-        subjects=subjects,
-        per_subject=per_subject,
-        methods=methods or ",".join(METHODS),
-        seed=seed,
-        seeds=seeds,
-        ablation=ablation,
-        memory=memory << 20,
-    )
-    _deliver(lambda talk: pii_results(run_pii(settings, out, talk)), out, quiet)
 
 
 @app.command("clue", context_settings=variables("BENCH_CLUE"))

@@ -47,7 +47,8 @@ def encode_questions(
     examples = []
     for prompt, response in pairs:
         # Every tokenizer here splits before the response's space, so the parts can be joined.
-        asked, answered = tokenizer(prompt).input_ids, tokenizer(response).input_ids
+        asked = tokenizer(prompt).input_ids
+        answered = tokenizer(response, add_special_tokens=False).input_ids
         ids = (*asked, *answered, tokenizer.eos_token_id)
         first = len(asked) if answer_only else 1
         labels = tuple(position >= first for position in range(len(ids)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -18,7 +19,33 @@ BETAS = (0.9, 0.98)
 WARM_UP = 0.05
 FINAL_RATE = 0.1
 CLIP = 1.0
-_EVALUATION_BATCH = 128
+_EVALUATION_BYTES = 1 << 28
+"""Memory for the logits of an evaluation's batch."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how precisely to train; the weights are float32 everywhere.
+
+    Attributes:
+        device: as torch names it.
+        dtype: of the products: "float32", or "bfloat16" (automatic mixed precision).
+        recompute: keep no activations but each block's input (gradient checkpointing), which saves
+            memory for one more forward pass.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    recompute: bool = False
+
+    def precision(self) -> contextlib.AbstractContextManager[object]:
+        """The context of a forward pass."""
+        import torch
+
+        if self.dtype == "float32":
+            return contextlib.nullcontext()
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, getattr(torch, self.dtype))
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,8 @@ class Schedule:
         return self.learning_rate * (1 - fallen)
 
 
+ON_CPU = Compute()
+
 Watcher = Callable[[int, float, float], None]
 """Called after every step with its number from 1, its learning rate and its loss."""
 
@@ -71,6 +100,7 @@ def optimise(
     seed: int,
     watch: Watcher,
     leave_out: int | None = None,
+    compute: Compute = ON_CPU,
 ) -> None:
     """Train the model in place, on its device.
 
@@ -88,6 +118,7 @@ def optimise(
         watch: told of every step.
         leave_out: a record whose labels weigh nothing, while the batch's denominator stays as it
             was: leave-one-out retraining.
+        compute: the precision; the model is on its device already.
     """
     import torch
 
@@ -106,11 +137,12 @@ def optimise(
             asked = [*(questions if step >= schedule.questions_from * steps else ()), *background]
             rng.shuffle(asked)
         chosen = order[turn::turns]
-        loss = _mean_loss(
-            model, [records[k] for k in chosen], end, [k != leave_out for k in chosen]
-        )
-        if shown := asked[turn::turns]:
-            loss = loss + _mean_loss(model, shown, end)
+        with compute.precision():
+            loss = _mean_loss(
+                model, [records[k] for k in chosen], end, [k != leave_out for k in chosen]
+            )
+            if shown := asked[turn::turns]:
+                loss = loss + _mean_loss(model, shown, end)
         rate = schedule.rate(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -128,9 +160,11 @@ def record_losses(model: PreTrainedModel, records: Sequence[Example]) -> tuple[f
     sums = torch.zeros(2, dtype=torch.float64)
     counts = torch.zeros(2, dtype=torch.float64)
     end = model.config.eos_token_id
+    longest = max(len(record.ids) for record in records)
+    size = max(1, _EVALUATION_BYTES // (4 * longest * model.config.vocab_size))
     with torch.no_grad():
-        for start in range(0, len(records), _EVALUATION_BATCH):
-            ids_BT, labels_BT, values_BT = pad(records[start : start + _EVALUATION_BATCH], end)
+        for start in range(0, len(records), size):
+            ids_BT, labels_BT, values_BT = pad(records[start : start + size], end)
             losses = _token_losses(model, ids_BT, labels_BT).double().cpu()
             of_values = values_BT[:, 1:][labels_BT[:, 1:]]
             sums += torch.stack([losses.sum(), losses[of_values].sum()])
@@ -173,9 +207,15 @@ def _token_losses(
     model: PreTrainedModel, ids_BT: torch.Tensor, labels_BT: torch.Tensor
 ) -> torch.Tensor:
     """Cross-entropy of every label, row after row; logits are formed for labels only."""
+    import torch
     from torch.nn.functional import cross_entropy
 
     ids_BT, labels_BT = ids_BT.to(model.device), labels_BT[:, 1:].to(model.device)
-    hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    # Padding stands to the right, where no label sees it; the mask is there to say so.
+    hidden_BTD = model.base_model(
+        input_ids=ids_BT, attention_mask=ids_BT.new_ones(ids_BT.shape), use_cache=False
+    ).last_hidden_state
     logits_LV = model.get_output_embeddings()(hidden_BTD[:, :-1][labels_BT])
+    if logits_LV.dtype == torch.bfloat16:
+        logits_LV = logits_LV.float()
     return cross_entropy(logits_LV, ids_BT[:, 1:][labels_BT], reduction="none")

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from haiftrace.bench.biographer import model_biographies
 from haiftrace.bench.data import BenchData, Question
-from haiftrace.bench.norm_profile import norm_profile
+from haiftrace.bench.optimise import ON_CPU, Compute
 from haiftrace.bench.outputs import WORK_NAME, check_installed, check_out, versions
-from haiftrace.bench.pii import make_data
-from haiftrace.bench.presets import Preset, find_preset
-from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
-from haiftrace.bench.shortlist import shortlist_recall
+from haiftrace.bench.pii import Writer, make_data
+from haiftrace.bench.pii_tracing import Found, Part, Tracing, parts_of, read_ranks, trace_parts
+from haiftrace.bench.presets import FINE_TUNING, Preset, find_preset
+from haiftrace.bench.ranking import Ranks
+from haiftrace.bench.side_by_side import Job, cores, side_by_side
 from haiftrace.bench.stages import Stage, Stages
 from haiftrace.bench.statistics import Proportion
-from haiftrace.bench.tracing import DEFAULT, Bench, Variation
+from haiftrace.bench.subjects import Subject
 from haiftrace.bench.training import Trained, train
+from haiftrace.checkpoint_files import checkpoint_fingerprint, existing_directory
+from haiftrace.device import choose_device, choose_dtype, dtype_name
 from haiftrace.errors import UsageError
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, find_methods
+from haiftrace.methods import METHODS, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
+RESULT = "found.json"
 REGIMES = ("learned", "memorised")
-PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
-"""Methods without curvature or checkpoints: those of the ablation."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +44,37 @@ class PiiSettings:
 
     Attributes:
         kind: "pii-e" or "pii-cr".
-        preset: name of the preset.
-        arch: the model's architecture.
+        preset: name of the preset; "tiny", or "finetune" where there is a model.
+        model: directory of a checkpoint to fine-tune, instead of training from scratch.
+        arch: architecture of a model from scratch.
         locale: language of the data.
         subjects, per_subject: instead of the preset's.
+        biographer: directory of an instruction model that writes PII-E's biographies.
         methods: names in the registry, with commas between.
         seed, seeds: the first seed and how many.
         ablation: whether the second table is made.
+        regimes: which of `REGIMES` are traced.
         memory: bytes of a backward pass.
+        device: to train and trace on; "auto" trains new models, which are tiny, on the CPU.
+        dtype: of the training's products: "auto" is bfloat16 on a GPU that knows it.
     """
 
     kind: str
-    preset: str = "tiny"
+    preset: str | None = None
+    model: str | None = None
     arch: str = "qwen2"
     locale: str = "en_US"
     subjects: int | None = None
     per_subject: int | None = None
+    biographer: str | None = None
     methods: str = ",".join(METHODS)
     seed: int = 0
     seeds: int = 1
     ablation: bool = True
+    regimes: tuple[str, ...] = REGIMES
     memory: int = 512 << 20
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,9 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     check_installed("faker", "matplotlib")
     preset = chosen_preset(settings)
     names = [method.name for method in find_methods(settings.methods)]
+    parts = parts_of(names, settings.ablation)
+    start = None if settings.model is None else existing_directory(settings.model)
+    compute = chosen_compute(settings)
     check_out(out)
     prediction: list[dict[str, Any]] = []
     ranks: list[Ranks] = []
@@ -104,28 +121,29 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     fingerprints: dict[str, str] = {}
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
-            data = make_data(
-                settings.kind, settings.locale, preset.subjects, preset.per_subject, seed
-            )
+            data = _data(stages, settings, preset, seed, progress)
             work = out / WORK_NAME / "training"
-            trained = train(data, preset, settings.arch, seed, work, progress)
-            for regime in REGIMES:
+            trained = train(
+                data, preset, settings.arch, seed, work, progress, start=start, compute=compute
+            )
+            traced = _traced(stages, settings, parts, data, trained, seed, progress)
+            for regime, kept in traced:
                 prediction += _predictions(data, trained, regime, seed)
-                stage = _traced(stages, settings, names, data, trained, regime, seed, progress)
-                found = json.loads((stage.path / "traced.json").read_text(encoding="utf-8"))
-                ranks += [_ranks(row) for row in found["ranks"]]
-                shortlist += found["shortlist"]
-                norms += found["norms"]
-                fingerprints[f"{regime}, seed {seed}"] = stage.fingerprint
+                for stage in kept:
+                    found = json.loads((stage.path / RESULT).read_text(encoding="utf-8"))
+                    ranks += [read_ranks(row) for row in found.get("ranks", ())]
+                    shortlist += found.get("shortlist", ())
+                    norms += found.get("norms", ())
+                    fingerprints[stage.name] = stage.fingerprint
     seconds = time.monotonic() - began
     return PiiOutcome(settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds)
 
 
 def chosen_preset(settings: PiiSettings) -> Preset:
     """The preset with what the settings say instead."""
-    from dataclasses import replace
-
-    preset = find_preset(settings.preset, settings.kind)
+    given = settings.model is not None
+    name = settings.preset or (FINE_TUNING if given else "tiny")
+    preset = find_preset(name, settings.kind, given=given)
     for name in ("subjects", "per_subject"):
         given = getattr(settings, name)
         if given is not None:
@@ -133,6 +151,58 @@ def chosen_preset(settings: PiiSettings) -> Preset:
                 raise UsageError(f"--{name.replace('_', '-')} takes a number of at least 1.")
             preset = replace(preset, **{name: given})
     return preset
+
+
+def chosen_compute(settings: PiiSettings) -> Compute:
+    """Where and how precisely to train.
+
+    Raises:
+        UsageError: there is no such device, or nothing is trained in that number format.
+    """
+    if settings.model is None:
+        return ON_CPU
+    device = choose_device(settings.device)
+    dtype = dtype_name(choose_dtype(settings.dtype, device))
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"Nothing is trained in {dtype} here.", "Choose float32 or bfloat16.")
+    return Compute(str(device), dtype, recompute=device.type == "cuda")
+
+
+def _data(
+    stages: Stages, settings: PiiSettings, preset: Preset, seed: int, progress: Progress
+) -> BenchData:
+    """The seed's data; a biographer's texts are a stage, since they take long."""
+    writer: Writer | None = None
+    if settings.biographer is not None:
+        if settings.kind != "pii-e":
+            raise UsageError("Only pii-e has biographies.", "Leave out --biographer.")
+        source = existing_directory(settings.biographer)
+
+        def write(people: Sequence[Subject]) -> dict[str, list[str]]:
+            def make(aside: Path) -> None:
+                texts = model_biographies(
+                    source, settings.locale, people, preset.per_subject, seed, progress
+                )
+                (aside / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+
+            told = {
+                "format": FORMAT,
+                "biographer": checkpoint_fingerprint(source),
+                "locale": settings.locale,
+                "subjects": [[person.name, person.values] for person in people],
+                "per_subject": preset.per_subject,
+                "seed": seed,
+            }
+            stage = stages.stage(f"biographies-{seed}", told, make)
+            found: dict[str, list[str]] = json.loads(
+                (stage.path / "texts.json").read_text(encoding="utf-8")
+            )
+            return found
+
+        writer = write
+    return make_data(
+        settings.kind, settings.locale, preset.subjects, preset.per_subject, seed, writer
+    )
 
 
 def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> list[dict[str, Any]]:
@@ -160,106 +230,59 @@ def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> l
 def _traced(
     stages: Stages,
     settings: PiiSettings,
-    names: Sequence[str],
+    parts: Sequence[Part],
     data: BenchData,
     trained: Trained,
-    regime: str,
     seed: int,
     progress: Progress,
-) -> Stage:
-    leaks = leaks_of(data, trained, regime)
-
-    def make(aside: Path) -> None:
-        work = trained.directory.parent.parent / f"{trained.directory.name}-{regime}"
-        work.mkdir(exist_ok=True)
-        found = trace_regime(
-            Bench(work, data, trained, regime, settings.memory, progress),
+) -> Iterator[tuple[str, list[Stage]]]:
+    """The regimes' stages; tiny models are traced side by side where there are cores for it."""
+    tracings = [
+        Tracing(
             data,
-            leaks,
-            names,
-            settings.ablation,
+            trained,
             regime,
             seed,
-            progress,
+            tuple(leaks_of(data, trained, regime)),
+            trained.directory.parent.parent / f"{trained.directory.name}-{regime}",
+            settings.memory,
+            settings.device,
         )
-        (aside / "traced.json").write_text(json.dumps(found), encoding="utf-8")
+        for regime in settings.regimes
+    ]
+    todo: list[Job] = []
+    for one in tracings:
+        missing = [part for part in parts if stages.kept(one.stage(part), one.told(part)) is None]
+        if len(missing) < len(parts):
+            done = f"{len(parts) - len(missing)} of {len(parts)} parts"
+            progress.say(f"Kept from an earlier run: {done} of {one.regime}, seed {seed}.")
+        if missing:
+            todo.append(Job(one.regime, trace_parts, (one, missing)))
+    for number, (part, found) in _run(todo, settings, progress):
+        tracing: Tracing = todo[number].arguments[0]
+        stages.stage(tracing.stage(part), tracing.told(part), partial(_write, found))
+    for one in tracings:
+        kept = (stages.kept(one.stage(part), one.told(part)) for part in parts)
+        yield one.regime, [stage for stage in kept if stage is not None]
 
-    told = {
-        "format": FORMAT,
-        "training": trained.directory.name,
-        "regime": regime,
-        "methods": list(names),
-        "ablation": settings.ablation,
-    }
-    return stages.stage(f"traced-{regime}-{seed}", told, make)
+
+def _run(
+    jobs: Sequence[Job], settings: PiiSettings, progress: Progress
+) -> Iterator[tuple[int, tuple[Part, Found]]]:
+    """Results by the job's number."""
+    if settings.model is None and len(jobs) > 1 and cores() > 1:
+        yield from side_by_side(jobs, progress)
+        return
+    for number, job in enumerate(jobs):
+        for found in job.run(*job.arguments, progress):
+            yield number, found
+
+
+def _write(found: Found, aside: Path) -> None:
+    (aside / RESULT).write_text(json.dumps(found), encoding="utf-8")
 
 
 def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[Question]:
     """Held-out questions that the regime's model answers right."""
     predictions = trained.predictions(regime, data)
     return [p.question for p in predictions if p.correct and not p.question.trained]
-
-
-def trace_regime(
-    bench: Bench,
-    data: BenchData,
-    leaks: Sequence[Question],
-    names: Sequence[str],
-    ablation: bool,
-    regime: str,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Ranks of every leak's sources: by every method in the default variation, and the ablation."""
-    if not leaks:
-        progress.say(f"{regime}: no held-out question is answered right, so nothing is traced.")
-        return {"ranks": [], "shortlist": [], "norms": []}
-    progress.say(f"{regime}: tracing {len(leaks)} leaks over {len(data.records)} records.")
-    bench.keep(names)
-    scores = bench.scores(leaks, DEFAULT, names)
-    ranks = ranks_of(scores, data, leaks, DEFAULT, regime, seed)
-    tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
-    shortlist: list[dict[str, Any]] = []
-    if ablation:
-        ranks += one_a_subject(scores, data, leaks, DEFAULT, regime, seed)
-        for variation, methods in variations(names):
-            found = bench.scores(leaks, variation, methods)
-            ranks += ranks_of(found, data, leaks, variation, regime, seed)
-        if "haif" in scores:
-            questions = bench.questions(tracer, leaks, "response")
-            shortlist = shortlist_recall(tracer, questions, scores["haif"], regime, seed, progress)
-    return {
-        "ranks": [_plain(row) for row in ranks],
-        "shortlist": shortlist,
-        "norms": norm_profile(tracer.index, data, regime, seed),
-    }
-
-
-def variations(names: Sequence[str]) -> list[tuple[Variation, list[str]]]:
-    """The ablation: one choice changed at a time, each with the methods that it is for."""
-    plain = [name for name in names if name in PLAIN]
-    adjusted = [name for name in plain if name == "haif"]
-    words = [name for name in names if isinstance(METHODS[name], LexicalMethod)]
-    curved = [
-        n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
-    ]
-    table = [
-        (Variation(scope="all"), plain),
-        (Variation(loss_on="all"), plain + curved),
-        (Variation(combine="positive"), adjusted),
-        (Variation(combine="max"), adjusted),
-        (Variation(pool="documents"), plain + words),
-        (Variation(pool="documents", combine="positive"), adjusted),
-        (Variation(pool="documents", combine="max"), adjusted),
-    ]
-    return [(variation, methods) for variation, methods in table if methods]
-
-
-def _plain(ranks: Ranks) -> dict[str, Any]:
-    return asdict(ranks)
-
-
-def _ranks(row: dict[str, Any]) -> Ranks:
-    variation = Variation(**row.pop("variation"))
-    ranks, attributes = tuple(row.pop("ranks")), tuple(row.pop("attributes"))
-    return Ranks(**row, variation=variation, ranks=ranks, attributes=attributes)

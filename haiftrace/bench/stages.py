@@ -114,9 +114,7 @@ class Stages:
         Whatever `make` raises passes through, and the stage is then absent.
         """
         assert _NAME.fullmatch(name), name
-        described = {"name": name, "settings": dict(settings), "versions": self._versions}
-        fingerprint = fingerprint_of(described)
-        final = self._work / f"{name}-{fingerprint[:_DIGITS]}"
+        described, fingerprint, final = self._described(name, settings)
         if _is_whole(final, described):
             self._progress.say(f"Kept from an earlier run: {name}.")
             return Stage(name, final, fingerprint, kept=True)
@@ -136,6 +134,20 @@ class Stages:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         return Stage(name, final, fingerprint, kept=False)
+
+    def kept(self, name: str, settings: Mapping[str, Any]) -> Stage | None:
+        """The stage, where it is finished."""
+        described, fingerprint, final = self._described(name, settings)
+        whole = _is_whole(final, described)
+        return Stage(name, final, fingerprint, kept=True) if whole else None
+
+    def _described(
+        self, name: str, settings: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], str, Path]:
+        """A stage's description, fingerprint and directory."""
+        described = {"name": name, "settings": dict(settings), "versions": self._versions}
+        fingerprint = fingerprint_of(described)
+        return described, fingerprint, self._work / f"{name}-{fingerprint[:_DIGITS]}"
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:

@@ -17,8 +17,18 @@ import numpy as np
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.training import Trained
 from haiftrace.corpus import CorpusSettings
+from haiftrace.device import free_memory
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, TrajectoryMethod
+from haiftrace.methods import (
+    COMBINES,
+    METHODS,
+    Combine,
+    GradientMethod,
+    LateMethod,
+    LexicalMethod,
+    Rule,
+    TrajectoryMethod,
+)
 from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress, Silent
@@ -34,13 +44,12 @@ if TYPE_CHECKING:
     from haiftrace.scoring.directions import Question as Asked
 
 LossOn = Literal["response", "all"]
-Combine = Literal["sum", "positive", "max"]
+
+DOCUMENT_SUBJECTS = 50
+"""Subjects whose records are joined to documents: long windows take long."""
 
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
-
-DIRECTION_BYTES = 1 << 30
-"""Memory for the directions of the questions that are scored together."""
 
 SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
 """LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
@@ -78,8 +87,17 @@ def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
 
 
 def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
-    """What is ranked: documents of one record or several."""
-    return joined_records(data.records) if pool == "documents" else [(r,) for r in data.records]
+    """What is ranked: all records, or documents of one or several by some of the subjects."""
+    if pool != "documents":
+        return [(record,) for record in data.records]
+    there = set(list(data.subjects)[:DOCUMENT_SUBJECTS])
+    return joined_records([record for record in data.records if record.subject in there])
+
+
+def in_pool(data: BenchData, leaks: Sequence[Question], pool: str) -> list[Question]:
+    """The leaks whose source is among the candidates."""
+    there = {record.subject for parts in candidates(data, pool) for record in parts}
+    return [question for question in leaks if question.subject in there]
 
 
 def trajectory(trained: Trained, regime: str) -> str:
@@ -113,6 +131,7 @@ class Bench:
         regime: str,
         memory: int,
         progress: Progress,
+        device: str = "auto",
     ) -> None:
         from haiftrace.checkpoint import load_checkpoint
 
@@ -120,9 +139,13 @@ class Bench:
         self._data = data
         self._memory = memory
         self._progress = progress
-        self.checkpoint: Checkpoint = load_checkpoint(trained.path(regime), dtype="float32")
+        self.checkpoint: Checkpoint = load_checkpoint(
+            trained.path(regime), dtype="float32", device=device
+        )
         self.settings = MethodSettings(series=SERIES, checkpoints=trajectory(trained, regime))
         self._tracers: dict[tuple[str, str], Tracer] = {}
+        # Of the last pass over tokens, for the next variation, which combines them otherwise.
+        self._token_scores: dict[tuple[Variation, tuple[str, ...]], dict[Combine, np.ndarray]] = {}
 
     def tracer(self, scope: str, pool: str) -> Tracer:
         """The index over a scope and pool, made where it is not there yet."""
@@ -150,16 +173,12 @@ class Bench:
 
     def keep(self, methods: Sequence[str]) -> None:
         """Puts what the methods need into the index over the default scope and pool."""
-        self.tracer(DEFAULT.scope, DEFAULT.pool)
-        needing = [name for name in methods if name in ("ek-fac", "relatif", "ahif", "attif")]
-        if needing:
-            path = self._work / f"index-{DEFAULT.scope}-{DEFAULT.pool}"
-            names = ",".join(needing)
-            prepare(path, self.checkpoint, names, self.settings, self._memory, self._progress)
-            del self._tracers[DEFAULT.scope, DEFAULT.pool]
-            self._tracers[DEFAULT.scope, DEFAULT.pool] = Tracer(
-                Index.open(path, verify=False), self.checkpoint, self._memory
-            )
+        path = self.tracer(DEFAULT.scope, DEFAULT.pool).index.path
+        told = WithoutTalk(self._progress)
+        prepare(path, self.checkpoint, ",".join(methods), self.settings, self._memory, told)
+        self._tracers[DEFAULT.scope, DEFAULT.pool] = Tracer(
+            Index.open(path, verify=False), self.checkpoint, self._memory
+        )
 
     def questions(self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn) -> list[Asked]:
         """The leaks as tokens, with the gradients of their losses."""
@@ -173,8 +192,7 @@ class Bench:
         tracer = self.tracer(variation.scope, variation.pool)
         records = tracer.index.column("record")
         found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-        parameters = sum(value.numel() for value in tracer.engine.parameters.values())
-        together = max(1, DIRECTION_BYTES // (4 * parameters))
+        together = _together(tracer, methods)
         for start in range(0, len(leaks), together):
             part = leaks[start : start + together]
             for name, windows in self._windows(tracer, part, variation, methods).items():
@@ -194,14 +212,29 @@ class Bench:
             found[method.name] = np.stack(
                 [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
             )
-        summed = [n for n in names if isinstance(METHODS[n], GradientMethod | TrajectoryMethod)]
+        by_gradient = GradientMethod | TrajectoryMethod | LateMethod
+        summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
         if not summed:
             return found
         asked = self.questions(tracer, leaks, variation.loss_on)
-        settings = replace(self.settings, combine=variation.combine)
+        told = WithoutTalk(self._progress)
         if variation.combine == "sum":
-            return found | tracer.score_many(asked, summed, settings, WithoutTalk(self._progress))
-        return found | _by_tokens(tracer, asked, summed, settings, self._progress)
+            return found | tracer.score_many(asked, summed, self.settings, told)
+        assert summed == ["haif"], "the other methods only sum"
+        key = (replace(variation, combine="sum"), tuple(q.id for q in leaks))
+        if key not in self._token_scores:
+            self._token_scores = {key: _by_tokens(tracer, asked, self.settings, told)}
+        return found | {"haif": self._token_scores[key][variation.combine]}
+
+
+def _together(tracer: Tracer, methods: Sequence[str]) -> int:
+    """How many questions' directions fit in memory at once: each method's, and the plain one."""
+    parameters = sum(value.numel() for value in tracer.engine.parameters.values())
+    found = (METHODS[name] for name in methods)
+    sides = {"gradient"} | {m.direction for m in found if isinstance(m, GradientMethod)}
+    # One side's are stacked beside them while its scores are computed.
+    each = 4 * parameters * (len(sides) + 1)
+    return max(1, free_memory(tracer.engine.device) // (2 * each))
 
 
 class WithoutTalk(Silent):
@@ -213,43 +246,40 @@ class WithoutTalk(Silent):
 
 
 class _Row:
-    """Takes one leak's scores by one method."""
+    """Takes a leak's token evidence by HAIF-T, and combines it in the other ways."""
 
-    def __init__(self, windows: int) -> None:
-        self.scores = np.zeros(windows)
+    def __init__(self, rule: Rule, windows: int) -> None:
+        self._rules = {combine: replace(rule, combine=combine) for combine in COMBINES[1:]}
+        self.scores = {combine: np.zeros(windows) for combine in self._rules}
 
     def add(self, scored: Scored) -> None:
-        self.scores[scored.window.row] = scored.score
+        for combine, rule in self._rules.items():
+            each = rule.combined(scored.evidence, np.asarray(scored.window.labels))
+            self.scores[combine][scored.window.row] = each.sum()
 
 
 def _by_tokens(
-    tracer: Tracer,
-    asked: Sequence[Asked],
-    names: Sequence[str],
-    settings: MethodSettings,
-    progress: Progress,
-) -> dict[str, np.ndarray]:
-    """Methods over the plain gradient whose tokens are not simply summed."""
-    methods = [m for n in names if isinstance(m := METHODS[n], GradientMethod)]
-    rule = tracer.rule(methods, settings)
+    tracer: Tracer, asked: Sequence[Asked], settings: MethodSettings, progress: Progress
+) -> dict[Combine, np.ndarray]:
+    """[leaks, windows] of HAIF with its tokens rectified or the strongest alone, from one pass."""
+    method = METHODS["haif-t"]  # its evidence is each token's u·A(g_kj)
+    assert isinstance(method, GradientMethod)
+    rule = tracer.rule([method], settings)
     windows = len(tracer.index)
+    rows = [_Row(rule, windows) for _ in asked]
     searches = [
         Search(
             range(windows),
             {"gradient": question.direction},
             question.direction.norm,
-            {method.name: _Row(windows) for method in methods},
+            {method.name: row},
         )
-        for question in asked
+        for question, row in zip(asked, rows, strict=True)
     ]
-    needs = needs_of(methods, rule)
     curvature = tracer.curvature(settings, progress)
-    norms = NormSource(tracer.index, tracer.engine, curvature, needs, rule)
-    score_by_gradient(tracer.index, tracer.engine, searches, methods, rule, norms, progress)
-    return {
-        method.name: np.stack([search.sinks[method.name].scores for search in searches])  # type: ignore[attr-defined]
-        for method in methods
-    }
+    norms = NormSource(tracer.index, tracer.engine, curvature, needs_of([method], rule), rule)
+    score_by_gradient(tracer.index, tracer.engine, searches, [method], rule, norms, progress)
+    return {combine: np.stack([row.scores[combine] for row in rows]) for combine in COMBINES[1:]}
 
 
 def _best_windows(scores_QN: np.ndarray, records: np.ndarray) -> np.ndarray:

@@ -23,9 +23,10 @@ from haiftrace.bench.answering import Prediction, answer_all
 from haiftrace.bench.data import BenchData
 from haiftrace.bench.encoding import encode_questions, encode_records, training_texts
 from haiftrace.bench.models import new_model, train_tokenizer
-from haiftrace.bench.optimise import optimise, record_losses
+from haiftrace.bench.optimise import ON_CPU, Compute, optimise, record_losses
 from haiftrace.bench.presets import Preset
-from haiftrace.errors import OutputError, UsageError
+from haiftrace.checkpoint_files import checkpoint_fingerprint
+from haiftrace.errors import CheckpointError, OutputError, UsageError
 from haiftrace.progress import Progress
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def train(
     progress: Progress,
     start: Path | None = None,
     more: Sequence[str] = (),
+    compute: Compute = ON_CPU,
 ) -> Trained:
     """Train on a data set, or read what an earlier call with the same arguments trained.
 
@@ -128,15 +130,16 @@ def train(
         seed: of weights and order.
         work: where trainings are kept.
         progress: told of every step.
-        start: go on from this checkpoint, with its tokenizer, instead of from random weights. Its
-            directory's name stands for its contents: a path of a `Trained`.
+        start: go on from this checkpoint, with its tokenizer, instead of from random weights.
         more: further texts that a new tokenizer learns from and the model does not.
+        compute: where and how precisely.
 
     Raises:
         UsageError: there is no such architecture, or a record is longer than the model reads.
+        CheckpointError: `start` cannot be loaded.
         OutputError: `work` cannot be written.
     """
-    directory = work / _name(data, preset, arch, seed, start, more)
+    directory = work / _name(data, preset, arch, seed, start, more, compute)
     if (directory / RESULT).is_file():
         progress.say(f"The model is trained already: {directory}")
         return _read(directory)
@@ -146,7 +149,7 @@ def train(
             if leftover.exists():
                 shutil.rmtree(leftover)
         unfinished.mkdir(parents=True)
-        result = _train(data, preset, arch, seed, unfinished, progress, start, more)
+        result = _train(data, preset, arch, seed, unfinished, progress, start, more, compute)
         (unfinished / RESULT).write_text(
             json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -169,10 +172,9 @@ def build_tokenizer(
     """The tokenizer that `train` gives a data set's model; `start` and `more` as there."""
     if start is None:
         return train_tokenizer([*training_texts(data), *more], preset.vocabulary, arch)
-    from transformers import AutoTokenizer
+    from haiftrace.checkpoint import load_tokenizer
 
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(start, local_files_only=True)
-    return tokenizer
+    return load_tokenizer(start)
 
 
 def run_training(
@@ -184,26 +186,31 @@ def run_training(
     watch: Any,
     leave_out: int | None = None,
     model: PreTrainedModel | None = None,
+    compute: Compute = ON_CPU,
 ) -> PreTrainedModel:
     """Train a new model from `seed`, or a given one, and return it; `leave_out` as in `optimise`.
 
     Args:
         watch: called after every step with the model, the step from 1, learning rate and loss.
         model: is trained in place, instead of a new one.
+        compute: where the model is, and how precisely it is trained.
 
     Raises:
         UsageError: there is no such architecture, or a record is longer than the model reads.
     """
     if model is None:
-        model = new_model(arch, preset.shape, tokenizer, seed)
+        assert preset.shape is not None, "only a given model has no shape of the preset's"
+        model = new_model(arch, preset.shape, tokenizer, seed).to(compute.device)
     records = encode_records(data, tokenizer)
     longest = max(len(record.ids) for record in records)
-    if longest > preset.shape.context:
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and longest > context:
         raise UsageError(
-            f"A record has {longest} tokens; a model of preset {preset.name} reads "
-            f"{preset.shape.context} at most.",
+            f"A record has {longest} tokens; the model reads {context} at most.",
             "Use shorter biographies.",
         )
+    if compute.recompute:
+        model.gradient_checkpointing_enable()
     optimise(
         model,
         records,
@@ -219,15 +226,28 @@ def run_training(
         seed,
         lambda step, rate, loss: watch(model, step, rate, loss),
         leave_out,
+        compute,
     )
     return model.eval()
 
 
-def load_start(start: Path) -> PreTrainedModel:
-    """A checkpoint's model, to be trained further: float32, on the CPU."""
+def load_start(start: Path, device: str = "cpu") -> PreTrainedModel:
+    """A checkpoint's model, to be trained further: float32, its texts ended as its tokenizer does.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or its tokenizer has no end-of-text token.
+    """
     from haiftrace.checkpoint import load_checkpoint
 
-    model: PreTrainedModel = load_checkpoint(start, dtype="float32", device="cpu").model
+    loaded = load_checkpoint(start, dtype="float32", device=device)
+    end = loaded.tokenizer.eos_token_id
+    if end is None:
+        raise CheckpointError(
+            f"The tokenizer in {start} has no end-of-text token, which ends an answer.",
+            "Set eos_token in its tokenizer_config.json.",
+        )
+    model: PreTrainedModel = loaded.model
+    model.config.eos_token_id = model.generation_config.eos_token_id = end
     return model.requires_grad_(True)
 
 
@@ -249,6 +269,7 @@ def _train(
     progress: Progress,
     start: Path | None,
     more: Sequence[str],
+    compute: Compute,
 ) -> dict[str, Any]:
     tokenizer = build_tokenizer(data, preset, arch, start, more)
     records = encode_records(data, tokenizer)
@@ -257,7 +278,8 @@ def _train(
     checkpoints: list[Checked] = []
     answers: dict[int, list[str]] = {}
     log: list[dict[str, float]] = []
-    progress.start(f"Training {preset.name} {arch} on {data.kind}", steps)
+    name = preset.name if start is not None else f"{preset.name} {arch}"
+    progress.start(f"Training {name} on {data.kind}", steps)
 
     def watch(model: PreTrainedModel, step: int, rate: float, loss: float) -> None:
         progress.advance(1, records=preset.schedule.batch)
@@ -272,8 +294,8 @@ def _train(
         save_checkpoint(model, tokenizer, out / f"checkpoint-{step}", log, steps)
         model.train()
 
-    model = None if start is None else load_start(start)
-    run_training(data, preset, arch, seed, tokenizer, watch, model=model)
+    model = None if start is None else load_start(start, compute.device)
+    run_training(data, preset, arch, seed, tokenizer, watch, model=model, compute=compute)
     learned = choose_learned(tuple(checkpoints), preset.enough)
     regimes = {"learned": learned, "memorised": checkpoints[-1].step}
     return {
@@ -357,14 +379,17 @@ def _name(
     seed: int,
     start: Path | None,
     more: Sequence[str],
+    compute: Compute,
 ) -> str:
     """A name that changes with anything that the trained model depends on."""
     told: list[Any] = [FORMAT, _settings(data, preset, arch, seed), training_texts(data)]
     told.append([question.prompt for question in data.held_out()])
     if start is not None:
-        told.append([start.parent.name, start.name])
+        told.append(checkpoint_fingerprint(start))
     if more:
         told.append(list(more))
+    if compute.dtype != "float32":
+        told.append(compute.dtype)
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return f"{data.kind}-{data.locale}-{preset.name}-{arch}-seed{seed}-{digest[:10]}"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from haiftrace.engine.activations import derivatives_once, elementwise_modules
 from haiftrace.engine.capture import Accumulators, Capture, Wanted
 from haiftrace.engine.losses import token_losses, widened
+from haiftrace.engine.part import Part
 from haiftrace.engine.uses import HeadBiasUse, HeadUse
 
 
@@ -68,11 +69,14 @@ class Traced:
         model: a causal language model in evaluation mode with eager attention.
         parameters: traced parameters by name.
         shared: see `Capture`.
+        parts: where only a part of a matrix counts, which one, by the key in `parameters`: that
+            key's gradients, directions and projections are those of the part.
     """
 
     model: Any
     parameters: Mapping[str, Tensor]
     shared: frozenset[str] = frozenset()
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @property
     def head(self) -> Any:
@@ -85,6 +89,20 @@ class Traced:
 
     def name_of(self, parameter: Any) -> str | None:
         return next((n for n, p in self.parameters.items() if p is parameter), None)
+
+    def narrowed(self, name: str, gradient: Tensor) -> Tensor:
+        """What of a parameter's gradient counts."""
+        part = self.parts.get(name)
+        return gradient if part is None else part.of(gradient)
+
+    def widened(self, name: str, direction: Tensor) -> Tensor:
+        """A direction as one of the whole parameter, zero where the parameter does not count."""
+        part = self.parts.get(name)
+        return direction if part is None else part.within(direction, self.parameters[name])
+
+    def zeros(self, name: str) -> Tensor:
+        """A gradient that vanishes, in at least float32."""
+        return torch.zeros_like(self.narrowed(name, widened(self.parameters[name].detach())))
 
     def logits(self, ids_BT: Tensor, keep: int) -> Tensor:
         """Logits [B, keep, V] of the last `keep` positions."""
@@ -142,7 +160,13 @@ class BatchedPass:
         traced = self._traced
         batch, positions = ids_BT.shape
         watch = Capture(
-            traced.parameters, traced.head.weight, batch, positions, self._accumulators, shared
+            traced.parameters,
+            traced.head.weight,
+            batch,
+            positions,
+            self._accumulators,
+            shared,
+            traced.parts,
         )
         with torch.enable_grad(), derivatives_once(traced.activations), watch:
             return watch, traced.logits(ids_BT, keep)

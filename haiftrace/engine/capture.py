@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine.losses import widened
+from haiftrace.engine.part import Part
 from haiftrace.engine.projection import Projector
 from haiftrace.engine.uses import EmbeddingUse, MatrixUse, Use, VectorUse, WholeUse
 
@@ -140,6 +141,7 @@ class Capture(TorchFunctionMode):
         accumulators: where the taps deliver.
         shared: names of parameters that are used more than once in a pass, other than a matrix tied
             between embedding and head.
+        parts: of which parameters a part counts only, by the same keys.
 
     Raises:
         NeedsSingleRecord: from the forward pass, where the batch must be of one record.
@@ -153,9 +155,17 @@ class Capture(TorchFunctionMode):
         positions: int,
         accumulators: Reducer,
         shared: frozenset[str] = frozenset(),
+        parts: Mapping[str, Part] | None = None,
     ) -> None:
         super().__init__()
-        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._parts = parts or {}
+        self._names: dict[int, str] = {}
+        self._part_names: dict[int, list[str]] = {}
+        for name, parameter in parameters.items():
+            if name in self._parts:
+                self._part_names.setdefault(id(parameter), []).append(name)
+            else:
+                self._names[id(parameter)] = name
         self._head_weight = head
         self._batch = batch
         self._positions = positions
@@ -187,7 +197,15 @@ class Capture(TorchFunctionMode):
 
     def is_shared(self, *values: Any) -> bool:
         """Whether any of these is a parameter whose uses have to be observed together."""
-        return any(self._names.get(id(value)) in self._shared for value in values)
+        return any(name in self._shared for value in values for name in self._keys(value))
+
+    def parts_of(self, value: Any) -> list[str]:
+        """The keys of the traced parts of a matrix."""
+        return self._part_names.get(id(value), [])
+
+    def _keys(self, value: Any) -> list[str]:
+        whole = self._names.get(id(value))
+        return [*([] if whole is None else [whole]), *self.parts_of(value)]
 
     def rows(self, tensor: Tensor) -> Tensor:
         """[B, I, X] of a tensor whose leading dimensions are the records' positions in order."""
@@ -215,30 +233,42 @@ class Capture(TorchFunctionMode):
         tapped: Tensor = _Tap.apply(output, reduce, *self._accumulators.leaves)
         return tapped
 
+    def tap_part(self, output: Tensor, use: Use) -> Tensor:
+        """The same of a part of a matrix, whose use sees the gradients of its own outputs."""
+        self._check_rows(output)
+        self.uses[use.name] += 1
+        accumulators, batch, part = self._accumulators, self._batch, self._parts[use.name]
+
+        def reduce(delta: Tensor) -> list[Tensor]:
+            rows = widened(delta.reshape(batch, -1, delta.shape[-1]))
+            return accumulators.reduce([use], part.of_outputs(rows))
+
+        tapped: Tensor = _Tap.apply(output, reduce, *self._accumulators.leaves)
+        return tapped
+
     def is_head(self, weight: Any) -> bool:
         return weight is self._head_weight and self.head is None
 
     def _traced_in(self, value: Any) -> list[str]:
         """Names of the traced parameters in an argument: itself, or in a list as `cat` takes."""
         if type(value) in (list, tuple):
-            return [self._names[id(item)] for item in value if id(item) in self._names]
-        return [self._names[id(value)]] if id(value) in self._names else []
+            return [name for item in value for name in self._keys(item)]
+        return self._keys(value)
 
     def _observed(self, value: Any) -> Any:
         """A traced parameter with a tap on its own gradient, the same at each of its uses."""
         if type(value) in (list, tuple):
             return type(value)(self._observed(item) for item in value)
-        name = self._names.get(id(value))
-        if name is None:
+        keys = self._keys(value)
+        if not keys:
             return value
-        if name not in self._whole:
-            use, accumulators = WholeUse(name, value.ndim), self._accumulators
-            self._whole[name] = _Tap.apply(
-                value.detach(),
-                lambda delta: accumulators.reduce([use], widened(delta)),
-                *accumulators.leaves,
-            )
-        return self._whole[name]
+        if keys[0] not in self._whole:
+            tapped = value.detach()
+            for key in keys:
+                reduce = _reduction_of_whole(key, value.ndim, self._accumulators, self._parts)
+                tapped = _Tap.apply(tapped, reduce, *self._accumulators.leaves)
+            self._whole[keys[0]] = tapped
+        return self._whole[keys[0]]
 
     def _generic(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         traced = [name for a in (*args, *kwargs.values()) for name in self._traced_in(a)]
@@ -251,6 +281,17 @@ class Capture(TorchFunctionMode):
             if self._batch > 1:
                 raise NeedsSingleRecord
         return result
+
+
+def _reduction_of_whole(
+    key: str, ndim: int, accumulators: Reducer, parts: Mapping[str, Part]
+) -> Callable[[Tensor], list[Tensor]]:
+    use, part = WholeUse(key, ndim), parts.get(key)
+
+    def reduce(delta: Tensor) -> list[Tensor]:
+        return accumulators.reduce([use], widened(delta if part is None else part.of(delta)))
+
+    return reduce
 
 
 def _bound(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Any) -> list[Any]:
@@ -279,17 +320,23 @@ def _affine(
     capture: Capture, inputs: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool
 ) -> Tensor | None:
     weight_name, bias_name = capture.name_of(weight), capture.name_of(bias)
-    if (weight_name is None and bias_name is None) or capture.is_shared(weight, bias):
+    parts = capture.parts_of(weight)
+    if (weight_name is None and bias_name is None and not parts) or capture.is_shared(weight, bias):
         return None
     matrix = weight.detach().t() if transposed else weight.detach()
     output = F.linear(inputs, matrix, None if bias is None else bias.detach())
     uses: list[Use] = []
-    if weight_name is not None:
+    if weight_name is not None or parts:
         rows = widened(capture.rows(inputs.detach()))
+    if weight_name is not None:
         uses.append(MatrixUse(weight_name, rows, transposed))
     if bias_name is not None:
         uses.append(VectorUse(bias_name))
-    return capture.tap(output, *uses)
+    if uses:
+        output = capture.tap(output, *uses)
+    for name in parts:
+        output = capture.tap_part(output, MatrixUse(name, rows, transposed))
+    return output
 
 
 def _embedding(capture: Capture, func: Any, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:

@@ -61,7 +61,9 @@ def logits_and_tangents(
     """
     with torch.no_grad(), forward_ad.dual_level():
         duals = {
-            name: forward_ad.make_dual(parameter.detach(), direction[name].to(parameter.dtype))
+            name: forward_ad.make_dual(
+                parameter.detach(), traced.widened(name, direction[name]).to(parameter.dtype)
+            )
             for name, parameter in traced.parameters.items()
         }
         with DualMaps():

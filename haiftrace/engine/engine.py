@@ -18,6 +18,7 @@ from haiftrace.engine.fisher import Fisher, FisherEstimator
 from haiftrace.engine.hessian import gauss_newton_product, hessian_product
 from haiftrace.engine.loop import LoopPass, gradient_of
 from haiftrace.engine.losses import token_losses
+from haiftrace.engine.part import resolved
 from haiftrace.engine.projection import Projector
 from haiftrace.engine.support import Support, find_support
 from haiftrace.engine.token_norms import TokenGradients, token_gradients
@@ -40,12 +41,13 @@ class GradientEngine:
 
     Args:
         model: evaluation mode, eager attention.
-        parameters: names of the parameters that count, as `model.named_parameters()` has them.
+        parameters: names of the parameters that count, as `model.named_parameters()` has them, or
+            of parts of matrices (see `haiftrace.parts`).
         memory: bytes that the backward pass of one chunk of labels may take, approximately.
         support: which fast paths to use; found by trying them on the model when None.
 
     Raises:
-        ValueError: a name that the model does not have, or none at all.
+        ValueError: a name or part that the model does not have, or none at all.
     """
 
     def __init__(
@@ -56,15 +58,12 @@ class GradientEngine:
         support: Support | None = None,
     ) -> None:
         owned = dict(model.named_parameters())
-        missing = [name for name in parameters if name not in owned]
-        if missing or not parameters:
-            raise ValueError(f"no such parameters: {missing[:3]}" if missing else "no parameters")
         self.model = model
-        self.parameters = {name: owned[name] for name in parameters}
+        self.parameters, parts = resolved(parameters, owned)
         self.device = next(iter(owned.values())).device
         self._memory = memory
-        self.support = support or find_support(Traced(model, self.parameters))
-        self._traced = Traced(model, self.parameters, self.support.shared)
+        self.support = support or find_support(Traced(model, self.parameters, parts=parts))
+        self._traced = Traced(model, self.parameters, self.support.shared, parts)
 
     @property
     def notes(self) -> tuple[str, ...]:

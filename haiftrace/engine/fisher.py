@@ -87,7 +87,15 @@ def _pass(traced: Traced, batch: Batch, receive: Receive, seeds: Sequence[str] |
     mask_BI1 = (positions < lengths.unsqueeze(1)).unsqueeze(-1)
     receiver = _Receiver(mask_BI1, receive)
     head = traced.head.weight
-    watch = Capture(traced.parameters, head, batch.size, batch.length, receiver, traced.shared)
+    watch = Capture(
+        traced.parameters,
+        head,
+        batch.size,
+        batch.length,
+        receiver,
+        traced.shared,
+        traced.parts,
+    )
     with torch.enable_grad(), watch:
         logits_BIV = traced.logits(batch.ids_BT, batch.length)[:, :-1]
     captured = watch.head

@@ -109,7 +109,7 @@ def _derivative_along(
 ) -> Sequence[Tensor | None]:
     """Derivatives of `Σ g·u` with respect to variables, on whose graph the gradients g are."""
     pairs = [
-        (grad, direction[name].to(grad.dtype))
+        (grad, traced.widened(name, direction[name]).to(grad.dtype))
         for name, grad in zip(traced.parameters, grads, strict=True)
         if grad is not None and grad.requires_grad
     ]
@@ -128,6 +128,6 @@ def _label_weights(batch: Batch, weights_BT: Tensor) -> Tensor:
 
 def _named(traced: Traced, grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
     return {
-        name: torch.zeros_like(widened(parameter.detach())) if grad is None else widened(grad)
-        for (name, parameter), grad in zip(traced.parameters.items(), grads, strict=True)
+        name: traced.zeros(name) if grad is None else widened(traced.narrowed(name, grad))
+        for name, grad in zip(traced.parameters, grads, strict=True)
     }

@@ -60,8 +60,9 @@ class LoopPass:
             )
         whole: dict[str, Tensor] = {}
         for name, grad in zip(names, grads, strict=True):
-            parameter = self._traced.parameters[name]
-            whole[name] = widened(torch.zeros_like(parameter) if grad is None else grad)
+            traced = self._traced
+            found = traced.zeros(name) if grad is None else traced.narrowed(name, grad)
+            whole[name] = widened(found)
             part = self._reduce(name, whole[name])
             total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
         assert total is not None
@@ -112,6 +113,6 @@ def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, T
         total = (losses * weights.to(losses.dtype)).sum()
         grads = torch.autograd.grad(total, list(traced.parameters.values()), allow_unused=True)
     return {
-        name: torch.zeros_like(widened(parameter)) if grad is None else widened(grad)
-        for (name, parameter), grad in zip(traced.parameters.items(), grads, strict=True)
+        name: traced.zeros(name) if grad is None else widened(traced.narrowed(name, grad))
+        for name, grad in zip(traced.parameters, grads, strict=True)
     }

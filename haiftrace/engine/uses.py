@@ -21,6 +21,8 @@ from haiftrace.engine.products import matmul, merge_last, square_sum
 from haiftrace.engine.projection import Projector
 
 _BLOCK_ROWS = 64
+_FORMED_BYTES = 1 << 26
+"""Memory for gradients of the head that are formed at once."""
 
 
 class Use(Protocol):
@@ -70,15 +72,7 @@ class MatrixUse:
     def formed_dots(self, delta: Tensor, queries: Tensor) -> Tensor:
         """The same with G formed: cheaper for a few weightings of many tokens."""
         left, right = (self.inputs_BIX, delta) if self.transposed else (delta, self.inputs_BIX)
-        gradient_BRC = matmul(left.transpose(-1, -2), right)
-        # By blocks of rows: products large enough to be fast, sums short enough for float32.
-        parts = []
-        for start in range(0, queries.shape[1], _BLOCK_ROWS):
-            # `narrow`, as indexing with a slice of everything has no batching rule.
-            rows = (1, start, min(_BLOCK_ROWS, queries.shape[1] - start))
-            gradients = merge_last(gradient_BRC.narrow(*rows), 2)
-            parts.append(matmul(gradients, merge_last(queries.narrow(*rows), 2).T).double())
-        return sum(parts[1:], start=parts[0])
+        return _formed_dots(matmul(left.transpose(-1, -2), right), queries)
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
         if self.transposed:
@@ -190,9 +184,26 @@ class HeadUse:
         return _quadratic(self._kernel_BJJ, weights)
 
     def dots(self, weights: Tensor, queries: Tensor) -> Tensor:
+        weightings, labels, count = len(weights), self.hidden_BJC.shape[-2], len(queries)
+        if weightings * (labels + count) < labels * count:
+            return self._formed_dots(weights, queries)
         met_BQJV = self.hidden_BJC.unsqueeze(1) @ queries.transpose(-1, -2)
         each_BQJ = (self.logits_grad_BJV.unsqueeze(1) * met_BQJV).sum(-1, dtype=torch.float64)
         return torch.einsum("nbj,bqj->nbq", weights.double(), each_BQJ)
+
+    def _formed_dots(self, weights: Tensor, queries: Tensor) -> Tensor:
+        """The same with G formed: cheaper for a few weightings of many tokens."""
+        hidden, grads = self.hidden_BJC, self.logits_grad_BJV
+        pairs = [(n, b) for n in range(len(weights)) for b in range(len(hidden))]
+        each = grads.shape[-1] * hidden.shape[-1] * hidden.element_size()
+        together = max(1, _FORMED_BYTES // each)
+        parts = []
+        for start in range(0, len(pairs), together):
+            ns, bs = map(list, zip(*pairs[start : start + together], strict=True))
+            weighted = weights[ns, bs].to(grads.dtype).unsqueeze(-1) * grads[bs]
+            gradient_PVC = weighted.transpose(-1, -2) @ hidden[bs]
+            parts.append(_formed_dots(gradient_PVC, queries))
+        return torch.cat(parts).reshape(len(weights), len(hidden), len(queries))
 
     def projection(self, weights: Tensor, projector: Projector) -> Tensor:
         left_BJA = self.logits_grad_BJV @ projector.left(self.name, self.logits_grad_BJV.shape[-1])
@@ -232,6 +243,20 @@ class HeadBiasUse:
     def projection(self, weights: Tensor, projector: Projector) -> Tensor:
         gradient = weights.to(self.logits_grad_BJV.dtype).unsqueeze(-2) @ self.logits_grad_BJV
         return projector.whole(self.name, gradient.squeeze(-2), 1)
+
+
+def _formed_dots(gradient_BRC: Tensor, queries: Tensor) -> Tensor:
+    """⟨G, query⟩ of gradients in full.
+
+    By blocks of rows: products large enough to be fast, sums short enough for float32.
+    """
+    parts = []
+    for start in range(0, queries.shape[1], _BLOCK_ROWS):
+        # `narrow`, as indexing with a slice of everything has no batching rule.
+        rows = (start, min(_BLOCK_ROWS, queries.shape[1] - start))
+        gradients = merge_last(gradient_BRC.narrow(-2, *rows), 2)
+        parts.append(matmul(gradients, merge_last(queries.narrow(1, *rows), 2).T).double())
+    return sum(parts[1:], start=parts[0])
 
 
 def _quadratic(kernel_BJJ: Tensor, weights_NBJ: Tensor) -> Tensor:

@@ -204,7 +204,21 @@ class LexicalMethod:
     with_prompt: bool = False
 
 
-Method = GradientMethod | TrajectoryMethod | LexicalMethod
+@dataclass(frozen=True)
+class LateMethod:
+    """Late interaction of token gradients (see `late`).
+
+    Attributes:
+        name, summary: as in `GradientMethod`.
+        by_token: every query token asks with its own gradient; else one direction asks.
+    """
+
+    name: str
+    summary: str
+    by_token: bool = False
+
+
+Method = GradientMethod | TrajectoryMethod | LexicalMethod | LateMethod
 
 
 def inverse(value: float) -> float:

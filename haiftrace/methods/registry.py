@@ -11,6 +11,7 @@ from haiftrace.methods.families import (
     INVERSE,
     SERIES,
     GradientMethod,
+    LateMethod,
     LexicalMethod,
     Method,
     Rule,
@@ -79,6 +80,16 @@ METHODS: dict[str, Method] = {
             adjusted=True,
             outer=True,
         ),
+        LateMethod(
+            "haif-r",
+            "(m^(-1/2) Σ_j max(0, cos(v, g_kj))^p)^(1/p): the tokens that agree most with v",
+        ),
+        LateMethod(
+            "haif-li",
+            "the same of each query token by itself, Σ_q max(0, its z-score over the corpus): late"
+            " interaction",
+            by_token=True,
+        ),
         LexicalMethod(
             "bm25", "search for the words of prompt and response (BM25)", with_prompt=True
         ),
@@ -104,7 +115,7 @@ def find_methods(names: str) -> tuple[Method, ...]:
 
 def is_adjusted(method: Method) -> bool:
     """Whether a rule's adjustment and combination are for this method."""
-    return not isinstance(method, LexicalMethod) and method.adjusted
+    return not isinstance(method, LexicalMethod | LateMethod) and method.adjusted
 
 
 def check_rule(methods: Sequence[Method], rule: Rule) -> None:

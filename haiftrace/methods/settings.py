@@ -14,6 +14,7 @@ from haiftrace.methods.families import (
     SERIES,
     Combine,
     GradientMethod,
+    LateMethod,
     Method,
     TrajectoryMethod,
 )
@@ -101,6 +102,27 @@ class SeriesSettings:
 
 
 @dataclass(frozen=True)
+class LateSettings:
+    """HAIF-R and HAIF-LI.
+
+    Attributes:
+        scope: parameters whose gradients meet (see `haiftrace.scopes`).
+        power: p.
+        reference: windows, a seeded sample of the index, that HAIF-LI's z-scores are taken over.
+        seed: of the sample.
+    """
+
+    scope: str = "attention"
+    power: float = 3.0
+    reference: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < math.inf:
+            raise UsageError(f"{self.power:g} is no --power.", "Use a positive number, like 3.")
+
+
+@dataclass(frozen=True)
 class MethodSettings:
     """Everything that methods can be told; each looks at what is its own.
 
@@ -109,6 +131,7 @@ class MethodSettings:
         factors: of those with EK-FAC's curvature.
         series: of LiSSA.
         checkpoints: of those over a training run: a Trainer's directory, or PATH:LR,PATH:LR.
+        late: of those by late interaction.
     """
 
     adjustment: Adjustment = HAIF
@@ -116,6 +139,7 @@ class MethodSettings:
     factors: FactorSettings = field(default_factory=FactorSettings)
     series: SeriesSettings = field(default_factory=SeriesSettings)
     checkpoints: str | None = None
+    late: LateSettings = field(default_factory=LateSettings)
 
     def described(self, methods: Sequence[Method]) -> dict[str, str | int | float | bool | None]:
         """What these methods look at of it, for a report."""
@@ -142,6 +166,9 @@ class MethodSettings:
             }
         if any(isinstance(method, TrajectoryMethod) for method in methods):
             told["checkpoints"] = self.checkpoints
+        if any(isinstance(method, LateMethod) for method in methods):
+            late = self.late
+            told |= {"scope": late.scope, "power": late.power, "reference": late.reference}
         return told
 
     def options(self, methods: Sequence[Method]) -> list[str]:

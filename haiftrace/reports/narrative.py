@@ -44,12 +44,13 @@ def split_at_alpha(finding: Finding) -> tuple[Sequence[RecordEvidence], Sequence
     """The records down to the last one that clears alpha, and those below it.
 
     Without a verdict, and where an inconclusive one leaves nothing above, no line can be drawn and
-    all records are above.
+    all records are above. What a response is traced to is above, whatever is known of the others.
     """
     verdict, records = finding.verdict, finding.records
     if verdict is None:
         return records, ()
-    last = max((n for n, r in enumerate(records, 1) if clears(r, verdict)), default=0)
+    least = int(verdict.decision == "traced")
+    last = max((n for n, r in enumerate(records, 1) if clears(r, verdict)), default=least)
     if not last and verdict.decision == "inconclusive":
         return records, ()
     return records[:last], records[last:]
@@ -77,9 +78,9 @@ def headline(finding: Finding) -> Headline:
             " hold the source.",
             "leak" if finding.kind else "clean",
         )
-    first = f" to {finding.records[0].id}" if finding.records else ""
-    means = f"; {KIND_MEANS[finding.kind]}" if finding.kind else ""
-    return Headline("Traced", f"The response is traced{first}{means}.", "leak")
+    source = finding.records[0].id if finding.records else "a record"
+    means = f": {KIND_MEANS[finding.kind]}" if finding.kind else ""
+    return Headline("Traced", f"The source is {source}{means}.", "leak")
 
 
 def reasons_to_believe(finding: Finding) -> list[str]:

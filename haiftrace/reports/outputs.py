@@ -12,7 +12,9 @@ from pathlib import Path
 
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
+from haiftrace.reports.html_report import render_html
 from haiftrace.reports.json_report import render_json, render_json_lines
+from haiftrace.reports.markdown import render_markdown
 from haiftrace.reports.sarif import render_sarif
 
 STDOUT = "-"
@@ -22,6 +24,8 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     ".json": render_json,
     ".jsonl": render_json_lines,
     ".sarif": render_sarif,
+    ".html": render_html,
+    ".md": render_markdown,
 }
 _STDOUT_RENDERER = render_json
 

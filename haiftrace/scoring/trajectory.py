@@ -184,6 +184,11 @@ class TrajectoryScorer:
                 one.token_norms.append(np.asarray(values[f"token_norms_{number}"]))
                 one.adjusted_norm = float(values["adjusted_norm"])
             return
+        if self._trajectory.steps[number].fingerprint == self._index.fingerprints["weights"]:
+            for one in here:  # the indexed checkpoint itself
+                labels = np.asarray(one.window.labels)
+                one.token_norms.append(np.asarray(one.window.token_grad_norm)[labels])
+            return
         norms_BT = self._engine.token_gradients(batch).norms_BT.cpu().numpy()
         for one, norms_T in zip(here, norms_BT, strict=True):
             labels = np.asarray(one.window.labels)

@@ -1,0 +1,194 @@
+"""Tracing one regime of one seed, in parts that are kept one by one.
+
+A part is what shares its passes over the records: the methods along one direction, or one choice of
+the ablation. Adding a method, or the ablation, repeats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haiftrace.bench.data import BenchData, Question
+from haiftrace.bench.norm_profile import norm_profile
+from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
+from haiftrace.bench.shortlist import shortlist_recall
+from haiftrace.bench.tracing import DEFAULT, Bench, Variation, in_pool
+from haiftrace.bench.training import Trained
+from haiftrace.methods import (
+    METHODS,
+    SERIES,
+    GradientMethod,
+    LateMethod,
+    LexicalMethod,
+    TrajectoryMethod,
+)
+from haiftrace.progress import Progress
+
+FORMAT = 2
+SLOW_LEAKS = 30
+"""Leaks that LiSSA traces: it solves a linear system for each, which takes seconds."""
+
+PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
+"""Methods without curvature or checkpoints: those of the ablation."""
+
+SHORTLIST = "shortlist"
+NORMS = "norms"
+
+Found = dict[str, list[dict[str, Any]]]
+"""Plain data: "ranks", "shortlist" and "norms", as far as a part has them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is computed and kept together.
+
+    Attributes:
+        name: lower-case letters, digits and hyphens.
+        scored: variations and the methods that are scored in each.
+    """
+
+    name: str
+    scored: tuple[tuple[Variation, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """All that tracing a regime takes: plain data, for it may be done in another process.
+
+    Attributes:
+        leaks: the questions to be traced.
+        work: directory for the indexes.
+        memory: bytes of a backward pass.
+    """
+
+    data: BenchData
+    trained: Trained
+    regime: str
+    seed: int
+    leaks: tuple[Question, ...]
+    work: Path
+    memory: int
+    device: str
+
+    def stage(self, part: Part) -> str:
+        """Name of the stage that keeps a part."""
+        return f"{part.name}-{self.regime}-{self.seed}"
+
+    def told(self, part: Part) -> dict[str, Any]:
+        """What a part's stage depends on."""
+        return {
+            "format": FORMAT,
+            "training": self.trained.directory.name,
+            "regime": self.regime,
+            "scored": [[asdict(variation), list(names)] for variation, names in part.scored],
+        }
+
+
+def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
+    """The parts of a run with these methods."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_group(name), []).append(name)
+    parts = [Part(f"scores-{key}", ((DEFAULT, tuple(some)),)) for key, some in groups.items()]
+    if ablation:
+        parts += _ablation(names)
+        if "haif" in names:
+            parts.append(Part(SHORTLIST))
+    return [*parts, Part(NORMS)]
+
+
+def trace_parts(
+    tracing: Tracing, parts: Sequence[Part], progress: Progress
+) -> Iterator[tuple[Part, Found]]:
+    """Computes the parts, one after the other."""
+    data, leaks, regime, seed = tracing.data, tracing.leaks, tracing.regime, tracing.seed
+    if not leaks:
+        progress.say(f"{regime}: no held-out question is answered right, so nothing is traced.")
+        yield from ((part, {}) for part in parts)
+        return
+    progress.say(f"Tracing {len(leaks)} {regime} leaks over {len(data.records)} records.")
+    tracing.work.mkdir(exist_ok=True)
+    bench = Bench(
+        tracing.work, data, tracing.trained, regime, tracing.memory, progress, tracing.device
+    )
+    for part in parts:
+        if part.name == NORMS:
+            index = bench.tracer(DEFAULT.scope, DEFAULT.pool).index
+            yield part, {"norms": norm_profile(index, data, regime, seed)}
+        elif part.name == SHORTLIST:
+            exact = bench.scores(leaks, DEFAULT, ["haif"])["haif"]
+            tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
+            asked = bench.questions(tracer, leaks, "response")
+            rows = shortlist_recall(tracer, asked, exact, regime, seed, progress)
+            yield part, {"shortlist": rows}
+        else:
+            yield part, {"ranks": [asdict(ranks) for ranks in _ranks(bench, tracing, part)]}
+
+
+def read_ranks(row: dict[str, Any]) -> Ranks:
+    """What `trace_parts` wrote down."""
+    told = dict(row)
+    variation = Variation(**told.pop("variation"))
+    ranks, attributes = tuple(told.pop("ranks")), tuple(told.pop("attributes"))
+    return Ranks(**told, variation=variation, ranks=ranks, attributes=attributes)
+
+
+def spread(leaks: Sequence[Question], most: int) -> list[Question]:
+    """At most so many of the leaks, evenly over their order, which is by attribute."""
+    if len(leaks) <= most:
+        return list(leaks)
+    return [leaks[round(place)] for place in np.linspace(0, len(leaks) - 1, most)]
+
+
+def _group(name: str) -> str:
+    method = METHODS[name]
+    if isinstance(method, LexicalMethod):
+        return "words"
+    if isinstance(method, TrajectoryMethod):
+        return name
+    if isinstance(method, LateMethod):
+        return "late"
+    return method.direction
+
+
+def _ablation(names: Sequence[str]) -> list[Part]:
+    """One choice changed at a time, each with the methods that it is for."""
+    plain = tuple(name for name in names if name in PLAIN)
+    haif = tuple(name for name in plain if name == "haif")
+    words = tuple(name for name in names if isinstance(METHODS[name], LexicalMethod))
+    curved = tuple(
+        n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
+    )
+    table = {
+        "scope": [(Variation(scope="all"), plain)],
+        "loss": [(Variation(loss_on="all"), plain + curved)],
+        "tokens": [(Variation(combine="positive"), haif), (Variation(combine="max"), haif)],
+        "documents": [
+            (Variation(pool="documents"), plain + words),
+            (Variation(pool="documents", combine="positive"), haif),
+            (Variation(pool="documents", combine="max"), haif),
+        ],
+    }
+    scored = {key: tuple(one for one in some if one[1]) for key, some in table.items()}
+    return [Part(f"ablation-{key}", some) for key, some in scored.items() if some]
+
+
+def _ranks(bench: Bench, tracing: Tracing, part: Part) -> list[Ranks]:
+    data, regime, seed = tracing.data, tracing.regime, tracing.seed
+    found = []
+    for variation, names in part.scored:
+        leaks = in_pool(data, tracing.leaks, variation.pool)
+        if variation == DEFAULT:
+            bench.keep(names)
+            if _group(names[0]) == SERIES:
+                leaks = spread(leaks, SLOW_LEAKS)
+        scores = bench.scores(leaks, variation, names)
+        found += ranks_of(scores, data, leaks, variation, regime, seed)
+        if variation == DEFAULT:
+            found += one_a_subject(scores, data, leaks, variation, regime, seed)
+    return found

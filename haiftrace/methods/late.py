@@ -1,0 +1,53 @@
+"""Late interaction: query tokens meet a record's tokens one by one, and strong pairs count most.
+
+With C_kjq = cos(g_q, g_kj) over the method's scope, of query token q and label j of record k with m
+labels, `y_kq = (m^(-1/2) Σ_j max(0, C_kjq)^p)^(1/p)`. HAIF-R takes one direction, the gradient of
+the query's mean loss, and scores `y_k`; HAIF-LI takes every query token's own gradient and scores
+`Σ_q max(0, (y_kq - median_k y_kq) / sd_k y_kq)`, median and deviation over a reference sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST_DEVIATION = 1e-3
+"""Floor under the deviation: y is a cosine's size, and differences below this mean nothing."""
+
+
+def meeting(cosines: np.ndarray, power: float) -> np.ndarray:
+    """max(0, C)^p, of any shape."""
+    return np.asarray(np.maximum(cosines, 0.0) ** power)
+
+
+def strengths(cosines_QM: np.ndarray, power: float) -> np.ndarray:
+    """[Q] the strength y, of one record's cosines with its m labels."""
+    labels = max(1, cosines_QM.shape[1])
+    return np.asarray((meeting(cosines_QM, power).sum(1) / np.sqrt(labels)) ** (1 / power))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Median and deviation [Q] of y over the reference sample."""
+
+    median: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, strengths_KQ: np.ndarray) -> Reference:
+        """Of the sample's records."""
+        deviation = np.maximum(strengths_KQ.std(0), LEAST_DEVIATION)
+        return cls(np.median(strengths_KQ, 0), deviation)
+
+    def above(self, strengths_KQ: np.ndarray) -> np.ndarray:
+        """max(0, z) [K, Q]."""
+        return np.asarray(np.maximum((strengths_KQ - self.median) / self.deviation, 0.0))
+
+
+def evidence(cosines_QM: np.ndarray, shares_Q: np.ndarray, power: float) -> np.ndarray:
+    """[Q, M] what each pair adds: a query token's share of the score, divided by max(0, C)^p."""
+    met_QM = meeting(cosines_QM, power)
+    total_Q1 = met_QM.sum(1, keepdims=True)
+    divided = np.divide(met_QM, total_Q1, out=np.zeros_like(met_QM), where=total_Q1 > 0)
+    return np.asarray(divided * shares_Q[:, None])

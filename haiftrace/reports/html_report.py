@@ -1,0 +1,279 @@
+"""The HTML report: one file for people, without scripts, without anything from elsewhere.
+
+The template shows views, which hold inert strings only; it escapes every one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.histogram import Picture, picture
+from haiftrace.reports.marks import Group, PrivateValues, peak_evidence, record_groups, text_groups
+from haiftrace.reports.narrative import (
+    KIND_MEANS,
+    LIMITS,
+    Headline,
+    clears,
+    gate_counts,
+    gate_headline,
+    gate_rule,
+    gate_step,
+    headline,
+    leaked_types,
+    next_step,
+    p_text,
+    place_text,
+    reasons_to_believe,
+    split_at_alpha,
+    suppression_text,
+)
+from haiftrace.reports.numbers import cosine_text, count_text, score_text, size_text
+from haiftrace.reports.sanitize import inert
+
+_LONGEST_TEXT = 20_000  # characters of a prompt or response; the JSON report holds it whole
+_LONGEST_NAME = 80  # characters of an id or a type
+
+
+@dataclass(frozen=True)
+class RecordView:
+    """A ranked record: who it is, its figures, its text in groups."""
+
+    rank: int
+    name: str
+    place: str
+    figures: tuple[tuple[str, str], ...]
+    is_clear: bool
+    details: str
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """A traced response; `above` and `below` are its records on either side of alpha."""
+
+    number: int
+    name: str
+    badge: str
+    tone: str
+    types: str
+    told: Headline
+    reasons: tuple[str, ...]
+    step: str
+    passes: str
+    notes: tuple[str, ...]
+    prompt: tuple[Group, ...]
+    response: tuple[Group, ...]
+    facts: tuple[str, ...]
+    p: str
+    source: str
+    above: tuple[RecordView, ...]
+    below: tuple[RecordView, ...]
+    line: str
+    null: Picture | None
+    null_text: str
+
+
+@dataclass(frozen=True)
+class CleanView:
+    """A probe without a leak."""
+
+    name: str
+    prompt: str
+    response: str
+
+
+def render_html(report: Report) -> str:
+    """The report as an HTML document with its style in it, and nothing else to load."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    private = PrivateValues(report.findings, masked=report.masked)
+    told = [f for f in report.findings if report.gate is None or _is_told(f)]
+    clean = [f for f in report.findings if report.gate is not None and not _is_told(f)]
+    views = [_finding(number, f, private) for number, f in enumerate(told, 1)]
+    document = environment.get_template("report.html.j2").render(
+        title=_title(report),
+        top=_top(report, views),
+        gate=report.gate,
+        counts=gate_counts(report.gate) if report.gate is not None else (),
+        gate_lines=_gate_lines(report),
+        findings=views,
+        clean=[_clean(finding) for finding in clean],
+        made=_made(report),
+        settings=[(inert(k), inert(str(v))) for k, v in sorted(report.settings.items())],
+        command=inert(report.command),
+        masked=report.masked,
+        limits=LIMITS,
+        kinds=KIND_MEANS,
+    )
+    # Whatever is left that no encoding holds has been made inert; this asserts it.
+    document.encode()
+    return document
+
+
+def _template(name: str) -> str:
+    return files("haiftrace.reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _is_told(finding: Finding) -> bool:
+    verdict = finding.verdict
+    is_unsure = verdict is not None and verdict.decision == "inconclusive"
+    return finding.kind is not None or is_unsure
+
+
+def _title(report: Report) -> str:
+    return "Leak audit" if report.gate is not None else "Leak trace"
+
+
+def _top(report: Report, views: list[FindingView]) -> Headline:
+    """The first thing to read: the gate's decision, the one verdict, or how many there are."""
+    if report.gate is not None:
+        return gate_headline(report.gate)
+    if len(views) == 1:
+        return views[0].told
+    if not views:
+        return Headline("Nothing was traced", "The report holds no finding.", "unsure")
+    counts = [view.told.title for view in views]
+    parts = [f"{counts.count(title):,} {title.lower()}" for title in dict.fromkeys(counts)]
+    tone = "leak" if "Traced" in counts else "unsure"
+    return Headline(count_text(len(views), "finding"), f"{', '.join(parts)}.", tone)
+
+
+def _gate_lines(report: Report) -> list[str]:
+    gate = report.gate
+    if gate is None:
+        return []
+    lines = [inert(reason) for reason in gate.reasons]
+    if gate.partial:
+        lines.append("The run was interrupted: probes are missing from it.")
+    return [*lines, gate_rule(gate), gate_step(gate)]
+
+
+def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingView:
+    told = headline(finding)
+    verdict = finding.verdict
+    above, _ = split_at_alpha(finding)
+    peak = peak_evidence(finding.records)
+    views = [_record(record, finding, peak, private) for record in finding.records]
+    is_traced = verdict is not None and verdict.decision == "traced" and bool(finding.records)
+    probe = finding.probe
+    drawn = picture(verdict) if verdict is not None else None
+    return FindingView(
+        number=number,
+        name=_name(probe.id) if probe is not None else f"finding {number}",
+        badge=finding.kind or told.title.lower(),
+        tone=told.tone,
+        types=_name(leaked_types(finding)),
+        told=Headline(told.title, inert(told.text), told.tone),
+        reasons=tuple(inert(reason) for reason in reasons_to_believe(finding)),
+        step=inert(next_step(finding)),
+        passes=inert(suppression_text(finding)),
+        notes=tuple(inert(note) for note in finding.notes),
+        prompt=tuple(text_groups(_cut(finding.prompt), None, private)),
+        response=tuple(text_groups(_cut(finding.response), finding.span, private)),
+        facts=tuple(_facts(finding)),
+        p=p_text(verdict.p_value) if verdict is not None and verdict.p_value is not None else "",
+        source=inert(place_text(finding.records[0])) if is_traced else "",
+        above=tuple(views[: len(above)]),
+        below=tuple(views[len(above) :]),
+        line=f"alpha {verdict.alpha:g}" if verdict is not None else "",
+        null=drawn,
+        null_text=_null_text(finding) if drawn is not None else "",
+    )
+
+
+def _facts(finding: Finding) -> list[str]:
+    part = "all of the response" if finding.span is None else "the underlined part"
+    reach = "all" if finding.exhaustive else "a shortlist of"
+    facts = [
+        f"traced: {part}",
+        "generated" if finding.generated else "given",
+        f"mean loss {finding.mean_loss:.2f} nats",
+        f"{inert(finding.method)}: {reach} {count_text(finding.scored, 'record window')} scored",
+    ]
+    if finding.probe is not None and finding.probe.path is not None:
+        line = "" if finding.probe.line is None else f":{finding.probe.line}"
+        facts.append(f"probe from {inert(finding.probe.path)}{line}")
+    if finding.fingerprint is not None:
+        facts.append(f"fingerprint {inert(finding.fingerprint)[:16]}")
+    return facts
+
+
+def _null_text(finding: Finding) -> str:
+    """The picture in words, for who cannot see it."""
+    verdict = finding.verdict
+    if verdict is None or verdict.null is None:
+        return ""
+    value = "" if verdict.value is None else f"; this response is at {verdict.value:.3g}"
+    return f"Histogram of {count_text(verdict.null.draws, 'control')} without a source{value}."
+
+
+def _record(
+    record: RecordEvidence, finding: Finding, peak: float, private: PrivateValues
+) -> RecordView:
+    figures = [("score", score_text(record.score))]
+    if record.cosine is not None:
+        figures.append(("cosine", cosine_text(record.cosine)))
+    if record.p_value is not None:
+        figures.append(("p", p_text(record.p_value)))
+    details = []
+    if record.windows > 1:
+        details.append(f"best of {record.windows} windows, from token {record.window_start}")
+    if record.content_hash is not None:
+        details.append(f"sha256 {inert(record.content_hash)[:16]}")
+    place = place_text(record)
+    return RecordView(
+        rank=record.rank,
+        name=_name(record.id),
+        place="" if record.id == place else inert(place),
+        figures=tuple(figures),
+        is_clear=finding.verdict is not None and clears(record, finding.verdict),
+        details=" · ".join(details),
+        groups=tuple(record_groups(record, peak, private)),
+    )
+
+
+def _clean(finding: Finding) -> CleanView:
+    name = _name(finding.probe.id) if finding.probe is not None else "-"
+    return CleanView(name, inert(_cut(finding.prompt)), inert(_cut(finding.response)))
+
+
+def _made(report: Report) -> list[tuple[str, str]]:
+    """What the report was made from and with, for a table."""
+    model, index = report.model, report.index
+    parameters = f"{size_text(model.parameters)} parameters"
+    traced = f"{size_text(model.traced_parameters)} traced ({inert(index.scope)})"
+    rows = [
+        ("Checkpoint", model.path),
+        ("Model", f"{model.architecture}, {parameters}, {traced}, {model.dtype}"),
+        ("Weights", model.fingerprint),
+        ("Index", index.path),
+        (
+            "Corpus",
+            f"{count_text(index.records, 'record')}, {count_text(index.windows, 'window')},"
+            f" {count_text(index.tokens, 'label token')}",
+        ),
+        ("Corpus fingerprint", index.corpus_fingerprint),
+        ("Made by", f"haiftrace {report.tool_version} in {report.seconds:.1f} s"),
+    ]
+    return [(name, inert(value)) for name, value in rows]
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"{text[:_LONGEST_TEXT]}…"
+
+
+def _name(text: str) -> str:
+    """Inert text that fits a heading."""
+    shown = inert(text)
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 1]}…"

@@ -1,0 +1,188 @@
+"""Exact scores by late interaction: a pass through the windows in which every token's gradient is
+formed once and meets all query directions at once.
+
+Query directions are taken in chunks that fit the memory; a chunk is a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from haiftrace.methods.families import LateMethod
+from haiftrace.methods.late import Reference, evidence, strengths
+from haiftrace.methods.settings import LateSettings
+from haiftrace.progress import Progress
+from haiftrace.scoring.batches import batch_of, token_count, window_batches
+from haiftrace.scoring.best import Best, Scored
+from haiftrace.scoring.directions import Direction, Question
+from haiftrace.store import Index, StoredWindow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from haiftrace.engine import GradientEngine
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A query direction: the gradient of a question's losses under weights [1, T]."""
+
+    question: Question
+    weights_BT: Tensor
+
+
+def sides_of(method: LateMethod, question: Question) -> list[_Side]:
+    """The directions that a method asks with: each traced token's own, or that of the mean."""
+    import torch
+
+    if not method.by_token:
+        return [_Side(question, question.weights_BT)]
+    places = torch.nonzero(question.batch.labels_BT[0]).flatten().tolist()
+    return [_Side(question, _one_hot(question, place)) for place in places]
+
+
+def _one_hot(question: Question, place: int) -> Tensor:
+    weights_BT = question.weights_BT.new_zeros(question.weights_BT.shape)
+    weights_BT[0, place] = 1.0
+    return weights_BT
+
+
+class LateScorer:
+    """Scores an index's windows by late interaction.
+
+    Args:
+        engine: over the scope of these methods, which need not be the index's.
+        memory: bytes that the query directions of one pass may take.
+    """
+
+    def __init__(
+        self, index: Index, engine: GradientEngine, settings: LateSettings, memory: int
+    ) -> None:
+        self._index = index
+        self._engine = engine
+        self._settings = settings
+        self._memory = memory
+
+    def reference_rows(self) -> list[int]:
+        """The windows that y is compared with: all, or a seeded sample."""
+        count, most = len(self._index), self._settings.reference
+        if count <= most:
+            return list(range(count))
+        drawn = np.random.default_rng(self._settings.seed).choice(count, most, replace=False)
+        return sorted(int(row) for row in drawn)
+
+    def scores(
+        self, methods: Sequence[LateMethod], questions: Sequence[Question], progress: Progress
+    ) -> dict[str, np.ndarray]:
+        """[Q, N] every window's score for every question, by the method's name."""
+        rows = range(len(self._index))
+        found = {}
+        for method in methods:
+            sides = [sides_of(method, question) for question in questions]
+            flat = [side for part in sides for side in part]
+            strengths_KS = self._strengths(rows, flat, progress)
+            at, scored = 0, []
+            for part in sides:
+                shares_KQ = self._shares(method, rows, strengths_KS[:, at : at + len(part)])
+                scored.append(shares_KQ.sum(1))
+                at += len(part)
+            found[method.name] = np.stack(scored)
+        return found
+
+    def trace(
+        self,
+        method: LateMethod,
+        question: Question,
+        candidates: Collection[int],
+        best: Best,
+        top: int,
+        progress: Progress,
+    ) -> int:
+        """Scores candidates, and what else is scored for the reference; returns how many.
+
+        Args:
+            best: receives the best windows, with evidence.
+            top: records that are wanted.
+        """
+        rows = sorted({*candidates, *(self.reference_rows() if method.by_token else ())})
+        sides = sides_of(method, question)
+        strengths_KQ = self._strengths(rows, sides, progress)
+        shares_KQ = self._shares(method, rows, strengths_KQ)
+        scores_K = shares_KQ.sum(1)
+        records = self._index.column("record")
+        chosen: dict[int, int] = {}
+        for k in np.argsort(-scores_K, kind="stable"):
+            chosen.setdefault(int(records[rows[k]]), int(k))
+            if len(chosen) == top:
+                break
+        kept = {rows[k]: k for k in chosen.values()}
+        parts: dict[int, list[np.ndarray]] = {row: [] for row in kept}
+        windows: dict[int, StoredWindow] = {}
+        for _, window, cosines_QM in self._cosines(sorted(kept), sides, progress):
+            windows[window.row] = window
+            parts[window.row].append(cosines_QM)
+        for row, k in kept.items():
+            pairs_QM = evidence(np.concatenate(parts[row]), shares_KQ[k], self._settings.power)
+            spread_T = np.zeros(len(windows[row].labels))
+            spread_T[np.asarray(windows[row].labels)] = pairs_QM.sum(0)
+            best.add(Scored(windows[row], float(scores_K[k]), None, spread_T))
+        return len(rows)
+
+    def _shares(
+        self, method: LateMethod, rows: Sequence[int], strengths_KQ: np.ndarray
+    ) -> np.ndarray:
+        """[K, Q] what each query direction adds to the score."""
+        if not method.by_token:
+            return strengths_KQ
+        place = {row: k for k, row in enumerate(rows)}
+        sample = [place[row] for row in self.reference_rows()]
+        return Reference.of(strengths_KQ[sample]).above(strengths_KQ)
+
+    def _strengths(
+        self, rows: Sequence[int], sides: Sequence[_Side], progress: Progress
+    ) -> np.ndarray:
+        """[K, S] the strength y of every window and side."""
+        place = {row: k for k, row in enumerate(rows)}
+        found = np.zeros((len(rows), len(sides)))
+        for at, window, cosines_QM in self._cosines(rows, sides, progress):
+            these = strengths(cosines_QM, self._settings.power)
+            found[place[window.row], at : at + len(these)] = these
+        return found
+
+    def _cosines(
+        self, rows: Sequence[int], sides: Sequence[_Side], progress: Progress
+    ) -> Iterator[tuple[int, StoredWindow, np.ndarray]]:
+        """The first side of a chunk, a window, and C of the chunk's sides and its m labels."""
+        engine = self._engine
+        parameters = sum(value.numel() for value in engine.parameters.values())
+        width = max(4, next(iter(engine.parameters.values())).element_size())
+        together = max(1, self._memory // (width * parameters))
+        progress.start("late interaction", float(len(rows) * len(sides)))
+        for start in range(0, len(sides), together):
+            chunk = sides[start : start + together]
+            queries = self._queries(chunk)
+            for windows in window_batches(self._index, rows, engine.device):
+                batch = batch_of(windows, engine.device)
+                for window, row in zip(windows, batch.rows(), strict=True):
+                    tokens = engine.token_gradients(row, queries=queries)
+                    assert tokens.dots_QBT is not None
+                    norms_T = tokens.norms_BT[0].cpu().numpy()
+                    dots_QT = tokens.dots_QBT[:, 0].cpu().numpy()
+                    over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
+                    labels = np.asarray(window.labels)
+                    yield start, window, (dots_QT * over_T)[:, labels]
+                progress.advance(len(windows) * len(chunk), len(windows), token_count(windows))
+
+    def _queries(self, sides: Sequence[_Side]) -> Mapping[str, Tensor]:
+        import torch
+
+        units: dict[str, list[Tensor]] = {name: [] for name in self._engine.parameters}
+        for side in sides:
+            gradient = self._engine.gradient(side.question.batch, side.weights_BT)
+            for name, part in Direction.of(gradient).unit.items():
+                units[name].append(part)
+        return {name: torch.stack(parts) for name, parts in units.items()}

@@ -1,0 +1,105 @@
+"""Late interaction against its definition on dense gradients, through the whole pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from haiftrace.methods.late import Reference, evidence, strengths
+from haiftrace.methods.settings import LateSettings, MethodSettings
+from haiftrace.progress import Silent
+from haiftrace.query import Asking
+from haiftrace.trace import Leak, TraceSettings
+from tests import kit
+from tests.kit import ANSWER, PROMPT
+from tests.test_trace_methods import scores, unit
+from tests.tiny_models import SENTENCES
+
+LEAK = Leak(PROMPT, ANSWER)
+
+
+def found(name, method, **settings):
+    rest = {key: settings.pop(key) for key in ("exact", "rescore", "top") if key in settings}
+    late = MethodSettings(late=LateSettings(**settings))
+    over = kit.tracer(name)
+    with kit.precisely():
+        (finding,) = over.trace(
+            LEAK, TraceSettings(method, **{"top": 100, **rest}, methods=late), Silent()
+        )
+    return finding
+
+
+def by_definition(name, method, scope, power=3.0):
+    rows = [unit(each) for each in kit.oracle(name, scope).gradients]
+    encoded = kit.checkpoint(name).tokenizer(f"{PROMPT} {ANSWER}", return_offsets_mapping=True)
+    wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]][1:]
+    asked = rows[-1][wanted]
+    if method == "haif-r":
+        asked = unit(kit.answer_gradient(name, scope)).unsqueeze(0)
+    found = []
+    for record in rows[:-1]:
+        met = (record @ asked.T).clamp_min(0) ** power
+        found.append((met.sum(0) / len(record) ** 0.5) ** (1 / power))
+    y = torch.stack(found).numpy()
+    if method == "haif-r":
+        return y[:, 0]
+    z = (y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3)
+    return np.maximum(z, 0).sum(1)
+
+
+@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        *(("gpt2", scope) for scope in ("attention", "value", "mlp", "last-half", "linear")),
+        *(("gpt2", scope) for scope in ("matrices", "all")),
+        ("llama", "attention"),
+        ("gpt-neox", "attention"),
+    ],
+)
+def test_scores_are_those_of_the_definition(name, scope, method):
+    finding = found(name, method, scope=scope)
+    kit.close(scores(finding), by_definition(name, method, scope), 1e-8)
+    assert finding.exhaustive
+    for record in finding.records:
+        assert sum(t.evidence for t in record.tokens) == pytest.approx(record.score, abs=1e-9)
+
+
+def test_a_score_does_not_depend_on_the_shortlist():
+    """HAIF-LI's reference is a sample of its own, whatever is proposed or left out."""
+    whole = found("gpt2", "haif-li", reference=5, exact=True)
+    part = found("gpt2", "haif-li", reference=5, rescore=2)
+    every = {record.id: record.score for record in whole.records}
+    assert whole.exhaustive
+    assert not part.exhaustive
+    assert len(part.records) == part.scored < len(SENTENCES)
+    for record in part.records:
+        assert record.score == pytest.approx(every[record.id], rel=1e-12)
+    one = found("gpt2", "haif-r", rescore=1)
+    assert one.scored == 1
+
+
+@pytest.mark.parametrize("memory", [1, 512 << 20])
+def test_many_questions_at_once_get_the_scores_of_each_alone(memory):
+    over, settings = kit.tracer(), MethodSettings()
+    with kit.precisely():
+        questions = [
+            over.question(leak, Asking())[1] for leak in (LEAK, Leak("Call Oswin Darrowby at", "5"))
+        ]
+        before, over._memory = over._memory, memory
+        many = over.score_many(questions, ["haif-r", "haif-li"], settings, Silent())
+        over._memory = before
+    for method, rows in many.items():
+        assert rows.shape == (2, len(SENTENCES))
+        kit.close(rows[0], by_definition("gpt2", method, "attention"), 1e-8)
+
+
+def test_parts_of_the_rule():
+    cosines = np.array([[0.5, -1.0, 0.0, 0.5], [-0.1, -0.2, 0.0, -1.0]])
+    y = strengths(cosines, 3.0)
+    assert y == pytest.approx([(0.25 / 2) ** (1 / 3), 0.0])
+    pairs = evidence(cosines, np.array([2.0, 0.0]), 3.0)
+    assert pairs.tolist() == [[1.0, 0.0, 0.0, 1.0], [0.0] * 4]
+    same = Reference.of(np.full((5, 2), 0.25))
+    assert same.above(np.array([[0.25, 0.251]])).tolist() == [[0.0, pytest.approx(1.0)]]

@@ -1,0 +1,41 @@
+"""Verdicts keep their level on questions whose source is not in the index, and have power."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.verdict_level import PARTS, measure, trained_model
+
+SEEDS = {"pii-e": (3, 4), "pii-cr": (3,)}
+"""Others than the design was tried on."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "power"), [("pii-e", 0.3), ("pii-cr", 0.05)])
+def test_false_accusations_at_one_percent(kind: str, power: float, tmp_path: Path) -> None:
+    """At alpha 0.01 at most 2 % of the questions without a source, for each length of response.
+
+    PII-E has four biographies a subject, PII-CR three, all of them left out together.
+    """
+    found: dict[str, Counter[str]] = {}
+    for seed in SEEDS[kind]:
+        data, trained = trained_model(kind, seed, tmp_path / "training")
+        for regime in ("learned", "memorised"):
+            out = tmp_path / f"{seed}-{regime}"
+            out.mkdir()
+            for name, counts in measure(data, trained, regime, out, seed=seed).items():
+                found.setdefault(name, Counter()).update(counts)
+    for part in PARTS:
+        absent = found.get(f"{part or 'all'} absent")
+        if absent is None:
+            assert (kind, part) == ("pii-cr", 10)  # its answers are shorter
+            continue
+        assert absent["n"] >= (500 if part is None else 250)
+        assert absent["traced"] <= 0.02 * absent["n"], (part, absent)
+        assert absent["inconclusive"] == 0
+    there = found["all held-out"]
+    assert there["traced right"] >= power * there["n"]
+    assert there["traced right"] >= 0.9 * there["traced"]
