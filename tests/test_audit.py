@@ -152,7 +152,9 @@ def test_an_interrupted_audit_has_what_it_knows(monkeypatch, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    probes = write_probes(tmp_path / "p.jsonl", {"prompt": PROMPT}, {"prompt": "Hello", "response": "."})
+    probes = write_probes(
+        tmp_path / "p.jsonl", {"prompt": PROMPT}, {"prompt": "Hello", "response": "."}
+    )
     monkeypatch.setattr("haiftrace.trace.Tracer._score", interrupted)
     outcome = audited(probes, "-o", tmp_path / "r.json")
     assert outcome.code == 130, outcome.err
