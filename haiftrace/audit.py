@@ -58,7 +58,7 @@ def leaked_values(case: ProbeCase, prompt: str, response: str) -> list[PrivateVa
         if all(end <= a or b <= start for a, b, _ in kept):
             kept.append((start, end, value))
     once: list[PrivateValue] = []
-    for _, _, value in kept:
+    for _, _, value in sorted(kept, key=lambda one: one[0]):
         if not ValueIndex(v.value for v in once).find(value.value):
             once.append(value)
     return once
