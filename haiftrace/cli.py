@@ -468,6 +468,7 @@ def _demo(
             template=demo.template,
             index=demo.index,
             top=3,
+            below=True,
             reveal=True,
             quiet=quiet,
         )

@@ -96,7 +96,10 @@ class Oracle:
         return Oracle(
             {name: parts[0][name].shape[1:] for name in names},
             self.losses,
-            tuple(torch.cat([part.flatten(1) for part in record.values()], 1) for record in parts),
+            tuple(
+                torch.cat([part.reshape(len(part), -1) for part in record.values()], 1)
+                for record in parts
+            ),
         )
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:

@@ -53,8 +53,10 @@ class Field:
         if not np.isfinite(value) or not others.any():
             return undefined
         rest = self.background[others]
-        median = float(np.median(rest))
-        spread = SPREAD * float(np.median(np.abs(rest - median)))
+        median = spread = float("nan")
+        if np.isfinite(rest).all():  # a shortlist alone says nothing of the rest
+            median = float(np.median(rest))
+            spread = SPREAD * float(np.median(np.abs(rest - median)))
         rival = float(self.exact[others].max())
         return {
             "cosine": value,

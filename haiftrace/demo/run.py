@@ -76,7 +76,7 @@ def prepare(directory: Path) -> Demo:
     template = content["template"]
 
     def command(prompt: str, *more: str) -> list[str]:
-        where = ["--index", str(index), "--template", template, "--top", "3", "--reveal"]
+        where = ["--index", str(index), "--template", template, "--top", "3", "--all", "--reveal"]
         return ["haiftrace", "trace", prompt, *where, *more]
 
     leaks = tuple(
