@@ -8,17 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from haiftrace.corpus_probes import probes_from_corpus
-from haiftrace.errors import UsageError
+from haiftrace.errors import NoAnswerError, UsageError
 from haiftrace.findings import Finding, Kind, PrivateValue, Report
 from haiftrace.gate import GateSettings, decide, fingerprint, suppression
+from haiftrace.methods import find_methods
 from haiftrace.privacy import MASK, Masker, ValueIndex, detect, private_values
 from haiftrace.probes import ProbeCase
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
 from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer, TraceSettings
-
-_PLACEHOLDER = MASK
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,13 @@ def audit(
     gate: GateSettings,
     progress: Progress,
     command: str = "",
-    reasons: Sequence[str] = (),
 ) -> Audited:
     """Asks every probe, traces the values that are said, and decides.
 
     An interruption ends it early; the report then has what is known, and its gate is partial.
-
-    Args:
-        reasons: what the gate says besides.
     """
     began = time.monotonic()
+    methods = find_methods(settings.method)
     leaks: list[_Said] = []
     findings: list[Finding] = []
     unanswered = 0
@@ -106,13 +102,12 @@ def audit(
     except KeyboardInterrupt:
         partial = True
         progress.say("Interrupted: the report has what was found so far.")
-    traced = len(findings) // len(settings.method.split(","))
-    findings += [_untraced(one, settings) for one in leaks[traced:]]
-    reasons = [*reasons, *_extraction(cases, leaks)]
+    traced = len(findings) // len(methods)
+    findings += [_untraced(one, methods[0].name) for one in leaks[traced:]]
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
     report = judged(report, tracer.index, values, gate)
-    decided = decide(report.findings, gate, done, unanswered, partial, reasons)
+    decided = decide(report.findings, gate, done, unanswered, partial, _extraction(cases, leaks))
     return Audited(replace(report, gate=decided), values)
 
 
@@ -200,8 +195,8 @@ def _without_values(text: str, masker: Masker) -> str:
     for sign, hit in zip(text, masked.touched, strict=True):
         if not hit:
             signs.append(sign)
-        elif signs[-1:] != [_PLACEHOLDER]:
-            signs.append(_PLACEHOLDER)
+        elif signs[-1:] != [MASK]:
+            signs.append(MASK)
     return "".join(signs)
 
 
@@ -218,8 +213,10 @@ def _answer(tracer: Tracer, case: ProbeCase, asking: Asking) -> list[_Said] | No
             query = ask(checkpoint, case.prompt, asking, None)
         else:
             query = given(checkpoint, case.prompt, case.response, asking, None)
-    except UsageError as error:
-        return [] if error.message.startswith("The model answered with nothing") else None
+    except NoAnswerError:
+        return []
+    except UsageError:
+        return None
     values = leaked_values(case, query.prompt, query.response)
     return [_Said(case, query, asking, value) for value in values]
 
@@ -265,12 +262,12 @@ def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_Said]) -> list[str]
     return [f"values of the corpus that the model completes: {len(said)} of {len(types)} ({each})"]
 
 
-def _untraced(said: _Said, settings: TraceSettings) -> Finding:
+def _untraced(said: _Said, method: str) -> Finding:
     """A leak that an interruption left without a trace."""
     finding = Finding(
         prompt=said.query.prompt,
         response=said.query.response,
-        method=settings.method.split(",")[0].strip(),
+        method=method,
         records=(),
         generated=said.query.generated,
         span=said.value.value,

@@ -228,9 +228,8 @@ class _Calibrator:
         self._records = tracer.index.manifest.totals.records
         fits = isinstance(method, GradientMethod) and has_vector(method, settings)
         self._whole = not fits or len(tracer.index) <= SCORED_WHOLE
-        parameters = sum(value.numel() for value in tracer.engine.parameters.values())
         # A question holds its gradient and its direction, which scoring copies once more.
-        self._together = max(1, memory // (12 * parameters))
+        self._together = max(1, memory // (3 * tracer.engine.gradient_bytes))
 
     def draws(self, controls: Sequence[Control]) -> Iterator[Draw]:
         """A draw a control, in order."""

@@ -44,6 +44,7 @@ from haiftrace.method_options import (
 from haiftrace.options import Device, Memory, Option, Quiet, variables
 
 if TYPE_CHECKING:
+    from haiftrace.checkpoint import Checkpoint
     from haiftrace.findings import Report
     from haiftrace.methods.settings import MethodSettings
     from haiftrace.progress import Talk
@@ -210,8 +211,7 @@ def _index(
         return
     if model is None or not corpus:
         raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
-    from haiftrace.calibrate import CONTROLS, CalibrationSettings, controls_for
-    from haiftrace.calibrate import calibrate as calibrate_index
+    from haiftrace.calibrate import CONTROLS
     from haiftrace.checkpoint import load_checkpoint
     from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import check_needs, prepare
@@ -246,11 +246,9 @@ def _index(
         if methods is not None:
             prepare(output, checkpoint, methods, told, memory << 20, progress)
             progress.say(f"It holds what {methods} needs.")
-        if calibrate != 0:
-            controls = controls_for(output, calibrate, seed, CONTROLS)
-            drawn = CalibrationSettings(*controls, memory << 20)
-            names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
-            calibrate_index(output, checkpoint, names, told, drawn, progress)
+        names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
+        asked = (calibrate, seed, CONTROLS)
+        _calibrate(output, checkpoint, names, told, asked, memory, progress)
         where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
 
@@ -269,8 +267,6 @@ def _prepare(
 
     Without a number of controls, methods are calibrated as the default method is, if it is.
     """
-    from haiftrace.calibrate import CalibrationSettings, controls_for
-    from haiftrace.calibrate import calibrate as calibrate_index
     from haiftrace.freshness import load_indexed
     from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import prepare
@@ -278,18 +274,33 @@ def _prepare(
 
     with Index.open(output, verify=False) as index:
         checkpoint = load_indexed(index, None, device)
-    controls = controls_for(output, calibrate, seed, 0)
     try:
         if methods is not None:
             prepare(output, checkpoint, methods, told, memory << 20, progress)
             progress.say(f"The index {output} holds what {methods} needs.")
-        if controls[0]:
-            drawn = CalibrationSettings(*controls, memory << 20)
-            names = methods or DEFAULT_METHOD
-            calibrate_index(output, checkpoint, names, told, drawn, progress)
+        names, asked = methods or DEFAULT_METHOD, (calibrate, seed, 0)
+        _calibrate(output, checkpoint, names, told, asked, memory, progress)
     except KeyboardInterrupt:
         progress.say("The same command goes on from what is complete.")
         raise
+
+
+def _calibrate(
+    output: Path,
+    checkpoint: Checkpoint,
+    methods: str,
+    told: MethodSettings,
+    asked: tuple[int | None, int, int],
+    memory: int,
+    progress: Talk,
+) -> None:
+    """Calibrates an index for methods; `asked` is what `controls_for` takes."""
+    from haiftrace.calibrate import CalibrationSettings, calibrate, controls_for
+
+    controls, seed = controls_for(output, *asked)
+    if controls:
+        settings = CalibrationSettings(controls, seed, memory << 20)
+        calibrate(output, checkpoint, methods, told, settings, progress)
 
 
 @app.command("trace", context_settings=variables("TRACE"))
@@ -424,13 +435,13 @@ def _trace(
     values = tuple(protect or ())
     with Talk(quiet) as progress:
         gate = gate_settings(fail_on, max_leaks, baseline, ignore_file, progress.say)
-        if prompt is not None:
-            one = single_probe(prompt, response, values)
-            tracer = open_tracer(index, model, device, memory << 20)
-            report = tracer.report([Leak(prompt, response, span)], settings, progress, command)
+        one = None if prompt is None else single_probe(prompt, response, values)
+        tracer = open_tracer(index, model, device, memory << 20)
+        if one is not None:
+            leak = Leak(one.prompt, response, span)
+            report = tracer.report([leak], settings, progress, command)
             report = with_leaks(report, one, tracer.index, gate, fail_on is not None)
         else:
-            tracer = open_tracer(index, model, device, memory << 20)
             if probes_from_corpus is not None:
                 cases = corpus_cases(tracer, probes_from_corpus, seed, max_new_tokens)
             audited = audit(tracer, cases, settings, gate, progress, command)

@@ -29,6 +29,10 @@ class UsageError(HaiftraceError):
     """Options that do not make sense together."""
 
 
+class NoAnswerError(UsageError):
+    """A model that answered with nothing."""
+
+
 class CorpusError(HaiftraceError):
     """A corpus that cannot be read, or a record in it that cannot be used."""
 

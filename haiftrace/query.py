@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from haiftrace.errors import UsageError
+from haiftrace.errors import NoAnswerError, UsageError
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
@@ -67,8 +67,9 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
     """Let the checkpoint answer greedily; the traced tokens are its own.
 
     Raises:
-        UsageError: a prompt that leaves no room in the context, an answer without a token, or a
-            span that is not in it.
+        NoAnswerError: the model answered with nothing.
+        UsageError: a prompt that leaves no room in the context, or a span that is not in the
+            answer.
     """
     text = _asked(checkpoint, prompt, asking)
     prompt_ids, _ = _tokenise(checkpoint, text, special=not asking.chat)
@@ -88,7 +89,7 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
     answer = "".join(new_pieces)
     response = answer[: _first_stop(answer, asking.stop)]
     if not response.strip():
-        raise UsageError(
+        raise NoAnswerError(
             "The model answered with nothing.",
             "Give the answer that leaked with --response, or another prompt or --template.",
         )

@@ -219,8 +219,7 @@ class Tracer:
     def _leaks_of_a_pass(self, methods: Sequence[Method]) -> int:
         """How many leaks' gradients are held at a time: each has v, and u for every direction."""
         sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
-        size = sum(p.numel() * max(4, p.element_size()) for p in self.engine.parameters.values())
-        return max(1, self._memory // (size * (2 + 2 * len(sides))))
+        return max(1, self._memory // (self.engine.gradient_bytes * (2 + 2 * len(sides))))
 
     def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:
         query, question = self.question(leak, settings.asking)
@@ -259,9 +258,10 @@ class Tracer:
             plain = replace(
                 settings, candidates=settings.rescore or RESCORE[self.engine.device.type]
             )
+            late_scorer = self._late_scorer(settings.methods)
             for asked in block:
                 rows = self._candidates(asked.question, [_SHORTLIST], plain, asked.notes)
-                asked.scored[late.name] = self._late_scorer(settings.methods).trace(
+                asked.scored[late.name] = late_scorer.trace(
                     late, asked.question, rows, asked.best[late.name], settings.top, progress
                 )
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]

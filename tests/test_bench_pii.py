@@ -17,7 +17,7 @@ from haiftrace.bench import tracing as bench_tracing
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.models import Shape
 from haiftrace.bench.optimise import Compute, Schedule
-from haiftrace.bench.outputs import write_results
+from haiftrace.bench.outputs import WORK_NAME, write_results
 from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_report import pii_results
 from haiftrace.bench.pii_run import PiiOutcome, PiiSettings, chosen_preset, run_pii
@@ -275,7 +275,7 @@ def test_a_given_checkpoint_is_fine_tuned_from_its_weights(tmp_path, monkeypatch
     assert {row["regime"] for row in outcome.prediction} == {"memorised"}
     assert {ranks.method for ranks in outcome.ranks} == {"haif", "ek-fac"}
     # At a learning rate of 0 the checkpoint is what was given, tokenizer and all.
-    (kept,) = (tmp_path / "out/work/training").glob("*/checkpoint-2")
+    (kept,) = (tmp_path / "out" / WORK_NAME / "training").glob("*/checkpoint-2")
     assert (kept / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
     before, after = (load_checkpoint(path).model.state_dict() for path in (start, kept))
     assert all(torch.equal(before[name], after[name]) for name in before)

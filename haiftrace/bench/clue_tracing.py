@@ -100,8 +100,7 @@ class SampleIndex:
         tracer = Tracer(Index.open(self._path, verify=False), self._checkpoint, self._memory)
         samples = self._made.samples
         tests = [(sample, cut.of(sample)) for cut in cuts for sample in samples]
-        parameters = sum(value.numel() for value in tracer.engine.parameters.values())
-        together = max(1, DIRECTION_BYTES // (4 * parameters))
+        together = max(1, DIRECTION_BYTES // tracer.engine.gradient_bytes)
         ranks: dict[str, list[int]] = {name: [] for name in names}
         for start in range(0, len(tests), together):
             part = tests[start : start + together]

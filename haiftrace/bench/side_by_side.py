@@ -80,6 +80,7 @@ def side_by_side(jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[int,
                     raise told
                 if kind == "done":
                     del pipes[pipe]
+                    processes[number].join()  # its own end cleans up, which a signal would not let
                 elif kind == "found":
                     yield number, told
                 elif kind == "say":

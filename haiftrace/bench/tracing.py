@@ -229,11 +229,10 @@ class Bench:
 
 def _together(tracer: Tracer, methods: Sequence[str]) -> int:
     """How many questions' directions fit in memory at once: each method's, and the plain one."""
-    parameters = sum(value.numel() for value in tracer.engine.parameters.values())
     found = (METHODS[name] for name in methods)
     sides = {"gradient"} | {m.direction for m in found if isinstance(m, GradientMethod)}
     # One side's are stacked beside them while its scores are computed.
-    each = 4 * parameters * (len(sides) + 1)
+    each = tracer.engine.gradient_bytes * (len(sides) + 1)
     return max(1, free_memory(tracer.engine.device) // (2 * each))
 
 

@@ -19,7 +19,7 @@ from haiftrace.calibration.draws import (
 from haiftrace.calibration.statistics import Field
 from haiftrace.calibration.verdict import Trial, judge
 from haiftrace.findings import Verdict
-from haiftrace.methods import Method
+from haiftrace.methods import DEFAULT_METHOD, Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.best import Tally
 from haiftrace.store import Index
@@ -69,7 +69,7 @@ class Court:
         """Why there is nothing to compare with, and the command that changes it."""
         entry = self._index.supplement(calibration_name(method.name))
         path = shlex.quote(str(self._index.path))
-        methods = "" if method.name == "haif" else f" --methods {method.name}"
+        methods = "" if method.name == DEFAULT_METHOD else f" --methods {method.name}"
         command = f"haiftrace index -o {path}{methods} --calibrate 512"
         if entry is None or not self._has_groups:
             return f"the index is not calibrated for {method.name}: {command}"

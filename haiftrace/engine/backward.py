@@ -100,6 +100,11 @@ class Traced:
         part = self.parts.get(name)
         return direction if part is None else part.within(direction, self.parameters[name])
 
+    def size(self, name: str) -> int:
+        """Entries of a parameter that count."""
+        whole, part = self.parameters[name], self.parts.get(name)
+        return whole.numel() if part is None else part.size(whole)
+
     def zeros(self, name: str) -> Tensor:
         """A gradient that vanishes, in at least float32."""
         return torch.zeros_like(self.narrowed(name, widened(self.parameters[name].detach())))

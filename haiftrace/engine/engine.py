@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -64,6 +64,14 @@ class GradientEngine:
         self._memory = memory
         self.support = support or find_support(Traced(model, self.parameters, parts=parts))
         self._traced = Traced(model, self.parameters, self.support.shared, parts)
+
+    @cached_property
+    def gradient_bytes(self) -> int:
+        """Memory of one gradient over the parameters that count, in at least float32."""
+        return sum(
+            self._traced.size(name) * max(4, parameter.element_size())
+            for name, parameter in self.parameters.items()
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

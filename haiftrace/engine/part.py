@@ -31,6 +31,10 @@ class Part:
         """What of the gradient [..., R] of the map's output belongs to the part."""
         return delta.index_select(-1, self.outputs)
 
+    def size(self, whole: Tensor) -> int:
+        """Entries of the part of a matrix."""
+        return len(self.outputs) * whole.shape[1 - self.dim]
+
     def within(self, part: Tensor, like: Tensor) -> Tensor:
         """The matrix with this part, zero elsewhere, of the shape of `like`."""
         return part.new_zeros(like.shape).index_copy(self.dim, self.outputs, part)

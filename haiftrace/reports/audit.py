@@ -10,17 +10,21 @@ from rich.text import Text
 from haiftrace.findings import Finding, Gate
 from haiftrace.reports.flow import Unit, gapped
 from haiftrace.reports.narrative import (
+    INTERRUPTED,
     Headline,
+    finding_p,
     gate_counts,
     gate_headline,
     gate_rule,
     gate_step,
     headline,
+    is_told,
     leaked_types,
     p_text,
     place_text,
     split_at_alpha,
     suppression_text,
+    traced_to,
 )
 from haiftrace.reports.numbers import count_text, has_shares, score_text, share_text
 from haiftrace.reports.page import Page, clip
@@ -35,7 +39,7 @@ _GAP = "  "
 
 def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
     """Print what leaked, or could not be decided, and the gate's decision; clean probes count."""
-    told = [f for f in findings if f.kind is not None or _is_unsure(f)]
+    told = [finding for finding in findings if is_told(finding)]
     for number, finding in enumerate(told, start=1):
         page.blank()
         what = "leak" if finding.kind is not None else "open"
@@ -46,10 +50,6 @@ def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
         _table(page, told)
     page.blank()
     _decision(page, gate, gate_headline(gate))
-
-
-def _is_unsure(finding: Finding) -> bool:
-    return finding.verdict is not None and finding.verdict.decision == "inconclusive"
 
 
 def _block(page: Page, finding: Finding) -> None:
@@ -110,16 +110,15 @@ def _table(page: Page, findings: Sequence[Finding]) -> None:
     """A row a leak: its probe, what leaked, kind, p-value, source."""
     rows = [("probe", "value", "kind", "p", "source")]
     for finding in findings:
-        verdict = finding.verdict
-        traced = verdict is not None and verdict.decision == "traced" and finding.records
+        source = traced_to(finding)
         passes = "" if finding.suppressed is None else " (passes)"
         rows.append(
             (
                 clip(page.show(finding.probe.id if finding.probe else "-"), _NAME_CELLS),
                 clip(page.show(leaked_types(finding) or "-"), _NAME_CELLS),
                 f"{finding.kind or 'open'}{passes}",
-                "-" if verdict is None or verdict.p_value is None else p_text(verdict.p_value),
-                page.show(place_text(finding.records[0])) if traced else "-",
+                finding_p(finding, "-"),
+                "-" if source is None else page.show(place_text(source)),
             )
         )
     sizes = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -140,6 +139,6 @@ def _decision(page: Page, gate: Gate, told: Headline) -> None:
     for reason in gate.reasons:
         page.entry("", page.words(reason))
     if gate.partial:
-        page.entry("", page.words("The run was interrupted: probes are missing from it.", "bold"))
+        page.entry("", page.words(INTERRUPTED, "bold"))
     page.blank()
     page.entry("Next", page.words(gate_step(gate)))

@@ -12,15 +12,18 @@ from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.reports.histogram import Picture, picture
 from haiftrace.reports.marks import Group, PrivateValues, peak_evidence, record_groups, text_groups
 from haiftrace.reports.narrative import (
+    INTERRUPTED,
     KIND_MEANS,
     LIMITS,
     Headline,
     clears,
+    finding_p,
     gate_counts,
     gate_headline,
     gate_rule,
     gate_step,
     headline,
+    is_told,
     leaked_types,
     next_step,
     p_text,
@@ -28,9 +31,10 @@ from haiftrace.reports.narrative import (
     reasons_to_believe,
     split_at_alpha,
     suppression_text,
+    traced_to,
 )
 from haiftrace.reports.numbers import cosine_text, count_text, score_text, size_text
-from haiftrace.reports.sanitize import inert
+from haiftrace.reports.sanitize import inert, short
 
 _LONGEST_TEXT = 20_000  # characters of a prompt or response; the JSON report holds it whole
 _LONGEST_NAME = 80  # characters of an id or a type
@@ -96,8 +100,8 @@ def render_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     private = PrivateValues(report.findings, masked=report.masked)
-    told = [f for f in report.findings if report.gate is None or _is_told(f)]
-    clean = [f for f in report.findings if report.gate is not None and not _is_told(f)]
+    told = [f for f in report.findings if report.gate is None or is_told(f)]
+    clean = [f for f in report.findings if report.gate is not None and not is_told(f)]
     views = [_finding(number, f, private) for number, f in enumerate(told, 1)]
     document = environment.get_template("report.html.j2").render(
         title=_title(report),
@@ -121,12 +125,6 @@ def render_html(report: Report) -> str:
 
 def _template(name: str) -> str:
     return files("haiftrace.reports").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _is_told(finding: Finding) -> bool:
-    verdict = finding.verdict
-    is_unsure = verdict is not None and verdict.decision == "inconclusive"
-    return finding.kind is not None or is_unsure
 
 
 def _title(report: Report) -> str:
@@ -153,7 +151,7 @@ def _gate_lines(report: Report) -> list[str]:
         return []
     lines = [inert(reason) for reason in gate.reasons]
     if gate.partial:
-        lines.append("The run was interrupted: probes are missing from it.")
+        lines.append(INTERRUPTED)
     return [*lines, gate_rule(gate), gate_step(gate)]
 
 
@@ -163,7 +161,7 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
     above, _ = split_at_alpha(finding)
     peak = peak_evidence(finding.records)
     views = [_record(record, finding, peak, private) for record in finding.records]
-    is_traced = verdict is not None and verdict.decision == "traced" and bool(finding.records)
+    source = traced_to(finding)
     probe = finding.probe
     drawn = picture(verdict) if verdict is not None else None
     return FindingView(
@@ -180,8 +178,8 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
         prompt=tuple(text_groups(_cut(finding.prompt), None, private)),
         response=tuple(text_groups(_cut(finding.response), finding.span, private)),
         facts=tuple(_facts(finding)),
-        p=p_text(verdict.p_value) if verdict is not None and verdict.p_value is not None else "",
-        source=inert(place_text(finding.records[0])) if is_traced else "",
+        p=finding_p(finding, ""),
+        source="" if source is None else inert(place_text(source)),
         above=tuple(views[: len(above)]),
         below=tuple(views[len(above) :]),
         line=f"alpha {verdict.alpha:g}" if verdict is not None else "",
@@ -275,5 +273,4 @@ def _cut(text: str) -> str:
 
 def _name(text: str) -> str:
     """Inert text that fits a heading."""
-    shown = inert(text)
-    return shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 1]}…"
+    return short(text, _LONGEST_NAME)

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 
 from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.reports.narrative import (
+    INTERRUPTED,
     LIMITS,
+    finding_p,
     gate_counts,
     gate_headline,
     gate_rule,
     gate_step,
     headline,
+    is_told,
     leaked_types,
     next_step,
     p_text,
@@ -25,9 +28,10 @@ from haiftrace.reports.narrative import (
     reasons_to_believe,
     split_at_alpha,
     suppression_text,
+    traced_to,
 )
 from haiftrace.reports.numbers import count_text, has_shares, score_text, share_text
-from haiftrace.reports.sanitize import inert
+from haiftrace.reports.sanitize import inert, short
 from haiftrace.reports.words import merge_words, strongest, word_parts
 
 MOST_BYTES = 1_000_000  # a step's summary holds 1 MiB
@@ -45,7 +49,7 @@ def render_markdown(report: Report) -> str:
     Findings that do not fit are left out from the end, and their number is told: rows of the table
     take a fourth of the size at most, details the rest.
     """
-    findings = [f for f in report.findings if report.gate is None or _is_told(f)]
+    findings = [f for f in report.findings if report.gate is None or is_told(f)]
     head = "\n".join(_head(report, findings))
     foot = "\n".join(_foot(report))
     room = MOST_BYTES - len(head.encode()) - len(foot.encode()) - 400  # 400: what is left out
@@ -66,16 +70,8 @@ def literal(text: str) -> str:
 
 def code(text: str, most: int = _TEXT) -> str:
     """Text from outside, cut to `most` characters, in a `<code>` element."""
-    shown = inert(text)
-    cut = shown if len(shown) <= most else f"{shown[: most - 1]}…"
     # A mail address is linked, even from references, where a renderer sees it in one piece.
-    return f"<code>{literal(cut).replace('&#64;', '<span>&#64;</span>')}</code>"
-
-
-def _is_told(finding: Finding) -> bool:
-    verdict = finding.verdict
-    is_unsure = verdict is not None and verdict.decision == "inconclusive"
-    return finding.kind is not None or is_unsure
+    return f"<code>{literal(short(text, most)).replace('&#64;', '<span>&#64;</span>')}</code>"
 
 
 def _fitting(parts: list[str], room: int, separator: str) -> tuple[str, int]:
@@ -114,7 +110,7 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
     yield "| " + " | ".join(f"{count:,}" for _, count in counts) + " |"
     yield ""
     if gate.partial:
-        yield "- **The run was interrupted: probes are missing from it.**"
+        yield f"- **{INTERRUPTED}**"
     for reason in gate.reasons:
         yield f"- {code(reason)}"
     yield f"- {literal(gate_rule(gate))}"
@@ -122,15 +118,13 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
 
 
 def _row(finding: Finding) -> str:
-    verdict = finding.verdict
+    source = traced_to(finding)
     name = code(finding.probe.id, _NAME) if finding.probe is not None else "–"
     types = code(leaked_types(finding), _NAME) if finding.leaked else "–"
     kind = finding.kind or headline(finding).title.lower()
     passes = " (passes)" if finding.suppressed is not None else ""
-    p = p_text(verdict.p_value) if verdict is not None and verdict.p_value is not None else "–"
-    is_traced = verdict is not None and verdict.decision == "traced" and finding.records
-    source = code(place_text(finding.records[0]), 2 * _NAME) if is_traced else "–"
-    return f"| {name} | {types} | {kind}{passes} | {p} | {source} |"
+    place = code(place_text(source), 2 * _NAME) if source is not None else "–"
+    return f"| {name} | {types} | {kind}{passes} | {finding_p(finding, '–')} | {place} |"
 
 
 def _details(number: int, finding: Finding) -> Iterator[str]:

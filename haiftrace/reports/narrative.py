@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from haiftrace.findings import Finding, Gate, RecordEvidence, Verdict
 from haiftrace.reports.numbers import count_text
 
+INTERRUPTED = "The run was interrupted: probes are missing from it."
 BASELINE = "baseline"  # Finding.suppressed of a leak that an earlier report holds
 
 KIND_MEANS = {
@@ -33,6 +34,26 @@ class Headline:
 def p_text(p: float) -> str:
     """A probability in two significant digits: `0.0019`, `0.36`."""
     return f"{p:.2g}"
+
+
+def finding_p(finding: Finding, without: str) -> str:
+    """The p-value of a finding, or what stands in its place."""
+    verdict = finding.verdict
+    return without if verdict is None or verdict.p_value is None else p_text(verdict.p_value)
+
+
+def is_told(finding: Finding) -> bool:
+    """Whether an audit tells of it: a leak, or what could not be decided; clean probes count."""
+    verdict = finding.verdict
+    is_unsure = verdict is not None and verdict.decision == "inconclusive"
+    return finding.kind is not None or is_unsure
+
+
+def traced_to(finding: Finding) -> RecordEvidence | None:
+    """The record that a finding is traced to, if it is."""
+    verdict = finding.verdict
+    is_traced = verdict is not None and verdict.decision == "traced" and finding.records
+    return finding.records[0] if is_traced else None
 
 
 def clears(record: RecordEvidence, verdict: Verdict) -> bool:

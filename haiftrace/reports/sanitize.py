@@ -41,6 +41,12 @@ def inert(text: str) -> str:
     return _STEERS.sub(_sign, text)
 
 
+def short(text: str, most: int) -> str:
+    """Inert text of at most so many characters."""
+    shown = inert(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def inert_json(document: str) -> str:
     """Escape in a serialised JSON document what `json.dumps` leaves raw beyond ASCII.
 

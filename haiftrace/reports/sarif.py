@@ -24,7 +24,7 @@ from haiftrace.reports.narrative import (
     place_text,
 )
 from haiftrace.reports.numbers import count_text
-from haiftrace.reports.sanitize import inert, inert_json
+from haiftrace.reports.sanitize import inert_json, short
 from haiftrace.reports.uris import relative_uri, repository_root
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -316,5 +316,4 @@ def _escaped(text: str, most: int = _MOST_CHARACTERS) -> str:
 
 def _quoted(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Inert text, cut where it is too long for an alert."""
-    shown = inert(text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+    return short(text, most)

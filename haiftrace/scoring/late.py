@@ -80,18 +80,15 @@ class LateScorer:
     ) -> dict[str, np.ndarray]:
         """[Q, N] every window's score for every question, by the method's name."""
         rows = range(len(self._index))
-        found = {}
-        for method in methods:
-            sides = [sides_of(method, question) for question in questions]
-            flat = [side for part in sides for side in part]
-            strengths_KS = self._strengths(rows, flat, progress)
-            at, scored = 0, []
-            for part in sides:
-                shares_KQ = self._shares(method, rows, strengths_KS[:, at : at + len(part)])
-                scored.append(shares_KQ.sum(1))
-                at += len(part)
-            found[method.name] = np.stack(scored)
-        return found
+        asked = [(m, sides_of(m, question)) for m in methods for question in questions]
+        strengths_KS = self._strengths(rows, [side for _, some in asked for side in some], progress)
+        found: dict[str, list[np.ndarray]] = {method.name: [] for method in methods}
+        at = 0
+        for method, some in asked:
+            shares_KQ = self._shares(method, rows, strengths_KS[:, at : at + len(some)])
+            found[method.name].append(shares_KQ.sum(1))
+            at += len(some)
+        return {name: np.stack(scored) for name, scored in found.items()}
 
     def trace(
         self,
@@ -158,9 +155,7 @@ class LateScorer:
     ) -> Iterator[tuple[int, StoredWindow, np.ndarray]]:
         """The first side of a chunk, a window, and C of the chunk's sides and its m labels."""
         engine = self._engine
-        parameters = sum(value.numel() for value in engine.parameters.values())
-        width = max(4, next(iter(engine.parameters.values())).element_size())
-        together = max(1, self._memory // (width * parameters))
+        together = max(1, self._memory // engine.gradient_bytes)
         progress.start("late interaction", float(len(rows) * len(sides)))
         for start in range(0, len(sides), together):
             chunk = sides[start : start + together]

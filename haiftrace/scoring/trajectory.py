@@ -140,9 +140,7 @@ class TrajectoryScorer:
     def _blocks(self, rows: Iterable[int], adjusted: bool) -> Iterator[list[int]]:
         size = BLOCK
         if adjusted and not self.has_norms:
-            parameters = sum(value.numel() for value in self._engine.parameters.values())
-            width = max(4, next(iter(self._engine.parameters.values())).element_size())
-            size = max(1, min(BLOCK, self._memory // (width * parameters)))
+            size = max(1, min(BLOCK, self._memory // self._engine.gradient_bytes))
         numbers = iter(rows)
         while block := list(islice(numbers, size)):
             yield block
