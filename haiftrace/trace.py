@@ -524,6 +524,8 @@ class Tracer:
 
 def over_query_norm(method: Method, question: Question) -> float:
     """What a score is multiplied with to be one over ‖v‖, comparable between questions."""
+    if isinstance(method, LateMethod):  # made of cosines
+        return 1.0
     if isinstance(method, GradientMethod) and method.over_query_norm:
         return 1.0
     return inverse(question.direction.norm)

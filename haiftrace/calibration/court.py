@@ -62,6 +62,11 @@ class Court:
         exact = by_record(scores * scale, self._record_N[rows], records)
         projected = background()
         everything = exact if projected is None else by_record(projected, self._record_N, records)
+        if projected is None and len(rows) < len(self._record_N):
+            what = (
+                "only a shortlist was scored, and no vector tells what the rest may score (--exact)"
+            )
+            reasons = (*reasons, what)
         field = Field(exact, everything, self._groups)
         return judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
 

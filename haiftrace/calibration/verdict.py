@@ -10,6 +10,7 @@ import numpy as np
 
 from haiftrace.calibration.draws import Draws
 from haiftrace.calibration.statistics import (
+    SPREAD,
     Field,
     histogram,
     p_value,
@@ -69,7 +70,9 @@ def judge(
     length = max(nulls, key=lambda n: (found[0][n] if found else 1.0, limits[n]))
     p_first = p_values[0] if p_values else None
     why = list(reasons)
-    if math.isnan(first):
+    if why:
+        pass
+    elif math.isnan(first):
         why.append("no record outside the near copies of the first one to compare it with")
     elif p_first is not None and p_first > alpha:
         clear = max(limit for limit in limits.values() if limit is not None)
@@ -126,7 +129,7 @@ def may_hide(field: Field, first: int, statistic: str, clear: float) -> bool:
     least = {
         "cosine": clear,
         "margin": float(field.exact[first]) + clear,
-        "z-score": median + clear * 1.4826 * float(np.median(np.abs(others - median))),
+        "z-score": median + clear * SPREAD * float(np.median(np.abs(others - median))),
     }[statistic]
     if error == 0:
         return False

@@ -59,8 +59,12 @@ class Tally(Best):
     def add(self, scored: Scored) -> None:
         """One window more."""
         super().add(scored)
-        self._rows.append(scored.window.row)
-        self._scores.append(scored.score)
+        self.note(scored.window.row, scored.score)
+
+    def note(self, row: int, score: float) -> None:
+        """A window that is known not to be among the best."""
+        self._rows.append(row)
+        self._scores.append(score)
 
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows [n] and their scores [n], in the order in which they came."""

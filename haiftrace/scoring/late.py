@@ -17,7 +17,7 @@ from haiftrace.methods.late import Reference, evidence, strengths
 from haiftrace.methods.settings import LateSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
-from haiftrace.scoring.best import Best, Scored
+from haiftrace.scoring.best import Scored, Tally
 from haiftrace.scoring.directions import Direction, Question
 from haiftrace.store import Index, StoredWindow
 
@@ -95,14 +95,14 @@ class LateScorer:
         method: LateMethod,
         question: Question,
         candidates: Collection[int],
-        best: Best,
+        best: Tally,
         top: int,
         progress: Progress,
     ) -> int:
         """Scores candidates, and what else is scored for the reference; returns how many.
 
         Args:
-            best: receives the best windows, with evidence.
+            best: receives the best windows with evidence, and every window's score.
             top: records that are wanted.
         """
         rows = sorted({*candidates, *(self.reference_rows() if method.by_token else ())})
@@ -127,6 +127,9 @@ class LateScorer:
             spread_T = np.zeros(len(windows[row].labels))
             spread_T[np.asarray(windows[row].labels)] = pairs_QM.sum(0)
             best.add(Scored(windows[row], float(scores_K[k]), None, spread_T))
+        for k, row in enumerate(rows):
+            if row not in kept:
+                best.note(row, float(scores_K[k]))
         return len(rows)
 
     def _shares(
