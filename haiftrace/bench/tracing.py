@@ -231,8 +231,8 @@ def _together(tracer: Tracer, methods: Sequence[str]) -> int:
     """How many questions' directions fit in memory at once: each method's, and the plain one."""
     found = (METHODS[name] for name in methods)
     sides = {"gradient"} | {m.direction for m in found if isinstance(m, GradientMethod)}
-    # One side's are stacked beside them while its scores are computed.
-    each = tracer.engine.gradient_bytes * (len(sides) + 1)
+    # A direction is held beside the gradient it was made from; one side's are stacked once more.
+    each = tracer.engine.gradient_bytes * (2 * len(sides) + 1)
     return max(1, free_memory(tracer.engine.device) // (2 * each))
 
 
