@@ -1,7 +1,9 @@
-"""Exact scores by late interaction: a pass through the windows in which every token's gradient is
-formed once and meets all query directions at once.
+"""Exact scores by late interaction: every query direction meets every token of the windows.
 
-Query directions are taken in chunks that fit the memory; a chunk is a pass.
+The cosines are the dot products over the token norms. The index keeps the norms over a few scopes:
+then a few directions take a forward-mode pass each, and only for more of them, or over another
+scope, every token's gradient is formed. Query directions are taken in chunks that fit the memory; a
+chunk is a pass through the windows.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ from haiftrace.store import Index, StoredWindow
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from haiftrace.engine import GradientEngine
+    from haiftrace.engine import Batch, GradientEngine
+
+
+def kept_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray | None:
+    """[T] ‖g_kj‖ over a scope, where the index keeps them."""
+    if scope == index.settings["scope"]:
+        return window.token_grad_norm
+    return window.scope_norms.get(scope)
 
 
 @dataclass(frozen=True)
@@ -165,15 +174,27 @@ class LateScorer:
             queries = self._queries(chunk)
             for windows in window_batches(self._index, rows, engine.device):
                 batch = batch_of(windows, engine.device)
-                for window, row in zip(windows, batch.rows(), strict=True):
-                    tokens = engine.token_gradients(row, queries=queries)
-                    assert tokens.dots_QBT is not None
-                    norms_T = tokens.norms_BT[0].cpu().numpy()
-                    dots_QT = tokens.dots_QBT[:, 0].cpu().numpy()
+                for window, dots_QT, norms_T in self._met(windows, batch, queries):
                     over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
                     labels = np.asarray(window.labels)
                     yield start, window, (dots_QT * over_T)[:, labels]
                 progress.advance(len(windows) * len(chunk), len(windows), token_count(windows))
+
+    def _met(
+        self, windows: Sequence[StoredWindow], batch: Batch, queries: Mapping[str, Tensor]
+    ) -> Iterator[tuple[StoredWindow, np.ndarray, np.ndarray]]:
+        """Each window with the dot products [Q, T] and the norms [T] of its tokens."""
+        kept = [kept_norms(self._index, window, self._settings.scope) for window in windows]
+        if all(norms_T is not None for norms_T in kept):
+            dots_QBT = self._engine.token_dots(batch, queries).cpu().numpy()
+            for at, (window, norms_T) in enumerate(zip(windows, kept, strict=True)):
+                assert norms_T is not None
+                yield window, dots_QBT[:, at, : len(norms_T)], norms_T
+            return
+        for window, row in zip(windows, batch.rows(), strict=True):
+            tokens = self._engine.token_gradients(row, queries=queries)
+            assert tokens.dots_QBT is not None
+            yield window, tokens.dots_QBT[:, 0].cpu().numpy(), tokens.norms_BT[0].cpu().numpy()
 
     def _queries(self, sides: Sequence[_Side]) -> Mapping[str, Tensor]:
         import torch
