@@ -182,6 +182,8 @@ def _index(
     fisher: Fisher = "true",
     factor_records: FactorRecords = None,
     checkpoints: Checkpoints = None,
+    scope: LateScope = "attention",
+    power: Power = 3.0,
     memory: Memory = 512,
     dtype: Annotated[
         str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
@@ -204,7 +206,15 @@ def _index(
     from haiftrace.progress import Talk, duration
 
     told = method_settings(
-        adjust, "sum", damping, fisher, factor_records, checkpoints=checkpoints, seed=seed
+        adjust,
+        "sum",
+        damping,
+        fisher,
+        factor_records,
+        checkpoints=checkpoints,
+        seed=seed,
+        scope=scope,
+        power=power,
     )
     find_methods(methods or "haif")
     if (methods is not None or calibrate) and model is None and not corpus:

@@ -259,6 +259,12 @@ class Tracer:
                 settings, candidates=settings.rescore or RESCORE[self.engine.device.type]
             )
             late_scorer = self._late_scorer(settings.methods)
+            if not late_scorer.has_norms:
+                keep = keeping_command(self.index, late.name, settings.methods)
+                progress.say(
+                    f"The index holds no token norms over {settings.methods.late.scope}: they are"
+                    f" computed for this run. To keep them in the index: {keep}"
+                )
             for asked in block:
                 rows = self._candidates(asked.question, [_SHORTLIST], plain, asked.notes)
                 asked.scored[late.name] = late_scorer.trace(

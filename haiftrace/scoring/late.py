@@ -29,11 +29,36 @@ if TYPE_CHECKING:
     from haiftrace.engine import Batch, GradientEngine
 
 
-def kept_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray | None:
-    """[T] ‖g_kj‖ over a scope, where the index keeps them."""
+SUPPLEMENT = "late-norms"
+"""The supplement with token norms over a scope that the index's rows do not have."""
+
+
+def scope_settings(scope: str) -> dict[str, str]:
+    """What the supplement's norms depend on."""
+    return {"scope": scope}
+
+
+def in_rows(index: Index, scope: str) -> bool:
+    """Whether the index's own rows hold token norms over a scope."""
+    return scope in (index.settings["scope"], *index.layout.norm_scopes)
+
+
+def has_norms(index: Index, scope: str) -> bool:
+    """Whether the index holds token norms over a scope."""
+    entry = index.supplement(SUPPLEMENT)
+    return in_rows(index, scope) or (entry is not None and entry.settings == scope_settings(scope))
+
+
+def stored_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray:
+    """[T] ‖g_kj‖ over a scope that the index `has_norms` of."""
     if scope == index.settings["scope"]:
         return window.token_grad_norm
-    return window.scope_norms.get(scope)
+    if scope in window.scope_norms:
+        return window.scope_norms[scope]
+    norms_T = np.zeros(len(window.labels))
+    kept = index.supplement_values(SUPPLEMENT, window.row)["token_norms"]
+    norms_T[np.asarray(window.labels)] = kept
+    return norms_T
 
 
 @dataclass(frozen=True)
@@ -75,6 +100,7 @@ class LateScorer:
         self._engine = engine
         self._settings = settings
         self._memory = memory
+        self.has_norms = has_norms(index, settings.scope)
 
     def reference_rows(self) -> list[int]:
         """The windows that y is compared with: all, or a seeded sample."""
@@ -184,11 +210,10 @@ class LateScorer:
         self, windows: Sequence[StoredWindow], batch: Batch, queries: Mapping[str, Tensor]
     ) -> Iterator[tuple[StoredWindow, np.ndarray, np.ndarray]]:
         """Each window with the dot products [Q, T] and the norms [T] of its tokens."""
-        kept = [kept_norms(self._index, window, self._settings.scope) for window in windows]
-        if all(norms_T is not None for norms_T in kept):
+        if self.has_norms:
             dots_QBT = self._engine.token_dots(batch, queries).cpu().numpy()
-            for at, (window, norms_T) in enumerate(zip(windows, kept, strict=True)):
-                assert norms_T is not None
+            for at, window in enumerate(windows):
+                norms_T = stored_norms(self._index, window, self._settings.scope)
                 yield window, dots_QBT[:, at, : len(norms_T)], norms_T
             return
         for window, row in zip(windows, batch.rows(), strict=True):
