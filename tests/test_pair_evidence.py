@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,7 +63,8 @@ def all_scored(over, method, scope="attention"):
     (late,) = find_methods(method)
     with kit.precisely():
         query, question = over.question(LEAK, Asking())
-        scorer = LateScorer(over.index, over.engine_over(scope), LateSettings(), 512 << 20)
+        settings = LateSettings(scope=scope)
+        scorer = LateScorer(over.index, over.engine_over(scope), settings, 512 << 20)
         tally = Tally(100)
         scorer.trace(late, question, range(len(over.index)), tally, 100, Silent())
     return tally.result(), query
@@ -156,7 +158,12 @@ def test_a_finding_holds_the_strongest_pairs_of_late_interaction_only():
     found, query = all_scored(kit.tracer(), "haif-li")
     for record, one in zip(late.records, found, strict=False):
         assert 0 < len(record.pairs) <= MOST_PAIRS
-        assert list(record.pairs) == word_pairs(one, query)[:MOST_PAIRS]
+        right = word_pairs(one, query)[:MOST_PAIRS]
+        assert [replace(p, evidence=0.0) for p in record.pairs] == [
+            replace(p, evidence=0.0) for p in right
+        ]
+        size = [p.evidence for p in right]
+        assert [p.evidence for p in record.pairs] == pytest.approx(size, rel=1e-9)
         told = {token.position for token in late.response_tokens}
         assert all(set(pair.response_positions) <= told for pair in record.pairs)
     assert late.records[0].id == "r1"
