@@ -48,6 +48,8 @@ class Query:
         token_ids: prompt and response.
         labels: True where the token is traced.
         pieces: the text of each token.
+        text: prompt and response as one string.
+        offsets: characters of `text` that each token covers.
         generated: True where the checkpoint produced the response.
         span: the part of the response that is traced, None for all of it.
         notes: what the user should know.
@@ -58,6 +60,8 @@ class Query:
     token_ids: list[int]
     labels: list[bool]
     pieces: list[str]
+    text: str
+    offsets: list[tuple[int, int]]
     generated: bool
     span: str | None = None
     notes: tuple[str, ...] = ()
@@ -72,7 +76,7 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             answer.
     """
     text = _asked(checkpoint, prompt, asking)
-    prompt_ids, _ = _tokenise(checkpoint, text, special=not asking.chat)
+    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=not asking.chat)
     if not prompt_ids:
         raise UsageError("The prompt is empty.", "Give a prompt with at least one token.")
     room = asking.max_new_tokens
@@ -103,6 +107,8 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             token_ids=prompt_ids + new[: len(spans)],
             labels=[False] * len(prompt_ids) + [a < end and start < b for a, b in spans],
             pieces=pieces + new_pieces[: len(spans)],
+            text=text + response,
+            offsets=prompt_offsets + [(len(text) + a, len(text) + b) for a, b in spans],
             generated=True,
             span=span,
         ),
@@ -143,6 +149,8 @@ def given(
             token_ids=ids,
             labels=[a < first + end and first + start < b for a, b in offsets],
             pieces=[whole[a:b] for a, b in offsets],
+            text=whole,
+            offsets=offsets,
             generated=False,
             span=span,
         ),

@@ -71,12 +71,19 @@ class _Side:
 
 def sides_of(method: LateMethod, question: Question) -> list[_Side]:
     """The directions that a method asks with: each traced token's own, or that of the mean."""
+    return [
+        _Side(question, question.weights_BT if place is None else _one_hot(question, place))
+        for place in places_of(method, question)
+    ]
+
+
+def places_of(method: LateMethod, question: Question) -> list[int | None]:
+    """The query position of each direction; None for that of the mean over all of them."""
     import torch
 
     if not method.by_token:
-        return [_Side(question, question.weights_BT)]
-    places = torch.nonzero(question.batch.labels_BT[0]).flatten().tolist()
-    return [_Side(question, _one_hot(question, place)) for place in places]
+        return [None]
+    return list(torch.nonzero(question.batch.labels_BT[0]).flatten().tolist())
 
 
 def _one_hot(question: Question, place: int) -> Tensor:
@@ -175,9 +182,11 @@ class LateScorer:
             parts[window.row].append(cosines_QM)
         for row, k in kept.items():
             pairs_QM = evidence(np.concatenate(parts[row]), shares_KQ[k], self._settings.power)
-            spread_T = np.zeros(len(windows[row].labels))
-            spread_T[np.asarray(windows[row].labels)] = pairs_QM.sum(0)
-            best.add(Scored(windows[row], float(scores_K[k]), None, spread_T))
+            labels = np.asarray(windows[row].labels)
+            pairs_QT = np.zeros((len(pairs_QM), len(labels)))
+            pairs_QT[:, labels] = pairs_QM
+            pairs = dict(zip(places_of(method, question), pairs_QT, strict=True))
+            best.add(Scored(windows[row], float(scores_K[k]), None, pairs_QT.sum(0), pairs))
         for k, row in enumerate(rows):
             if row not in kept:
                 best.note(row, float(scores_K[k]))
