@@ -22,6 +22,7 @@ from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Scored, Tally
 from haiftrace.scoring.directions import Direction, Question
 from haiftrace.store import Index, StoredWindow
+from haiftrace.store.sample import sample_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,11 +105,7 @@ class LateScorer:
 
     def reference_rows(self) -> list[int]:
         """The windows that y is compared with: all, or a seeded sample."""
-        count, most = len(self._index), self._settings.reference
-        if count <= most:
-            return list(range(count))
-        drawn = np.random.default_rng(self._settings.seed).choice(count, most, replace=False)
-        return sorted(int(row) for row in drawn)
+        return sample_rows(self._index, self._settings.reference, self._settings.seed)
 
     def scores(
         self,
