@@ -393,6 +393,10 @@ class Tracer:
             self._curvatures[factors] = made
         return self._curvatures[factors]
 
+    def take_curvature(self, curvature: Curvature) -> None:
+        """Uses factors of another index's records under the same checkpoint and scope."""
+        self._curvatures[curvature.settings] = curvature
+
     def _series(self, settings: MethodSettings, progress: Progress) -> Series:
         """LiSSA under these settings, kept for the next leak."""
         if settings.series not in self._all_series:

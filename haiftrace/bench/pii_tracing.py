@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from haiftrace.bench.data import BenchData, Question
+from haiftrace.bench.decoys import MOST_LEAKS, POOL, Decoy, decoy_rows, make_decoys
 from haiftrace.bench.norm_profile import norm_profile
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
 from haiftrace.bench.tracing import DEFAULT, Bench, Variation, in_pool
 from haiftrace.bench.training import Trained
+from haiftrace.errors import UsageError
 from haiftrace.methods import (
     METHODS,
     SERIES,
@@ -36,11 +38,16 @@ SLOW_LEAKS = 30
 PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 """Methods without curvature or checkpoints: those of the ablation."""
 
+MOST_LATE = 60
+"""Leaks of the ablation of late interaction: each of their answer's tokens is a direction."""
+
+LATE_ABLATION = "ablation-late"
+DECOYS = "decoys"
 SHORTLIST = "shortlist"
 NORMS = "norms"
 
 Found = dict[str, list[dict[str, Any]]]
-"""Plain data: "ranks", "shortlist" and "norms", as far as a part has them."""
+"""Plain data: "ranks", "decoys", "shortlist" and "norms", as far as a part has them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Tracing:
             "format": FORMAT,
             "training": self.trained.directory.name,
             "regime": self.regime,
-            "scored": [[asdict(variation), list(names)] for variation, names in part.scored],
+            "scored": [[variation.told(), list(names)] for variation, names in part.scored],
         }
 
 
@@ -97,6 +104,9 @@ def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
     parts = [Part(f"scores-{key}", ((DEFAULT, tuple(some)),)) for key, some in groups.items()]
     if ablation:
         parts += _ablation(names)
+        against = tuple(name for name in names if _meets_decoys(name))
+        if against:
+            parts.append(Part(DECOYS, ((Variation(pool=POOL), against),)))
         if "haif" in names:
             parts.append(Part(SHORTLIST))
     return [*parts, Part(NORMS)]
@@ -113,13 +123,25 @@ def trace_parts(
         return
     progress.say(f"Tracing {len(leaks)} {regime} leaks over {len(data.records)} records.")
     tracing.work.mkdir(exist_ok=True)
+    told = spread(leaks, MOST_LEAKS)
+    decoys = _decoys(data, told, progress) if any(part.name == DECOYS for part in parts) else []
     bench = Bench(
-        tracing.work, data, tracing.trained, regime, tracing.memory, progress, tracing.device
+        tracing.work,
+        data,
+        tracing.trained,
+        regime,
+        tracing.memory,
+        progress,
+        tracing.device,
+        {POOL: [decoy.record for decoy in decoys]},
     )
     for part in parts:
         if part.name == NORMS:
             index = bench.tracer(DEFAULT.scope, DEFAULT.pool).index
             yield part, {"norms": norm_profile(index, data, regime, seed)}
+        elif part.name == DECOYS:
+            scores = _against_decoys(bench, told, part) if decoys else {}
+            yield part, {"decoys": decoy_rows(scores, data, told, decoys, regime, seed)}
         elif part.name == SHORTLIST:
             exact = bench.scores(leaks, DEFAULT, ["haif"])["haif"]
             tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
@@ -156,11 +178,33 @@ def _group(name: str) -> str:
     return method.direction
 
 
+def _meets_decoys(name: str) -> bool:
+    """Not where a score takes a solution, a training run or norms under the inverse of its own."""
+    by_words_or_late = isinstance(METHODS[name], LexicalMethod | LateMethod)
+    return by_words_or_late or name in (*PLAIN, "ek-fac")
+
+
+def _decoys(data: BenchData, leaks: Sequence[Question], progress: Progress) -> list[Decoy]:
+    try:
+        return make_decoys(data, leaks)
+    except UsageError as error:
+        progress.say(f"No decoys: {error.message}")
+        return []
+
+
+def _against_decoys(bench: Bench, leaks: Sequence[Question], part: Part) -> dict[str, np.ndarray]:
+    ((variation, names),) = part.scored
+    if "ek-fac" in names:
+        bench.share_factors(variation.scope, variation.pool)
+    return bench.scores(leaks, variation, names)
+
+
 def _ablation(names: Sequence[str]) -> list[Part]:
     """One choice changed at a time, each with the methods that it is for."""
     plain = tuple(name for name in names if name in PLAIN)
     haif = tuple(name for name in plain if name == "haif")
     words = tuple(name for name in names if isinstance(METHODS[name], LexicalMethod))
+    late = tuple(name for name in names if isinstance(METHODS[name], LateMethod))
     curved = tuple(
         n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
     )
@@ -173,6 +217,12 @@ def _ablation(names: Sequence[str]) -> list[Part]:
             (Variation(pool="documents", combine="positive"), haif),
             (Variation(pool="documents", combine="max"), haif),
         ],
+        "late": [
+            (Variation(late_scope="value"), late),
+            (Variation(late_scope="linear"), late),
+            (Variation(power=1.0), late),
+            (Variation(pool="documents"), late),
+        ],
     }
     scored = {key: tuple(one for one in some if one[1]) for key, some in table.items()}
     return [Part(f"ablation-{key}", some) for key, some in scored.items() if some]
@@ -183,6 +233,8 @@ def _ranks(bench: Bench, tracing: Tracing, part: Part) -> list[Ranks]:
     found = []
     for variation, names in part.scored:
         leaks = in_pool(data, tracing.leaks, variation.pool)
+        if part.name == LATE_ABLATION:
+            leaks = spread(leaks, MOST_LATE)
         if variation == DEFAULT:
             bench.keep(names)
             if _group(names[0]) == SERIES:
