@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import NoAnswerError, UsageError
@@ -51,6 +51,8 @@ class Query:
         generated: True where the checkpoint produced the response.
         span: the part of the response that is traced, None for all of it.
         notes: what the user should know.
+        asked: the user's own part of the prompt, without template.
+        prompt_offsets: where each of the prompt's tokens stands in it, in characters.
     """
 
     prompt: str
@@ -61,6 +63,8 @@ class Query:
     generated: bool
     span: str | None = None
     notes: tuple[str, ...] = ()
+    asked: str = ""
+    prompt_offsets: tuple[tuple[int, int], ...] = ()
 
 
 def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:
@@ -72,7 +76,7 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             answer.
     """
     text = _asked(checkpoint, prompt, asking)
-    prompt_ids, _ = _tokenise(checkpoint, text, special=not asking.chat)
+    prompt_ids, offsets = _tokenise(checkpoint, text, special=not asking.chat)
     if not prompt_ids:
         raise UsageError("The prompt is empty.", "Give a prompt with at least one token.")
     room = asking.max_new_tokens
@@ -105,6 +109,8 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             pieces=pieces + new_pieces[: len(spans)],
             generated=True,
             span=span,
+            asked=prompt,
+            prompt_offsets=tuple(offsets),
         ),
         [asking.loss_on_all] * len(prompt_ids),
     )
@@ -145,6 +151,8 @@ def given(
             pieces=[whole[a:b] for a, b in offsets],
             generated=False,
             span=span,
+            asked=prompt,
+            prompt_offsets=tuple(takewhile(lambda place: place[1] <= len(text), offsets)),
         ),
         [asking.loss_on_all and a < b <= first for a, b in offsets],
     )

@@ -11,7 +11,9 @@ from haiftrace.bench.decoys import (
     BOTH,
     OTHER_NAME,
     OTHER_VALUE,
+    OTHERS,
     Decoy,
+    decoy_pool,
     decoy_rows,
     make_decoys,
     over_all_seeds,
@@ -103,10 +105,23 @@ def test_names_may_run_out():
         make_subjects("en_US", 300, seed=0, apart=some)
 
 
+def test_a_pool_holds_sources_decoys_and_some_others():
+    data = make_data("pii-cr", "en_US", 60, 2, seed=4)
+    leaks = data.held_out()[:10]
+    decoys = make_decoys(data, leaks)
+    pool = decoy_pool(data, decoys)
+    ids = [record.id for record in pool]
+    assert len(ids) == len(set(ids)) == 10 + OTHERS + 20
+    assert ids[-20:] == [decoy.record.id for decoy in decoys]
+    assert {decoy.source for decoy in decoys} <= set(ids)
+    everything = make_decoys(data, data.held_out()[:60])
+    sources = {decoy.source for decoy in everything}
+    assert len(decoy_pool(data, everything)) == len(sources) + OTHERS + len(everything)
+
+
 def test_rows_count_ties_and_missing_scores_against_the_method():
     records = tuple(Record(f"r{n}", who, f"text {n}", ()) for n, who in enumerate("aab"))
     leaks = [Question(f"q{n}", who, "phone", "?", "1", False) for n, who in enumerate("abaa")]
-    data = BenchData("pii-e", "en_US", 0, {"a": "A", "b": "B"}, records, tuple(leaks))
     sources = ("r0", "r2", "r0", "r0")
     decoys = [
         Decoy(leak.id, kind, source, Record(f"{leak.id} {kind}", "", "fake", ()))
@@ -119,7 +134,8 @@ def test_rows_count_ties_and_missing_scores_against_the_method():
     scores_QR[1, 5:7] = [0.5, 1.0]  # a tie
     scores_QR[2, 7:9] = [1.9, 1.9]
     scores_QR[3, 9:11] = [np.nan, 0.0]
-    rows = decoy_rows({"haif": scores_QR}, data, leaks, decoys, "learned", 5)
+    pool = [*records, *(decoy.record for decoy in decoys)]
+    rows = decoy_rows({"haif": scores_QR}, pool, leaks, decoys, "learned", 5)
     assert [(r["decoy"], r["successes"], r["n"]) for r in rows] == [
         (OTHER_VALUE, 3, 4),
         (OTHER_NAME, 2, 4),

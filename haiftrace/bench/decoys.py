@@ -26,10 +26,14 @@ BOTH = "both"
 DECOYS = (OTHER_VALUE, OTHER_NAME)
 
 POOL = "decoys"
-"""The pool of all records and all decoys."""
+"""The pool of decoys, their sources and some other records."""
 
-MOST_LEAKS = 40
-"""Leaks that get decoys: each adds two records to be indexed and scored."""
+MOST_LEAKS = 24
+"""Leaks that get decoys: each adds three records to be indexed and scored, which takes about a
+minute for a tiny model."""
+
+OTHERS = 24
+"""Records of the pool beside sources and decoys, for methods that compare with a corpus."""
 
 _IMPLIED_BY = {"birthday": "festival", "state": "landmark"}
 """PII-CR: what a record tells instead of the attribute."""
@@ -78,9 +82,17 @@ def make_decoys(data: BenchData, leaks: Sequence[Question]) -> list[Decoy]:
     return decoys
 
 
+def decoy_pool(data: BenchData, decoys: Sequence[Decoy]) -> list[Record]:
+    """Sources and others in the order of the corpus, and then the decoys."""
+    sources = {decoy.source for decoy in decoys}
+    rest = [record.id for record in data.records if record.id not in sources]
+    kept = sources | set(rest[:: max(1, len(rest) // OTHERS)][:OTHERS])
+    return [r for r in data.records if r.id in kept] + [decoy.record for decoy in decoys]
+
+
 def decoy_rows(
     scores: Mapping[str, np.ndarray],
-    data: BenchData,
+    pool: Sequence[Record],
     leaks: Sequence[Question],
     decoys: Sequence[Decoy],
     regime: str,
@@ -89,12 +101,14 @@ def decoy_rows(
     """Rows of results.json: how often the source beats its fake of each kind, and both of them.
 
     Args:
-        scores: [leaks, records + decoys] by method.
+        scores: [leaks, pool] by method.
+        pool: what `decoy_pool` gives.
     """
-    column = {record.id: number for number, record in enumerate(data.records)}
+    column = {record.id: number for number, record in enumerate(pool)}
     fakes: dict[str, list[tuple[str, int, int]]] = {leak.id: [] for leak in leaks}
-    for number, decoy in enumerate(decoys, len(data.records)):
-        fakes[decoy.question].append((decoy.kind, column[decoy.source], number))
+    for decoy in decoys:
+        places = (column[decoy.source], column[decoy.record.id])
+        fakes[decoy.question].append((decoy.kind, *places))
     rows = []
     for method, scores_QR in scores.items():
         beaten = [

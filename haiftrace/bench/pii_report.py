@@ -12,7 +12,6 @@ from haiftrace.bench.figures import Panel, Series, lines
 from haiftrace.bench.norm_profile import KINDS, mean_shares
 from haiftrace.bench.outputs import Results
 from haiftrace.bench.pii_run import PiiOutcome
-from haiftrace.bench.pii_tracing import MOST_LATE
 from haiftrace.bench.presets import FINE_TUNING
 from haiftrace.bench.ranking import AVERAGE, rows_of
 from haiftrace.bench.shortlist import CANDIDATES, DIMENSIONS
@@ -75,7 +74,6 @@ def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Ro
     if ablation:
         parts += [
             "## What matters: top-1 over all answers",
-            *_bounded(ablation),
             _ablation(tracing, ablation),
         ]
     if outcome.decoys:
@@ -106,12 +104,6 @@ def _fewer(rows: Sequence[Row]) -> list[str]:
     if not parts:
         return []
     return [f"A method that takes seconds for each leak traces some of them: {', '.join(parts)}."]
-
-
-def _bounded(rows: Sequence[Row]) -> list[str]:
-    if all(row["power"] is None or row["pool"] == "one a subject" for row in rows):
-        return []
-    return [f"Variations of late interaction are over at most {MOST_LATE} leaks a seed."]
 
 
 def _published(outcome: PiiOutcome) -> list[str]:

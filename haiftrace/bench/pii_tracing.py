@@ -14,11 +14,18 @@ from typing import Any
 import numpy as np
 
 from haiftrace.bench.data import BenchData, Question
-from haiftrace.bench.decoys import MOST_LEAKS, POOL, Decoy, decoy_rows, make_decoys
+from haiftrace.bench.decoys import (
+    MOST_LEAKS,
+    POOL,
+    Decoy,
+    decoy_pool,
+    decoy_rows,
+    make_decoys,
+)
 from haiftrace.bench.norm_profile import norm_profile
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
-from haiftrace.bench.tracing import DEFAULT, Bench, Variation, in_pool
+from haiftrace.bench.tracing import DEFAULT, FIRST, Bench, Variation, in_pool
 from haiftrace.bench.training import Trained
 from haiftrace.errors import UsageError
 from haiftrace.methods import (
@@ -38,10 +45,6 @@ SLOW_LEAKS = 30
 PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 """Methods without curvature or checkpoints: those of the ablation."""
 
-MOST_LATE = 60
-"""Leaks of the ablation of late interaction: each of their answer's tokens is a direction."""
-
-LATE_ABLATION = "ablation-late"
 DECOYS = "decoys"
 SHORTLIST = "shortlist"
 NORMS = "norms"
@@ -125,6 +128,7 @@ def trace_parts(
     tracing.work.mkdir(exist_ok=True)
     told = spread(leaks, MOST_LEAKS)
     decoys = _decoys(data, told, progress) if any(part.name == DECOYS for part in parts) else []
+    pool = decoy_pool(data, decoys)
     bench = Bench(
         tracing.work,
         data,
@@ -133,7 +137,7 @@ def trace_parts(
         tracing.memory,
         progress,
         tracing.device,
-        {POOL: [decoy.record for decoy in decoys]},
+        {POOL: pool},
     )
     for part in parts:
         if part.name == NORMS:
@@ -141,7 +145,7 @@ def trace_parts(
             yield part, {"norms": norm_profile(index, data, regime, seed)}
         elif part.name == DECOYS:
             scores = _against_decoys(bench, told, part) if decoys else {}
-            yield part, {"decoys": decoy_rows(scores, data, told, decoys, regime, seed)}
+            yield part, {"decoys": decoy_rows(scores, pool, told, decoys, regime, seed)}
         elif part.name == SHORTLIST:
             exact = bench.scores(leaks, DEFAULT, ["haif"])["haif"]
             tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
@@ -218,9 +222,10 @@ def _ablation(names: Sequence[str]) -> list[Part]:
             (Variation(pool="documents", combine="max"), haif),
         ],
         "late": [
-            (Variation(late_scope="value"), late),
-            (Variation(late_scope="linear"), late),
-            (Variation(power=1.0), late),
+            # Every token's gradient is formed for each: few records, or this would take long.
+            (Variation(pool=FIRST, late_scope="value"), late),
+            (Variation(pool=FIRST, late_scope="linear"), late),
+            (Variation(pool=FIRST, power=1.0), late),
             (Variation(pool="documents"), late),
         ],
     }
@@ -233,8 +238,6 @@ def _ranks(bench: Bench, tracing: Tracing, part: Part) -> list[Ranks]:
     found = []
     for variation, names in part.scored:
         leaks = in_pool(data, tracing.leaks, variation.pool)
-        if part.name == LATE_ABLATION:
-            leaks = spread(leaks, MOST_LATE)
         if variation == DEFAULT:
             bench.keep(names)
             if _group(names[0]) == SERIES:

@@ -10,7 +10,7 @@ import numpy as np
 
 from haiftrace.bench.data import BenchData, Question
 from haiftrace.bench.statistics import best_rank, rank_scores
-from haiftrace.bench.tracing import Variation, candidates
+from haiftrace.bench.tracing import FIRST, Variation, candidates
 
 AVERAGE = "average"
 """The attribute of a row over all leaks."""
@@ -69,7 +69,7 @@ def one_a_subject(
     columns = list(first.values())
     order = {subject: place for place, subject in enumerate(first)}
     attributes = tuple(q.attribute for q in leaks)
-    pool = replace(variation, pool="one a subject")
+    pool = replace(variation, pool=FIRST)
     return [
         Ranks(
             regime,

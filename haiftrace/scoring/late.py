@@ -9,7 +9,7 @@ chunk is a pass through the windows.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,12 +71,18 @@ class _Side:
 
 
 def sides_of(method: LateMethod, question: Question) -> list[_Side]:
-    """The directions that a method asks with: each traced token's own, or that of the mean."""
+    """The directions that a method asks with: each traced token's own, or that of the mean.
+
+    The name's tokens ask like those of the answer, by the loss of the prompt's own token.
+    """
     import torch
 
+    labels_BT = question.batch.labels_BT.clone()
+    labels_BT[0, list(question.names)] = True
+    question = replace(question, batch=replace(question.batch, labels_BT=labels_BT))
     if not method.by_token:
-        return [_Side(question, question.weights_BT)]
-    places = torch.nonzero(question.batch.labels_BT[0]).flatten().tolist()
+        return [_Side(question, labels_BT.double() / labels_BT.sum())]
+    places = torch.nonzero(labels_BT[0]).flatten().tolist()
     return [_Side(question, _one_hot(question, place)) for place in places]
 
 
