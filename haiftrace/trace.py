@@ -472,6 +472,8 @@ class Tracer:
         reasons = []
         if settings.asking.loss_on_all:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
+        if isinstance(method, LateMethod) and settings.methods.late.query_tokens != "answer":
+            reasons.append("the question's name asks too, and calibration asks with answers alone")
         if mean_loss > WEAK_LOSS:
             reasons.append("the model would hardly say this response")
         return self._court.judge(

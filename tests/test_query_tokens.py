@@ -72,6 +72,8 @@ def test_the_names_tokens_ask_too(name, method):
     plain = finding(name, method, MethodSettings())
     assert np.abs(scores(plain) - scores(found)).max() > 0.01
     assert not any("name" in note for note in plain.notes)
+    assert "calibration asks with answers alone" in str(found.verdict)
+    assert "calibration asks with answers alone" not in str(plain.verdict)
     # What is reported of the response is the response's alone.
     assert found.response_tokens == plain.response_tokens
     assert found.mean_loss == plain.mean_loss
