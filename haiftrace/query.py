@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import NoAnswerError, UsageError
@@ -53,6 +53,7 @@ class Query:
         generated: True where the checkpoint produced the response.
         span: the part of the response that is traced, None for all of it.
         notes: what the user should know.
+        asked: the user's own part of the prompt, without template.
     """
 
     prompt: str
@@ -65,6 +66,12 @@ class Query:
     generated: bool
     span: str | None = None
     notes: tuple[str, ...] = ()
+    asked: str = ""
+
+    @property
+    def prompt_offsets(self) -> list[tuple[int, int]]:
+        """Where each of the prompt's tokens stands in it, in characters."""
+        return list(takewhile(lambda place: place[1] <= len(self.prompt), self.offsets))
 
 
 def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:
@@ -111,6 +118,7 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             offsets=prompt_offsets + [(len(text) + a, len(text) + b) for a, b in spans],
             generated=True,
             span=span,
+            asked=prompt,
         ),
         [asking.loss_on_all] * len(prompt_ids),
     )
@@ -153,6 +161,7 @@ def given(
             offsets=offsets,
             generated=False,
             span=span,
+            asked=prompt,
         ),
         [asking.loss_on_all and a < b <= first for a, b in offsets],
     )

@@ -43,6 +43,7 @@ from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
 from haiftrace.scoring.late import LateScorer
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
+from haiftrace.scoring.names import notes_on, with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
@@ -267,8 +268,10 @@ class Tracer:
                 )
             for asked in block:
                 rows = self._candidates(asked.question, [_SHORTLIST], plain, asked.notes)
+                question = self.late_question(asked.query, asked.question, settings.methods)
+                asked.notes[late.name] += notes_on(question, settings.methods.late)
                 asked.scored[late.name] = late_scorer.trace(
-                    late, asked.question, rows, asked.best[late.name], settings.top, progress
+                    late, question, rows, asked.best[late.name], settings.top, progress
                 )
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         for asked in block if by_words else ():
@@ -314,6 +317,12 @@ class Tracer:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
         batch = make_batch([query.token_ids], [query.labels], self.engine.device)
         return query, Question.of(self.engine, batch)
+
+    def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
+        """The question as late interaction asks it: with the prompt's name, where so told."""
+        if settings.late.query_tokens == "answer":
+            return question
+        return with_names(query, question, self.words.frequency, len(self.index))
 
     def score_many(
         self,
@@ -393,6 +402,10 @@ class Tracer:
             self._curvatures[factors] = made
         return self._curvatures[factors]
 
+    def take_curvature(self, curvature: Curvature) -> None:
+        """Uses factors of another index's records under the same checkpoint and scope."""
+        self._curvatures[curvature.settings] = curvature
+
     def _series(self, settings: MethodSettings, progress: Progress) -> Series:
         """LiSSA under these settings, kept for the next leak."""
         if settings.series not in self._all_series:
@@ -459,6 +472,8 @@ class Tracer:
         reasons = []
         if settings.asking.loss_on_all:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
+        if isinstance(method, LateMethod) and settings.methods.late.query_tokens != "answer":
+            reasons.append("the question's name asks too, and calibration asks with answers alone")
         if mean_loss > WEAK_LOSS:
             reasons.append("the model would hardly say this response")
         return self._court.judge(
