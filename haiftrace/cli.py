@@ -129,9 +129,11 @@ def _index(
         str,
         Option(
             help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
-            " all, or a regular expression over their names."
+            " all, or a regular expression over their names. Of further ones, with commas"
+            " between, token norms are kept for haif-r and haif-li; token vectors are of the"
+            " second."
         ),
-    ] = "linear",
+    ] = "linear,attention",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
     id_field: Annotated[
         str | None, Option(help="Field of a record's id; 'id', else path:line.")
@@ -180,6 +182,8 @@ def _index(
     fisher: Fisher = "true",
     factor_records: FactorRecords = None,
     checkpoints: Checkpoints = None,
+    scope: LateScope = "attention",
+    power: Power = 3.0,
     memory: Memory = 512,
     dtype: Annotated[
         str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
@@ -202,7 +206,15 @@ def _index(
     from haiftrace.progress import Talk, duration
 
     told = method_settings(
-        adjust, "sum", damping, fisher, factor_records, checkpoints=checkpoints, seed=seed
+        adjust,
+        "sum",
+        damping,
+        fisher,
+        factor_records,
+        checkpoints=checkpoints,
+        seed=seed,
+        scope=scope,
+        power=power,
     )
     find_methods(methods or "haif")
     if (methods is not None or calibrate) and model is None and not corpus:
@@ -215,6 +227,7 @@ def _index(
     from haiftrace.checkpoint import load_checkpoint
     from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import check_needs, prepare
+    from haiftrace.scopes import parse_scopes
 
     read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines, group_field)
     corpus_files(read)  # a mistyped path is told before the model is loaded
@@ -232,7 +245,7 @@ def _index(
     with Talk(quiet) as progress:
         checkpoint = load_checkpoint(model, dtype=dtype, device=device)
         if methods is not None:
-            check_needs(checkpoint, parameters, methods, told)
+            check_needs(checkpoint, parse_scopes(parameters)[0], methods, told)
         try:
             outcome = build_index(checkpoint, read, settings, progress)
         except KeyboardInterrupt:

@@ -16,12 +16,11 @@ from haiftrace.errors import CorpusError, UsageError
 from haiftrace.parts import MatrixPart
 from haiftrace.progress import Progress, duration, size
 from haiftrace.store import IndexWriter, Totals, WindowRow
-from haiftrace.window_rows import window_rows
+from haiftrace.window_rows import Measured, window_rows
 from haiftrace.windows import Window, windows_of
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
-    from haiftrace.engine import GradientEngine
 
 READ_AHEAD = 16
 """Records read ahead, so that windows of like length share a batch."""
@@ -42,7 +41,9 @@ class IndexSettings:
 
     Attributes:
         output: the index directory.
-        parameters: scope of the traced parameters (see `haiftrace.scopes`).
+        parameters: scopes (see `haiftrace.scopes`) with commas between: that of the traced
+            parameters, and those that token norms are kept over beside it. Token vectors are of
+            the second one, where there is one.
         context: tokens of a window; the model's context, at most 1024, when None.
         append_eos: end every record with the end-of-text token.
         projection_dim: dimensions of a record's projected HAIF vector.
@@ -53,7 +54,7 @@ class IndexSettings:
     """
 
     output: Path
-    parameters: str = "linear"
+    parameters: str = "linear,attention"
     context: int | None = None
     append_eos: bool = False
     projection_dim: int = 2048
@@ -105,7 +106,6 @@ def build_index(
         HaiftraceError: whatever is wrong with corpus, checkpoint, settings or the directory.
     """
     from haiftrace.engine import DIMENSION_STEP, GradientEngine
-    from haiftrace.scopes import select_parameters
 
     for name, value in (("projection", settings.projection_dim), ("token", settings.token_vectors)):
         if value < 0 or value % DIMENSION_STEP or (name == "projection" and not value):
@@ -115,7 +115,7 @@ def build_index(
                 "Use --projection-dim 2048 and --token-vectors 512 (0 keeps no token vectors).",
             )
     began = time.monotonic()
-    names = select_parameters(checkpoint.model, settings.parameters)
+    scope, others = _scopes(checkpoint, settings.parameters, progress)
     context = _context(checkpoint, settings)
     reader = _Reader(checkpoint, corpus, context, settings.append_eos)
     progress.start("reading the corpus", None)
@@ -126,25 +126,65 @@ def build_index(
     }
     census = reader.census(progress)
     kept = _manifest_settings(checkpoint, corpus, settings, context)
+    kept |= {"scope": scope.name, **({"norm_scopes": list(others)} if others else {})}
+    token_scope = next(iter(others), "") if settings.token_vectors else ""
+    if token_scope:
+        kept["token_scope"] = token_scope
     with IndexWriter.create_or_resume(
         settings.output,
         kept,
         fingerprints,
         settings.overwrite,
-        model=_about(checkpoint, names),
+        model=_about(checkpoint, scope.keys),
     ) as writer:
         if writer.already_complete:
             return IndexOutcome(writer.totals, 0, 0, time.monotonic() - began, True)
-        engine = GradientEngine(checkpoint.model, names, settings.memory)
-        for note in (*checkpoint.notes, *engine.notes):
+        engine = wide = GradientEngine(checkpoint.model, scope.keys, settings.memory)
+        further = [key for keys in others.values() for key in keys if key not in scope.keys]
+        if further:
+            union = list(dict.fromkeys([*scope.keys, *further]))
+            wide = GradientEngine(checkpoint.model, union, settings.memory)
+        for note in dict.fromkeys((*checkpoint.notes, *engine.notes, *wide.notes)):
             progress.say(f"Note: {note}.")
         _announce(census, reader.report, settings, progress)
-        _fill(writer, reader, engine, settings, census, progress)
+        projector = (
+            wide.projector(settings.token_vectors, settings.seed)
+            if settings.token_vectors
+            else None
+        )
+        measured = Measured(engine, wide, others, token_scope, projector)
+        _fill(writer, reader, measured, settings, census, progress)
         totals = writer.finish(
             {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
         )
     left_out = census.without_label + reader.report.empty
     return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    name: str
+    keys: list[str]
+
+
+def _scopes(
+    checkpoint: Checkpoint, text: str, progress: Progress
+) -> tuple[_Scope, dict[str, list[str]]]:
+    """The scope of the index, and the keys of the further ones by name.
+
+    A further scope that the architecture does not have is left out.
+    """
+    from haiftrace.scopes import parse_scopes, select_parameters
+
+    first, *further = parse_scopes(text)
+    scope = _Scope(first, select_parameters(checkpoint.model, first))
+    others = {}
+    for name in further:
+        try:
+            others[name] = select_parameters(checkpoint.model, name)
+        except UsageError as error:
+            progress.say(f"Note: {error.message} No norms are kept over it.")
+    return scope, others
 
 
 def _context(checkpoint: Checkpoint, settings: IndexSettings) -> int:
@@ -166,7 +206,6 @@ def _manifest_settings(
     return {
         "model_path": str(checkpoint.path),
         "dtype": checkpoint.dtype,
-        "scope": settings.parameters,
         "context": context,
         "append_eos": settings.append_eos,
         "projection_dim": settings.projection_dim,
@@ -286,14 +325,12 @@ def _announce(
 def _fill(
     writer: IndexWriter,
     reader: _Reader,
-    engine: GradientEngine,
+    measured: Measured,
     settings: IndexSettings,
     census: _Census,
     progress: Progress,
 ) -> None:
-    token_projector = (
-        engine.projector(settings.token_vectors, settings.seed) if settings.token_vectors else None
-    )
+    engine = measured.engine
     record_projector = engine.projector(settings.projection_dim, settings.seed)
     numbered = enumerate((windows for _, windows in reader.records()), start=1)
     left = census.work
@@ -311,7 +348,7 @@ def _fill(
         windows = [window for _, windows in ahead for window in windows]
         rows: dict[int, WindowRow] = {}
         for batch in _batches(windows, engine.device.type):
-            rows |= window_rows(batch, engine, token_projector, record_projector)
+            rows |= window_rows(batch, measured, record_projector)
             progress.advance(
                 sum(map(_work, batch)),
                 records=sum(w.window == 0 for w in batch),

@@ -6,7 +6,7 @@ A kept file is durable before the next is begun, so an interrupted run goes on w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import numpy as np
 from haiftrace.methods import (
     INVERSE,
     GradientMethod,
+    LateMethod,
     Method,
     Rule,
     TrajectoryMethod,
@@ -26,6 +27,8 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.factors import Curvature, keep_factors, require_factors
+from haiftrace.scoring.late import SUPPLEMENT as LATE_NORMS
+from haiftrace.scoring.late import in_rows, scope_settings
 from haiftrace.scoring.norms import KeptNorms, NormSource, kept_norms, needs_of, rule_of
 from haiftrace.scoring.trajectory import SUPPLEMENT as TRAJECTORY
 from haiftrace.scoring.trajectory import (
@@ -100,6 +103,11 @@ def prepare(
             needs = frozenset(kept.needs)
             source = NormSource(index, engine, curvature, needs, rule, stored=False)
             _keep_norms(writer, kept, index, engine, source, progress)
+    late = any(isinstance(method, LateMethod) for method in chosen)
+    with Index.open(path, verify=False) as index:
+        late = late and not in_rows(index, settings.late.scope)
+    if late:
+        _keep_late(path, checkpoint, settings.late.scope, memory, progress)
     if trajectory is not None:
         with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
             scorer = TrajectoryScorer(index, engine, trajectory, rule, memory, stored=False)
@@ -109,7 +117,9 @@ def prepare(
                 return (_along(one) for one in scorer.norms(rows, progress))
 
             _keep_by_shard(writer, TRAJECTORY, wanted, index, progress, along)
-    beyond = [m.name for m in chosen if not _is_kept(m, norms)]
+    beyond = [
+        m.name for m in chosen if not (late if isinstance(m, LateMethod) else _is_kept(m, norms))
+    ]
     if beyond:
         progress.say(f"Nothing has to be kept for {', '.join(beyond)}.")
 
@@ -154,6 +164,29 @@ def _keep_norms(
     _keep_by_shard(writer, kept.name, kept.settings, index, progress, of_rows)
 
 
+def _keep_late(
+    path: Path, checkpoint: Checkpoint, scope: str, memory: int, progress: Progress
+) -> None:
+    """Token norms over the scope of late interaction."""
+    from haiftrace.engine import GradientEngine
+    from haiftrace.scopes import select_parameters
+
+    engine = GradientEngine(checkpoint.model, select_parameters(checkpoint.model, scope), memory)
+    with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
+
+        def of_rows(rows: Sequence[int]) -> Iterator[Values]:
+            found: dict[int, Values] = {}
+            for windows in window_batches(index, rows, engine.device):
+                norms_BT = engine.token_gradients(batch_of(windows, engine.device)).norms_BT
+                for window, norms_T in zip(windows, norms_BT.cpu().numpy(), strict=True):
+                    norms = _at_labels(norms_T[: len(window.labels)], window)
+                    found[window.row] = {"token_norms": norms}
+                progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
+            return (found[row] for row in rows)
+
+        _keep_by_shard(writer, LATE_NORMS, scope_settings(scope), index, progress, of_rows)
+
+
 def _at_labels(value: float | np.ndarray, window: StoredWindow) -> float | np.ndarray:
     return value[np.asarray(window.labels)] if isinstance(value, np.ndarray) else value
 
@@ -166,7 +199,7 @@ def _along(one: WindowSums) -> Values:
 def _keep_by_shard(
     writer: SupplementWriter,
     name: str,
-    settings: dict[str, object],
+    settings: Mapping[str, object],
     index: Index,
     progress: Progress,
     of_rows: Callable[[Sequence[int]], Iterator[Values]],

@@ -261,6 +261,12 @@ class Tracer:
                     asked.notes[method.name] += scorer.notes
         for late in (m for m in methods if isinstance(m, LateMethod)):
             late_scorer = self._late_scorer(settings.methods)
+            if not late_scorer.has_norms:
+                keep = keeping_command(self.index, late.name, settings.methods)
+                progress.say(
+                    f"The index holds no token norms over {settings.methods.late.scope}: they are"
+                    f" computed for this run. To keep them in the index: {keep}"
+                )
             for asked in block:
                 rows = self._late_candidates(late, asked, settings)
                 asked.scored[late.name] = late_scorer.trace(

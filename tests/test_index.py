@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -84,6 +85,7 @@ def test_every_row_holds_what_the_oracle_finds():
     assert len(rows) == len(SENTENCES)
     record_projector = kit.tracer().engine.projector(kit.SMALL["projection_dim"], 0)
     token_projector = kit.tracer().engine.projector(kit.SMALL["token_vectors"], 0)
+    attention = kit.oracle(scope="attention")
     for number, (row, text) in enumerate(zip(rows, SENTENCES, strict=True)):
         gradients, losses = oracle.gradients[number], oracle.losses[number]
         units = gradients * inverse_norms(gradients.norm(dim=1)).unsqueeze(1)
@@ -97,7 +99,11 @@ def test_every_row_holds_what_the_oracle_finds():
         kit.close(row.token_grad_norm[1:], gradients.norm(dim=1))
         unit = units.sum(0) / units.sum(0).norm()
         kit.close(row.vector, oracle.project(unit[None], record_projector)[0], 1e-3)
-        kit.close(row.token_vectors[1:], oracle.project(units, token_projector), 1e-3)
+        gradients = attention.gradients[number]
+        (kept,) = row.scope_norms.values()
+        kit.close(kept[1:], gradients.norm(dim=1))
+        units = gradients * inverse_norms(gradients.norm(dim=1)).unsqueeze(1)
+        kit.close(row.token_vectors[1:], attention.project(units, token_projector), 1e-3)
         assert not row.token_grad_norm[0]
         assert not row.token_vectors[0].any()
 
@@ -336,7 +342,7 @@ def _held_by_another(path):
 
 def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0.0):
     """Let the engine raise at the batch after the given number; a record is a batch."""
-    compute = GradientEngine.token_gradients
+    compute = GradientEngine.scoped_token_gradients
     done = []
 
     def counted(self, *arguments):
@@ -349,7 +355,7 @@ def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0
         patch.setattr(indexing, "READ_AHEAD", 2)
         patch.setattr(indexing, "BATCH_TOKENS", {"cpu": 1})
         patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", seconds_between_shards)
-        patch.setattr(GradientEngine, "token_gradients", counted)
+        patch.setattr(GradientEngine, "scoped_token_gradients", counted)
         with pytest.raises(error):
             make()
 
@@ -401,13 +407,13 @@ def test_with_another_seed_nothing_is_continued(tmp_path):
 
 def _killed(output):
     torch.set_num_threads(1)
-    compute = GradientEngine.token_gradients
+    compute = GradientEngine.scoped_token_gradients
 
     def slow(self, *arguments):
         time.sleep(0.05)
         return compute(self, *arguments)
 
-    GradientEngine.token_gradients = slow
+    GradientEngine.scoped_token_gradients = slow
     indexing.READ_AHEAD, indexing.SECONDS_BETWEEN_SHARDS = 1, 0.0
     make_index(output, kit.corpus_path())
 
@@ -452,8 +458,8 @@ def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
         "from haiftrace.engine import GradientEngine as Engine\n"
         # A job in the background, as CI may be, hands on an interrupt that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "compute = Engine.token_gradients\n"
-        "Engine.token_gradients = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
+        "compute = Engine.scoped_token_gradients\n"
+        "Engine.scoped_token_gradients = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
         "index.READ_AHEAD, index.SECONDS_BETWEEN_SHARDS = 2, 0.0\n"
         f"sys.argv = ['haiftrace', *{arguments!r}]\n"
         "haiftrace.cli.main()\n"
@@ -486,6 +492,7 @@ class Idle:
 
     notes = ()
     device = torch.device("cpu")
+    parameters: ClassVar = {}
 
     def __init__(self, *_: object) -> None:
         pass
@@ -493,10 +500,9 @@ class Idle:
     def projector(self, dimension: int, seed: int) -> int:
         return dimension
 
-    def token_gradients(self, batch, dimension=None) -> TokenGradients:
+    def scoped_token_gradients(self, batch, scopes) -> list[TokenGradients]:
         ones = batch.labels_BT.double()
-        vectors = None if dimension is None else torch.zeros(*ones.shape, dimension)
-        return TokenGradients(ones, ones, vectors)
+        return [TokenGradients(ones, ones) for _ in scopes]
 
     def record_gradients(self, batch, weights_NBT, dimension=None) -> Reduced:
         norms = torch.ones(2, batch.size, dtype=torch.float64)

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from haiftrace.engine import GradientEngine
 from haiftrace.methods.late import Reference, evidence, strengths
 from haiftrace.methods.settings import LateSettings, MethodSettings
+from haiftrace.prepare import prepare
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
-from haiftrace.trace import Leak, TraceSettings
+from haiftrace.scoring.late import stored_norms
+from haiftrace.store import Index
+from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.test_trace_methods import scores, unit
@@ -103,3 +107,39 @@ def test_parts_of_the_rule():
     assert pairs.tolist() == [[1.0, 0.0, 0.0, 1.0], [0.0] * 4]
     same = Reference.of(np.full((5, 2), 0.25))
     assert same.above(np.array([[0.25, 0.251]])).tolist() == [[0.0, pytest.approx(1.0)]]
+
+
+@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+def test_norms_over_another_scope_are_kept_on_demand(method, tmp_path, monkeypatch):
+    """First computed in the trace, with the command that keeps them; then taken from the index."""
+    said = []
+
+    class Listening(Silent):
+        def say(self, text):
+            said.append(text)
+
+    path = tmp_path / "index"
+    model, corpus = kit.checkpoint(), kit.corpus_path()
+    settings = MethodSettings(late=LateSettings(scope="mlp"))
+    with kit.precisely():
+        kit.make_index(path, corpus, model)
+        with Index.open(path) as index:
+            over, asked = Tracer(index, model), TraceSettings(method, top=100, methods=settings)
+            (before,) = over.trace(LEAK, asked, Listening())
+        assert any(f"--methods {method} --scope mlp" in text for text in said)
+        prepare(path, model, method, settings, 1 << 29, Silent())
+        with Index.open(path) as index:
+            for row in index.iter_windows():
+                kept = stored_norms(index, row, "mlp")
+                kit.close(kept[1:], kit.oracle(scope="mlp").gradients[row.record].norm(dim=1))
+            said.clear()
+            monkeypatch.setattr(GradientEngine, "token_gradients", None)
+            over = Tracer(index, model)
+            (after,) = over.trace(LEAK, asked, Listening())
+    assert not said
+    kit.close(
+        np.array([record.score for record in after.records]),
+        np.array([record.score for record in before.records]),
+    )
+    right = by_definition("gpt2", method, "mlp")
+    kit.close(scores(after), right)

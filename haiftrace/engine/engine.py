@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
@@ -110,18 +111,29 @@ class GradientEngine:
         """
         assert projector is None or metric is None
         wanted = Wanted(projector, queries, few=queries is not None, metric=metric)
-        chunk = partial(self._chunk, formed=queries is not None or metric is not None)
+        return self._token_gradients(batch, wanted)
+
+    def scoped_token_gradients(
+        self, batch: Batch, scopes: Sequence[tuple[Collection[str], Projector | None]]
+    ) -> list[TokenGradients]:
+        """The same over several scopes, from one backward pass.
+
+        Args:
+            scopes: of each the keys of its parameters, which are among the engine's, and what
+                projects its tokens' unit gradients.
+        """
+        first, *others = [Wanted(projector, keys=frozenset(keys)) for keys, projector in scopes]
+        found = self._token_gradients(batch, replace(first, others=tuple(others)))
+        return [replace(found, others=()), *found.others]
+
+    def _token_gradients(self, batch: Batch, wanted: Wanted) -> TokenGradients:
+        formed = wanted.queries is not None or wanted.metric is not None
+        chunk = partial(self._chunk, formed=formed)
         whole = self._together(batch, lambda: token_gradients(self._pass, batch, wanted, chunk))
         if whole is not None:
             return whole
-        each = [self.token_gradients(row, projector, metric, queries) for row in batch.rows()]
-        vectors = [e.vectors_BTD for e in each if e.vectors_BTD is not None]
-        dots = [e.dots_QBT for e in each if e.dots_QBT is not None]
-        return TokenGradients(
-            batch.padded([e.losses_BT for e in each], along=1),
-            batch.padded([e.norms_BT for e in each], along=1),
-            batch.padded(vectors, along=1) if vectors else None,
-            batch.padded(dots, along=2, join=1) if dots else None,
+        return TokenGradients.joined(
+            batch, [self._token_gradients(row, wanted) for row in batch.rows()]
         )
 
     def token_dots(self, batch: Batch, queries: Mapping[str, Tensor]) -> Tensor:

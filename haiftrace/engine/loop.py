@@ -6,7 +6,7 @@ gradient is materialised, reduced and dropped. It works wherever `torch.autograd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,6 @@ class LoopPass:
 
     def _one(self, losses_J: Tensor, weights_J: Tensor) -> list[Tensor]:
         names = list(self._traced.parameters)
-        total: list[Tensor] | None = None
         grads: Sequence[Tensor | None] = [None] * len(names)
         if bool(weights_J.any()):
             grads = torch.autograd.grad(
@@ -63,22 +62,27 @@ class LoopPass:
             traced = self._traced
             found = traced.zeros(name) if grad is None else traced.narrowed(name, grad)
             whole[name] = widened(found)
-            part = self._reduce(name, whole[name])
-            total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-        assert total is not None
-        if self._wanted.metric is not None:
-            parts = self._wanted.metric.apply(whole).values()
-            total[0] = torch.stack([part.double().pow(2).sum() for part in parts]).sum()
-        return total
+        return [part for wanted in self._wanted.each() for part in _reduced(whole, wanted)]
 
-    def _reduce(self, name: str, grad: Tensor) -> list[Tensor]:
-        use = WholeUse(name, grad.ndim)
-        reduced = [use.squared_norm(grad).squeeze(0)]
-        if self._wanted.projector is not None:
-            reduced.append(use.projection(grad, self._wanted.projector).squeeze(0))
-        if self._wanted.queries is not None:
-            reduced.append(use.dots(grad, self._wanted.queries[name]).squeeze(0))
-        return reduced
+
+def _reduced(whole: Mapping[str, Tensor], wanted: Wanted) -> list[Tensor]:
+    counting = {name: grad for name, grad in whole.items() if wanted.counts(name)}
+    each = [_reduction(name, grad, wanted) for name, grad in counting.items()]
+    total = [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
+    if wanted.metric is not None:
+        measured = wanted.metric.apply(counting).values()
+        total[0] = torch.stack([part.double().pow(2).sum() for part in measured]).sum()
+    return total
+
+
+def _reduction(name: str, grad: Tensor, wanted: Wanted) -> list[Tensor]:
+    use = WholeUse(name, grad.ndim)
+    reduced = [use.squared_norm(grad).squeeze(0)]
+    if wanted.projector is not None:
+        reduced.append(use.projection(grad, wanted.projector).squeeze(0))
+    if wanted.queries is not None:
+        reduced.append(use.dots(grad, wanted.queries[name]).squeeze(0))
+    return reduced
 
 
 class RequireGrad:

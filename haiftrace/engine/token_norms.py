@@ -7,13 +7,13 @@ floor of P·m² floating-point operations (P parameters on the backward path).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from haiftrace.engine.backward import Pass
+from haiftrace.engine.backward import Pass, Reduced
 from haiftrace.engine.batch import Batch
 from haiftrace.engine.capture import Wanted
 
@@ -29,12 +29,29 @@ class TokenGradients:
         norms_BT: ‖∇θ l‖ over the traced parameters, float64.
         vectors_BTD: projection of ∇θ l / ‖∇θ l‖ (zero where the norm is), or None.
         dots_QBT: inner products of ∇θ l with the queries, float64, or None.
+        others: the same over the other parameters that were asked for.
     """
 
     losses_BT: Tensor
     norms_BT: Tensor
     vectors_BTD: Tensor | None = None
     dots_QBT: Tensor | None = None
+    others: tuple[TokenGradients, ...] = ()
+
+    @classmethod
+    def joined(cls, batch: Batch, rows: Sequence[TokenGradients]) -> TokenGradients:
+        """Those of each record of a batch as those of the batch."""
+        vectors = [row.vectors_BTD for row in rows if row.vectors_BTD is not None]
+        dots = [row.dots_QBT for row in rows if row.dots_QBT is not None]
+        return cls(
+            batch.padded([row.losses_BT for row in rows], along=1),
+            batch.padded([row.norms_BT for row in rows], along=1),
+            batch.padded(vectors, along=1) if vectors else None,
+            batch.padded(dots, along=2, join=1) if dots else None,
+            tuple(
+                cls.joined(batch, other) for other in zip(*(r.others for r in rows), strict=True)
+            ),
+        )
 
 
 def token_gradients(
@@ -48,9 +65,7 @@ def token_gradients(
         chunk: number of labels of one pass, given first label position and batch size.
     """
     losses_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.float64, device=batch.ids_BT.device)
-    norms_BT = torch.zeros_like(losses_BT)
-    vectors: list[Tensor] = []
-    dots: list[Tensor] = []
+    pieces: list[tuple[Reduced, ...]] = []
     live = torch.nonzero(batch.labels_BT.any(0)).flatten().tolist()
     start, last = (live[0], live[-1]) if live else (1, 0)
     first = start
@@ -59,33 +74,44 @@ def token_gradients(
         stop = min(first + chunk(first, batch.size), last + 1)
         run = make_pass(batch.ids_BT[:, : stop - 1], batch.ids_BT[:, first:stop], wanted)
         one_hot = torch.eye(stop - first, dtype=torch.float64, device=losses_BT.device)
-        reduced = run.reduce(one_hot.unsqueeze(1).expand(-1, batch.size, -1))
+        pieces.append(run.reduce(one_hot.unsqueeze(1).expand(-1, batch.size, -1)).each())
         losses_BT[:, first:stop] = run.losses_BJ
-        norms_BT[:, first:stop] = reduced.norm_NB.T
-        if reduced.projected_NBD is not None:
-            vectors.append(reduced.projected_NBD.transpose(0, 1))
-        if reduced.dots_NBQ is not None:
-            dots.append(reduced.dots_NBQ.permute(2, 1, 0))
         first = stop
+    losses_BT *= batch.labels_BT
+    found = [
+        _joined([piece[at] for piece in pieces], one, batch, start, losses_BT)
+        for at, one in enumerate(wanted.each())
+    ]
+    return replace(found[0], others=tuple(found[1:]))
+
+
+def _joined(
+    pieces: Sequence[Reduced], wanted: Wanted, batch: Batch, start: int, losses_BT: Tensor
+) -> TokenGradients:
+    """One reduction of consecutive labels from `start` on, at their places."""
     labels_BT = batch.labels_BT
-    norms_BT = norms_BT * labels_BT
+
+    def placed(parts_JB: Sequence[Tensor], like_BT: Tensor) -> Tensor:
+        if parts_JB:
+            found = torch.cat(list(parts_JB)).transpose(0, 1)
+            like_BT[:, start : start + found.shape[1]] = found
+        return like_BT
+
+    norms_BT = placed([piece.norm_NB for piece in pieces], torch.zeros_like(losses_BT)) * labels_BT
     vectors_BTD = dots_QBT = None
     if wanted.projector is not None:
         shape = (*labels_BT.shape, wanted.projector.dimension)
-        vectors_BTD = torch.zeros(shape, dtype=wanted.projector.dtype, device=labels_BT.device)
-        if vectors:
-            found = torch.cat(vectors, 1)
-            vectors_BTD[:, start : start + found.shape[1]] = found
+        zeros = torch.zeros(shape, dtype=wanted.projector.dtype, device=labels_BT.device)
+        vectors = [p.projected_NBD for p in pieces if p.projected_NBD is not None]
+        vectors_BTD = placed(vectors, zeros)
         vectors_BTD *= inverse_norms(norms_BT).to(vectors_BTD.dtype).unsqueeze(-1)
     if wanted.queries is not None:
         count = len(next(iter(wanted.queries.values())))
-        dots_QBT = torch.zeros(count, *labels_BT.shape, dtype=torch.float64)
-        dots_QBT = dots_QBT.to(labels_BT.device)
-        if dots:
-            products = torch.cat(dots, 2)
-            dots_QBT[:, :, start : start + products.shape[2]] = products
-        dots_QBT *= labels_BT
-    return TokenGradients(losses_BT * labels_BT, norms_BT, vectors_BTD, dots_QBT)
+        shape = (*labels_BT.shape, count)
+        zeros = torch.zeros(shape, dtype=torch.float64, device=labels_BT.device)
+        dots = [p.dots_NBQ for p in pieces if p.dots_NBQ is not None]
+        dots_QBT = placed(dots, zeros).movedim(-1, 0).contiguous() * labels_BT
+    return TokenGradients(losses_BT, norms_BT, vectors_BTD, dots_QBT)
 
 
 def inverse_norms(norms: Tensor) -> Tensor:

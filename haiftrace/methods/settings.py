@@ -182,6 +182,9 @@ class MethodSettings:
             given["--damping"] = (str(self.factors.damping), str(plain.factors.damping))
             given["--factor-records"] = (self.factors.records, None)
             given["--seed"] = (self.factors.seed, plain.factors.seed)
+        if any(isinstance(method, LateMethod) for method in methods):
+            given["--scope"] = (self.late.scope, plain.late.scope)
+            given["--power"] = (self.late.power, plain.late.power)
         if any(isinstance(method, TrajectoryMethod) for method in methods):
             given["--checkpoints"] = (self.checkpoints, None)
         return [

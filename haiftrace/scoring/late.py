@@ -1,7 +1,9 @@
-"""Exact scores by late interaction: a pass through the windows in which every token's gradient is
-formed once and meets all query directions at once.
+"""Exact scores by late interaction: every query direction meets every token of the windows.
 
-Query directions are taken in chunks that fit the memory; a chunk is a pass.
+The cosines are the dot products over the token norms. The index keeps the norms over a few scopes:
+then a few directions take a forward-mode pass each, and only for more of them, or over another
+scope, every token's gradient is formed. Query directions are taken in chunks that fit the memory; a
+chunk is a pass through the windows.
 """
 
 from __future__ import annotations
@@ -24,7 +26,39 @@ from haiftrace.store import Index, StoredWindow
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from haiftrace.engine import GradientEngine
+    from haiftrace.engine import Batch, GradientEngine
+
+
+SUPPLEMENT = "late-norms"
+"""The supplement with token norms over a scope that the index's rows do not have."""
+
+
+def scope_settings(scope: str) -> dict[str, str]:
+    """What the supplement's norms depend on."""
+    return {"scope": scope}
+
+
+def in_rows(index: Index, scope: str) -> bool:
+    """Whether the index's own rows hold token norms over a scope."""
+    return scope in (index.settings["scope"], *index.layout.norm_scopes)
+
+
+def has_norms(index: Index, scope: str) -> bool:
+    """Whether the index holds token norms over a scope."""
+    entry = index.supplement(SUPPLEMENT)
+    return in_rows(index, scope) or (entry is not None and entry.settings == scope_settings(scope))
+
+
+def stored_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray:
+    """[T] ‖g_kj‖ over a scope that the index `has_norms` of."""
+    if scope == index.settings["scope"]:
+        return window.token_grad_norm
+    if scope in window.scope_norms:
+        return window.scope_norms[scope]
+    norms_T = np.zeros(len(window.labels))
+    kept = index.supplement_values(SUPPLEMENT, window.row)["token_norms"]
+    norms_T[np.asarray(window.labels)] = kept
+    return norms_T
 
 
 @dataclass(frozen=True)
@@ -66,6 +100,7 @@ class LateScorer:
         self._engine = engine
         self._settings = settings
         self._memory = memory
+        self.has_norms = has_norms(index, settings.scope)
 
     def reference_rows(self) -> list[int]:
         """The windows that y is compared with: all, or a seeded sample."""
@@ -165,15 +200,26 @@ class LateScorer:
             queries = self._queries(chunk)
             for windows in window_batches(self._index, rows, engine.device):
                 batch = batch_of(windows, engine.device)
-                for window, row in zip(windows, batch.rows(), strict=True):
-                    tokens = engine.token_gradients(row, queries=queries)
-                    assert tokens.dots_QBT is not None
-                    norms_T = tokens.norms_BT[0].cpu().numpy()
-                    dots_QT = tokens.dots_QBT[:, 0].cpu().numpy()
+                for window, dots_QT, norms_T in self._met(windows, batch, queries):
                     over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
                     labels = np.asarray(window.labels)
                     yield start, window, (dots_QT * over_T)[:, labels]
                 progress.advance(len(windows) * len(chunk), len(windows), token_count(windows))
+
+    def _met(
+        self, windows: Sequence[StoredWindow], batch: Batch, queries: Mapping[str, Tensor]
+    ) -> Iterator[tuple[StoredWindow, np.ndarray, np.ndarray]]:
+        """Each window with the dot products [Q, T] and the norms [T] of its tokens."""
+        if self.has_norms:
+            dots_QBT = self._engine.token_dots(batch, queries).cpu().numpy()
+            for at, window in enumerate(windows):
+                norms_T = stored_norms(self._index, window, self._settings.scope)
+                yield window, dots_QBT[:, at, : len(norms_T)], norms_T
+            return
+        for window, row in zip(windows, batch.rows(), strict=True):
+            tokens = self._engine.token_gradients(row, queries=queries)
+            assert tokens.dots_QBT is not None
+            yield window, tokens.dots_QBT[:, 0].cpu().numpy(), tokens.norms_BT[0].cpu().numpy()
 
     def _queries(self, sides: Sequence[_Side]) -> Mapping[str, Tensor]:
         import torch
