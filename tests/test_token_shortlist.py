@@ -131,7 +131,7 @@ def test_the_candidates_hold_the_exact_first(method):
 
 def test_another_scope_or_no_vectors_is_said():
     """Candidates by one vector a record, and a note."""
-    fallback = {"over 'linear', not over 'attention'": kit.tracer()}
+    fallback = {"over 'linear', not over 'attention'": over(scope="linear")}
     fallback["no token vectors"] = over(token_vectors=0)
     for why, tracer in fallback.items():
         finding = found(tracer, "haif-r", rescore=3)
@@ -140,7 +140,7 @@ def test_another_scope_or_no_vectors_is_said():
         assert finding.scored == 3
     assert not found(over(), "haif-r", rescore=3).notes
     for told in ({"rescore": 3, "exact": True}, {"rescore": 256}):
-        assert not found(kit.tracer(), "haif-r", **told).notes
+        assert not found(over(scope="linear"), "haif-r", **told).notes
 
 
 def test_a_token_scope_of_its_own_counts(monkeypatch):
