@@ -330,7 +330,7 @@ class Tracer:
         Args:
             names: gradient methods that sum over tokens, methods over a training run, and those by
                 late interaction.
-            rows: only these windows, ascending; gradient methods alone take it.
+            rows: only these windows, ascending; methods over a training run do not take it.
 
         Raises:
             KeyError: the index does not hold what `attif` needs.
@@ -360,7 +360,7 @@ class Tracer:
             )
         by_late = [m for m in methods if isinstance(m, LateMethod)]
         if by_late:
-            found |= self._late_scorer(settings).scores(by_late, questions, progress)
+            found |= self._late_scorer(settings).scores(by_late, questions, progress, rows)
         return found
 
     def engine_over(self, scope: str) -> GradientEngine:

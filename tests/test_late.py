@@ -143,3 +143,15 @@ def test_norms_over_another_scope_are_kept_on_demand(method, tmp_path, monkeypat
     )
     right = by_definition("gpt2", method, "mlp")
     kit.close(scores(after), right)
+
+
+@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+def test_scores_of_some_windows_are_those_of_all(method):
+    """The reference is the same sample, whatever is scored beside it."""
+    over = kit.tracer()
+    settings = MethodSettings(late=LateSettings(reference=5))
+    with kit.precisely():
+        asked = [over.question(leak, Asking())[1] for leak in (LEAK, Leak(PROMPT, " A friend"))]
+        whole = over.score_many(asked, [method], settings, Silent())[method]
+        some = over.score_many(asked, [method], settings, Silent(), [1, 4, 7])[method]
+    kit.close(some, whole[:, [1, 4, 7]])

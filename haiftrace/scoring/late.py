@@ -111,10 +111,18 @@ class LateScorer:
         return sorted(int(row) for row in drawn)
 
     def scores(
-        self, methods: Sequence[LateMethod], questions: Sequence[Question], progress: Progress
+        self,
+        methods: Sequence[LateMethod],
+        questions: Sequence[Question],
+        progress: Progress,
+        wanted: Sequence[int] | None = None,
     ) -> dict[str, np.ndarray]:
-        """[Q, N] every window's score for every question, by the method's name."""
-        rows = range(len(self._index))
+        """[Q, N] every window's score for every question, by the method's name.
+
+        Args:
+            wanted: only these windows, ascending; those of the reference are scored beside them.
+        """
+        rows = self._with_reference(methods, range(len(self._index)) if wanted is None else wanted)
         asked = [(m, sides_of(m, question)) for m in methods for question in questions]
         strengths_KS = self._strengths(rows, [side for _, some in asked for side in some], progress)
         found: dict[str, list[np.ndarray]] = {method.name: [] for method in methods}
@@ -123,7 +131,15 @@ class LateScorer:
             shares_KQ = self._shares(method, rows, strengths_KS[:, at : at + len(some)])
             found[method.name].append(shares_KQ.sum(1))
             at += len(some)
-        return {name: np.stack(scored) for name, scored in found.items()}
+        place = {row: k for k, row in enumerate(rows)}
+        these = [place[row] for row in (rows if wanted is None else wanted)]
+        return {name: np.stack(scored)[:, these] for name, scored in found.items()}
+
+    def _with_reference(
+        self, methods: Sequence[LateMethod], rows: Collection[int]
+    ) -> Sequence[int]:
+        by_token = any(method.by_token for method in methods)
+        return sorted({*rows, *(self.reference_rows() if by_token else ())})
 
     def trace(
         self,
@@ -140,7 +156,7 @@ class LateScorer:
             best: receives the best windows with evidence, and every window's score.
             top: records that are wanted.
         """
-        rows = sorted({*candidates, *(self.reference_rows() if method.by_token else ())})
+        rows = self._with_reference([method], candidates)
         sides = sides_of(method, question)
         strengths_KQ = self._strengths(rows, sides, progress)
         shares_KQ = self._shares(method, rows, strengths_KQ)
