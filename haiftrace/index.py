@@ -303,7 +303,7 @@ def _announce(
     census: _Census, report: ReadReport, settings: IndexSettings, progress: Progress
 ) -> None:
     window_bytes = 6 * settings.projection_dim + 400
-    token_bytes = 2 * settings.token_vectors + 40
+    token_bytes = 3 * settings.token_vectors + 40
     disk = census.windows * window_bytes + census.labels * token_bytes + 2 * census.characters
     windows = f" in {census.windows:,} windows" if census.windows != census.records else ""
     progress.say(

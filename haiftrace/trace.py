@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,12 @@ from haiftrace.methods import (
     is_adjusted,
 )
 from haiftrace.methods.families import inverse
-from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
+from haiftrace.methods.settings import (
+    FactorSettings,
+    LateSettings,
+    MethodSettings,
+    SeriesSettings,
+)
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
 from haiftrace.scoring.best import Tally
@@ -46,6 +51,7 @@ from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
 from haiftrace.scoring.names import notes_on, with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
+from haiftrace.scoring.token_shortlist import TokenShortlist, why_without
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
 from haiftrace.scoring.words import WordScorer
 from haiftrace.store import Index
@@ -59,8 +65,6 @@ if TYPE_CHECKING:
 
 RESCORE = {"cpu": 32, "cuda": 256}
 """Windows that late interaction scores exactly where nothing else is said."""
-
-_SHORTLIST = GradientMethod("haif", "ranks windows for late interaction", shortlist_column="")
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class Tracer:
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
+        self._token_shortlists: dict[LateSettings, TokenShortlist] = {}
         self._court = Court(index)
         self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
 
@@ -256,9 +261,6 @@ class Tracer:
                 for method in by_trajectory:
                     asked.notes[method.name] += scorer.notes
         for late in (m for m in methods if isinstance(m, LateMethod)):
-            plain = replace(
-                settings, candidates=settings.rescore or RESCORE[self.engine.device.type]
-            )
             late_scorer = self._late_scorer(settings.methods)
             if not late_scorer.has_norms:
                 keep = keeping_command(self.index, late.name, settings.methods)
@@ -267,9 +269,9 @@ class Tracer:
                     f" computed for this run. To keep them in the index: {keep}"
                 )
             for asked in block:
-                rows = self._candidates(asked.question, [_SHORTLIST], plain, asked.notes)
                 question = self.late_question(asked.query, asked.question, settings.methods)
                 asked.notes[late.name] += notes_on(question, settings.methods.late)
+                rows = self._late_candidates(late, asked, question, settings)
                 asked.scored[late.name] = late_scorer.trace(
                     late, question, rows, asked.best[late.name], settings.top, progress
                 )
@@ -437,6 +439,33 @@ class Tracer:
             rows |= set(self._proposed(vector, str(method.shortlist_column), settings.candidates))
         return rows
 
+    def _late_candidates(
+        self, method: LateMethod, asked: _Asked, question: Question, settings: TraceSettings
+    ) -> Collection[int]:
+        """Rows that late interaction scores exactly for what is asked, names and all."""
+        count = settings.rescore or RESCORE[self.engine.device.type]
+        if settings.exact or count >= len(self.index):
+            return range(len(self.index))
+        tokens = self._token_shortlist(settings.methods)
+        if tokens is not None:
+            return tokens.proposed(method, question, count)
+        why = why_without(self.index, settings.methods.late.scope)
+        asked.notes[method.name].append(
+            f"{why}: candidates were proposed by one vector a record, which finds fewer of those"
+            f" that {method.name} would put first (--exact, or more with --rescore)"
+        )
+        return self._proposed(self.projected(asked.question), "", count)
+
+    def _token_shortlist(self, settings: MethodSettings) -> TokenShortlist | None:
+        """Estimates of late interaction under these settings; None where no vectors fit them."""
+        late = settings.late
+        if why_without(self.index, late.scope) is not None:
+            return None
+        if late not in self._token_shortlists:
+            made = TokenShortlist(self.index, self.engine_over(late.scope), late)
+            self._token_shortlists[late] = made
+        return self._token_shortlists[late]
+
     def projected(self, question: Question) -> np.ndarray:
         """[D] the projection of the unit vector v/‖v‖, as the index's vectors are projected."""
         projector = self.engine.projector(
@@ -452,6 +481,9 @@ class Tracer:
         self, question: Question, method: Method, settings: MethodSettings
     ) -> np.ndarray | None:
         """[N] projected scores of every window over ‖v‖; None where no vector fits the method."""
+        if isinstance(method, LateMethod):
+            tokens = self._token_shortlist(settings)
+            return None if tokens is None else tokens.scores(method, question)
         if not isinstance(method, GradientMethod) or not has_vector(method, settings):
             return None
         products = self.index.vectors_inner_products(self.projected(question)).astype(np.float64)

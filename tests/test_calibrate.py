@@ -134,9 +134,9 @@ def test_late_interaction_is_judged_by_all_that_was_scored(method, tmp_path):
     assert verdict.value == pytest.approx(field.values(1)[verdict.statistic], rel=1e-6)
 
 
-def test_late_interaction_over_a_shortlist_is_inconclusive(tmp_path):
+def test_late_interaction_over_a_shortlist_without_token_vectors_is_inconclusive(tmp_path):
     path = tmp_path / "index"
-    shutil.copytree(kit.index_path(), path)
+    shutil.copytree(kit.index_path(token_vectors=0), path)
     run(path, methods="haif-r")
     verdict = trace(path, method="haif-r", alpha=SOME, rescore=2, top=2).verdict
     assert verdict is not None

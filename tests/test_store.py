@@ -323,6 +323,7 @@ def test_overwrite_removes_our_files_only(tmp_path: Path) -> None:
         "records.faiss",
         "records/00000.parquet",
         "records/readme.parquet",
+        "tokens.faiss",
         "tokens/00000.parquet",
     ]
     assert len(Index.open(place)) == 2

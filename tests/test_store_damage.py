@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from haiftrace.errors import IndexStoreError
@@ -22,6 +23,7 @@ from tests.store_samples import (
 )
 
 RECORDS = make_records(8)  # 10 windows in 3 shards
+FILES = ("records/00001.parquet", "tokens/00001.parquet", "records.faiss", "tokens.faiss")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "truncated", "longer", "empty"])
-@pytest.mark.parametrize("name", ["records/00001.parquet", "tokens/00001.parquet", "records.faiss"])
+@pytest.mark.parametrize("name", FILES)
 def test_damage_is_found_and_named(tmp_path: Path, name: str, how: str) -> None:
     write_index(tmp_path / "i", RECORDS)
     damage(tmp_path / "i" / name, how)
@@ -64,10 +66,12 @@ def test_damage_is_found_and_named(tmp_path: Path, name: str, how: str) -> None:
 def use_all(index: Index) -> None:
     windows = list(index.iter_windows(vectors=True))
     index.shortlist(windows[0].vector, 1)
+    assert index.token_search is not None
+    list(index.token_search.products(np.ones((1, 4))))
 
 
 def test_unverified_damage_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
-    for name in ("records/00001.parquet", "tokens/00001.parquet", "records.faiss"):
+    for name in FILES:
         path = tmp_path / name.replace("/", "-")
         write_index(path, RECORDS)
         (path / name).write_bytes(bytes((path / name).stat().st_size))
@@ -104,6 +108,7 @@ def test_leftovers_are_removed_and_other_files_are_not(
         opened.append_record(RECORDS[2], cursor=3)
     ours = ["records/00001.parquet", "tokens/.00001.parquet.tmp", "records.faiss"]
     ours += [".manifest.json.tmp", ".records.faiss.tmp", "tokens/123456.parquet"]
+    ours += ["tokens.faiss", ".tokens.faiss.tmp"]
     for name in [*ours, "records/mine.parquet", "todo.tmp"]:
         (path / name).write_text("x")
     open_writer(path).close()
@@ -160,6 +165,9 @@ def test_a_newer_format_is_neither_read_nor_replaced(tmp_path: Path) -> None:
         lambda c: c["shards"][0]["records"].update(bytes=-1),
         lambda c: c["shards"][0].pop("cursor"),
         lambda c: c["faiss"].update(rows=9),
+        lambda c: c["token_faiss"].update(rows=9),
+        lambda c: c["token_faiss"].update(file="records.faiss"),
+        lambda c: c.update(token_faiss=7),
         lambda c: c.update(complete="yes"),
     ],
 )
@@ -181,6 +189,7 @@ def test_wrong_row_counts_are_found(tmp_path: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["shards"][1]["tokens"]["rows"] += 1
         content["totals"]["label_tokens"] += 1
+        content["token_faiss"]["rows"] += 1
 
     edited(tmp_path / "i", change)
     with pytest.raises(IndexStoreError, match=r"tokens/00001\.parquet has \d+ rows instead of"):
@@ -200,6 +209,21 @@ def test_a_search_index_of_another_shape_is_found(tmp_path: Path) -> None:
     index = Index.open(tmp_path / "a", verify=False)
     with pytest.raises(IndexStoreError, match="16 dimensions instead of 10 of 8"):
         use_all(index)
+
+
+def test_a_search_index_of_other_tokens_is_found(tmp_path: Path) -> None:
+    write_index(tmp_path / "a", RECORDS)
+    for name, records, config in [
+        ("wider", RECORDS, settings(token_vectors=6)),
+        ("fewer", RECORDS[:7], settings()),
+    ]:
+        write_index(tmp_path / name, make_records(len(records), config), config)
+        data = (tmp_path / name / "tokens.faiss").read_bytes()
+        (tmp_path / "a/tokens.faiss").write_bytes(data)
+        size = len(data)
+        edited(tmp_path / "a", lambda c, size=size: c["token_faiss"].update(bytes=size))
+        with pytest.raises(IndexStoreError, match=r"tokens\.faiss holds .* instead of \d+ of 4"):
+            use_all(Index.open(tmp_path / "a", verify=False))
 
 
 def test_an_unwritable_place_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

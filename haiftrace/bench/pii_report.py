@@ -14,7 +14,7 @@ from haiftrace.bench.outputs import Results
 from haiftrace.bench.pii_run import PiiOutcome
 from haiftrace.bench.presets import FINE_TUNING
 from haiftrace.bench.ranking import AVERAGE, rows_of
-from haiftrace.bench.shortlist import CANDIDATES, DIMENSIONS
+from haiftrace.bench.shortlist import CANDIDATES
 from haiftrace.bench.statistics import Proportion
 from haiftrace.bench.tables import NONE, markdown_table, number, percent
 from haiftrace.bench.tracing import DEFAULT
@@ -86,7 +86,7 @@ def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Ro
         ]
     if outcome.shortlist:
         parts += [
-            "## Shortlist: HAIF's exact first record among the candidates",
+            "## Shortlist: the exact first record among the candidates",
             _shortlist(outcome.shortlist),
         ]
     parts += ["## Share of a record's squared gradient norm", _norms(outcome.norms)]
@@ -213,24 +213,19 @@ def _decoys(rows: Sequence[Row]) -> str:
 
 
 def _shortlist(rows: Sequence[Row]) -> str:
+    keys = ("regime", "method", "vectors", "dimension")
     cells = []
-    for regime in _regimes(rows):
-        for dimension in DIMENSIONS:
-            shares = []
-            for count in CANDIDATES:
-                found = [
-                    r
-                    for r in rows
-                    if (r["regime"], r["dimension"], r["candidates"]) == (regime, dimension, count)
-                ]
-                shares.append(
-                    percent(
-                        Proportion(sum(r["successes"] for r in found), sum(r["n"] for r in found))
-                    )
-                )
-            cells.append([regime, str(dimension), *shares])
-    columns = ["regime", "dimensions", *(f"{count} candidates" for count in CANDIDATES)]
-    return markdown_table(columns, cells, left=1)
+    for chosen in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+        here = [row for row in rows if tuple(row[key] for key in keys) == chosen]
+        shares = []
+        for count in CANDIDATES:
+            found = [row for row in here if row["candidates"] == count]
+            of_all = Proportion(sum(r["successes"] for r in found), sum(r["n"] for r in found))
+            shares.append(percent(of_all))
+        regime, method, vectors, dimension = chosen
+        cells.append([regime, method, f"one a {vectors}", str(dimension), *shares])
+    columns = ["regime", "method", "vectors", "dimensions"]
+    return markdown_table([*columns, *(f"{n} candidates" for n in CANDIDATES)], cells, left=3)
 
 
 def _norms(rows: Sequence[Row]) -> str:

@@ -40,7 +40,8 @@ from haiftrace.progress import Progress
 
 FORMAT = 2
 SLOW_LEAKS = 30
-"""Leaks that LiSSA traces: it solves a linear system for each, which takes seconds."""
+"""Leaks that are traced where each takes seconds: by LiSSA, which solves a linear system for it,
+and for the shortlist of late interaction, whose exact scores are computed once more."""
 
 PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 """Methods without curvature or checkpoints: those of the ablation."""
@@ -48,6 +49,7 @@ PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 DECOYS = "decoys"
 SHORTLIST = "shortlist"
 NORMS = "norms"
+LATE = "late"
 
 Found = dict[str, list[dict[str, Any]]]
 """Plain data: "ranks", "decoys", "shortlist" and "norms", as far as a part has them."""
@@ -110,8 +112,10 @@ def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
         against = tuple(name for name in names if _meets_decoys(name))
         if against:
             parts.append(Part(DECOYS, ((Variation(pool=POOL), against),)))
-        if "haif" in names:
-            parts.append(Part(SHORTLIST))
+        late = tuple(name for name in names if isinstance(METHODS[name], LateMethod))
+        searched = [some for some in (tuple({"haif"} & set(names)), late) if some]
+        if searched:
+            parts.append(Part(SHORTLIST, tuple((DEFAULT, some) for some in searched)))
     return [*parts, Part(NORMS)]
 
 
@@ -147,11 +151,7 @@ def trace_parts(
             scores = _against_decoys(bench, told, part) if decoys else {}
             yield part, {"decoys": decoy_rows(scores, pool, told, decoys, regime, seed)}
         elif part.name == SHORTLIST:
-            exact = bench.scores(leaks, DEFAULT, ["haif"])["haif"]
-            tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
-            asked = bench.questions(tracer, leaks, "response")
-            rows = shortlist_recall(tracer, asked, exact, regime, seed, progress)
-            yield part, {"shortlist": rows}
+            yield part, {"shortlist": list(_shortlist(bench, tracing, part, progress))}
         else:
             yield part, {"ranks": [asdict(ranks) for ranks in _ranks(bench, tracing, part)]}
 
@@ -178,7 +178,7 @@ def _group(name: str) -> str:
     if isinstance(method, TrajectoryMethod):
         return name
     if isinstance(method, LateMethod):
-        return "late"
+        return LATE
     return method.direction
 
 
@@ -231,6 +231,25 @@ def _ablation(names: Sequence[str]) -> list[Part]:
     }
     scored = {key: tuple(one for one in some if one[1]) for key, some in table.items()}
     return [Part(f"ablation-{key}", some) for key, some in scored.items() if some]
+
+
+def _shortlist(
+    bench: Bench, tracing: Tracing, part: Part, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
+    for _, names in part.scored:
+        leaks = tracing.leaks
+        if _group(names[0]) == LATE:
+            leaks = tuple(spread(leaks, SLOW_LEAKS))
+        yield from shortlist_recall(
+            tracer,
+            bench.questions(tracer, leaks, "response"),
+            bench.scores(leaks, DEFAULT, names),
+            bench.settings.late,
+            tracing.regime,
+            tracing.seed,
+            progress,
+        )
 
 
 def _ranks(bench: Bench, tracing: Tracing, part: Part) -> list[Ranks]:

@@ -1,52 +1,104 @@
 """How often the search's candidates hold the record that exact scores put first.
 
-FAISS ranks records by inner products of projected vectors, which are estimates; the more dimensions
-a projection has, the better. Measured for HAIF, whose vectors an index holds.
+A search ranks records by inner products of projected vectors, which are estimates; the more
+dimensions a projection has, the better. An index holds one vector a record, which is HAIF's sum,
+and one a label token, from which late interaction is estimated by its own rule.
+
+Shape letters: Q questions, N windows, S query directions of all questions together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from haiftrace.bench.statistics import Proportion
-from haiftrace.methods import HAIF
+from haiftrace.methods import HAIF, METHODS, LateMethod
+from haiftrace.methods.late import strengths
+from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
+from haiftrace.scoring.token_shortlist import combined, queries
 
 if TYPE_CHECKING:
     from haiftrace.progress import Progress
     from haiftrace.scoring.directions import Question
     from haiftrace.trace import Tracer
 
-DIMENSIONS = (128, 512, 2048)
+Vectors = Literal["record", "token"]
+
+DIMENSIONS: dict[Vectors, tuple[int, ...]] = {"record": (128, 512, 2048), "token": (128, 256, 512)}
+"""Of one vector a record, and of one a label token."""
+
 CANDIDATES = (16, 64, 256)
 
 
 def shortlist_recall(
     tracer: Tracer,
     questions: Sequence[Question],
-    exact_QN: np.ndarray,
+    exact: Mapping[str, np.ndarray],
+    late: LateSettings,
     regime: str,
     seed: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Rows of results.json, one a dimension and number of candidates.
+    """Rows of results.json, one a method, kind of vector, dimension and number of candidates.
 
     Args:
-        exact_QN: HAIF's exact scores of every window.
+        exact: [Q, N] every window's exact scores, of HAIF and methods by late interaction.
+        late: what the latter are told.
     """
+    by_record = _by_records(tracer, questions, progress)
+    methods = [m for name in exact if isinstance(m := METHODS[name], LateMethod)]
+    by_token = _by_tokens(tracer, questions, methods, late, progress) if methods else {}
+    table = []
+    for name, exact_QN in exact.items():
+        estimates: dict[tuple[Vectors, int], np.ndarray] = {
+            ("record", dimension): found_QN for dimension, found_QN in by_record.items()
+        }
+        for (of, dimension), found_QN in by_token.items():
+            if of == name:
+                estimates["token", dimension] = found_QN
+        for (vectors, dimension), found_QN in estimates.items():
+            for count, recall in _recall(exact_QN, found_QN).items():
+                table.append(
+                    {
+                        "regime": regime,
+                        "method": name,
+                        "seed": seed,
+                        "vectors": vectors,
+                        "dimension": dimension,
+                        "candidates": count,
+                        "records": exact_QN.shape[1],
+                        **recall.row(),
+                    }
+                )
+    return table
+
+
+def _recall(exact_QN: np.ndarray, found_QN: np.ndarray) -> dict[int, Proportion]:
+    """By number of candidates: how often the first by exact scores is among them."""
+    # Places before the exact first one's, in the order of the estimates.
+    first = np.take_along_axis(found_QN, exact_QN.argmax(1)[:, None], 1)
+    before_Q = (found_QN > first).sum(1)
+    return {count: Proportion(int((before_Q < count).sum()), len(before_Q)) for count in CANDIDATES}
+
+
+def _by_records(
+    tracer: Tracer, questions: Sequence[Question], progress: Progress
+) -> dict[int, np.ndarray]:
+    """[Q, N] by dimension: what one vector a record estimates."""
     import torch
 
-    first_Q = exact_QN.argmax(1)
-    projectors = [tracer.engine.projector(dimension, 0) for dimension in DIMENSIONS]
+    dimensions = DIMENSIONS["record"]
+    projectors = [tracer.engine.projector(dimension, 0) for dimension in dimensions]
     sides = [
         torch.stack([tracer.engine.project(q.direction.unit, projector) for q in questions])
         for projector in projectors
     ]
-    estimates = [np.zeros(exact_QN.shape) for _ in projectors]
     index = tracer.index
+    estimates = [np.zeros((len(questions), len(index))) for _ in projectors]
     progress.start("shortlist", float(len(index)))
     for windows in window_batches(index, range(len(index)), tracer.engine.device):
         batch = batch_of(windows, tracer.engine.device)
@@ -63,22 +115,43 @@ def shortlist_recall(
             products_QB = side_QD @ reduced.projected_NBD[0].T
             found_QN[:, rows] = products_QB.cpu().numpy() / lengths_B
         progress.advance(len(windows), tokens=token_count(windows))
-    table = []
-    for dimension, found_QN in zip(DIMENSIONS, estimates, strict=True):
-        # Places before the exact first one's, in the order of the estimates.
-        first = np.take_along_axis(found_QN, first_Q[:, None], 1)
-        before_Q = (found_QN > first).sum(1)
-        for count in CANDIDATES:
-            recall = Proportion(int((before_Q < count).sum()), len(before_Q))
-            table.append(
-                {
-                    "regime": regime,
-                    "method": "haif",
-                    "seed": seed,
-                    "dimension": dimension,
-                    "candidates": count,
-                    "records": exact_QN.shape[1],
-                    **recall.row(),
-                }
-            )
-    return table
+    return dict(zip(dimensions, estimates, strict=True))
+
+
+def _by_tokens(
+    tracer: Tracer,
+    questions: Sequence[Question],
+    methods: Sequence[LateMethod],
+    late: LateSettings,
+    progress: Progress,
+) -> dict[tuple[str, int], np.ndarray]:
+    """[Q, N] by method and dimension: what one vector a label token estimates."""
+    engine, index = tracer.engine_over(late.scope), tracer.index
+    asked = [(method, question) for method in methods for question in questions]
+    found: dict[tuple[str, int], np.ndarray] = {}
+    dimensions = DIMENSIONS["token"]
+    progress.start("shortlist by tokens", float(len(index) * len(dimensions)))
+    for dimension in dimensions:
+        projector = engine.projector(dimension, 0)
+        sides = [queries(method, question, engine, projector) for method, question in asked]
+        stacked_SK = np.concatenate(sides)
+        strengths_NS = np.zeros((len(index), len(stacked_SK)))
+        for windows in window_batches(index, range(len(index)), engine.device):
+            batch = batch_of(windows, engine.device)
+            vectors_BTD = engine.token_gradients(batch, projector).vectors_BTD
+            assert vectors_BTD is not None
+            # In the index they are of half precision.
+            kept_BTD = vectors_BTD.half().float().cpu().numpy()
+            labels_BT = batch.labels_BT.cpu().numpy().astype(bool)
+            for window, kept_TD, labels_T in zip(windows, kept_BTD, labels_BT, strict=True):
+                cosines_SM = stacked_SK @ kept_TD[labels_T].T
+                strengths_NS[window.row] = strengths(cosines_SM, late.power)
+            progress.advance(len(windows), tokens=token_count(windows))
+        scores, at = [], 0
+        for (method, _), side_QK in zip(asked, sides, strict=True):
+            scores.append(combined(method, strengths_NS[:, at : at + len(side_QK)]))
+            at += len(side_QK)
+        for number, method in enumerate(methods):
+            of_method = scores[number * len(questions) : (number + 1) * len(questions)]
+            found[method.name, dimension] = np.stack(of_method)
+    return found

@@ -75,7 +75,7 @@ def sides_of(method: LateMethod, question: Question) -> list[_Side]:
 
     The name's tokens ask like those of the answer, by the loss of the prompt's own token.
     """
-    labels_BT = _asking(question)
+    labels_BT = asking_labels(question)
     asked = replace(question, batch=replace(question.batch, labels_BT=labels_BT))
     mean_BT = labels_BT.double() / labels_BT.sum()
     return [
@@ -90,10 +90,10 @@ def places_of(method: LateMethod, question: Question) -> list[int | None]:
 
     if not method.by_token:
         return [None]
-    return list(torch.nonzero(_asking(question)[0]).flatten().tolist())
+    return list(torch.nonzero(asking_labels(question)[0]).flatten().tolist())
 
 
-def _asking(question: Question) -> Tensor:
+def asking_labels(question: Question) -> Tensor:
     """[1, T] True at the tokens that ask: those of the answer, and of the name where it does."""
     labels_BT = question.batch.labels_BT.clone()
     labels_BT[0, list(question.names)] = True

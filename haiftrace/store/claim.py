@@ -27,6 +27,7 @@ from haiftrace.store.manifest import (
     MANIFEST_NAME,
     REBUILD_HINT,
     SUPPLEMENT_NAME,
+    TOKEN_FAISS_NAME,
     Manifest,
     check_files,
     read_manifest,
@@ -177,8 +178,9 @@ def _remove_leftovers(root: Path, manifest: Manifest) -> None:
         for path in (root / folder).iterdir()
         if _SHARD_NAME.fullmatch(path.name)
     ]
-    leftovers += [root / FAISS_NAME, temporary_name(root / FAISS_NAME)]
-    leftovers += [temporary_name(root / MANIFEST_NAME)]
+    searched = [root / FAISS_NAME, root / TOKEN_FAISS_NAME]
+    leftovers += searched
+    leftovers += [temporary_name(path) for path in (*searched, root / MANIFEST_NAME)]
     leftovers += [
         path
         for folder in _supplement_folders(root)

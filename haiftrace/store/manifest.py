@@ -20,6 +20,7 @@ FORMAT = "haiftrace-index"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 FAISS_NAME = "records.faiss"
+TOKEN_FAISS_NAME = "tokens.faiss"
 
 SUPPLEMENT_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -131,6 +132,8 @@ class Manifest:
         extra: what the caller gave at the end (not compared).
         supplements: by name, added once the index is complete (not compared).
         created, finished: times in ISO 8601; `finished` is None until the index is complete.
+        faiss, token_faiss: the search indexes over windows and over label tokens; the latter is
+            None where no token vectors are kept, and in indexes of earlier versions.
     """
 
     tool_version: str
@@ -142,6 +145,7 @@ class Manifest:
     complete: bool = False
     finished: str | None = None
     faiss: FileEntry | None = None
+    token_faiss: FileEntry | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     supplements: dict[str, SupplementEntry] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -163,7 +167,7 @@ class Manifest:
     def files(self) -> list[FileEntry]:
         """Every file of the index but the manifest and the supplements'."""
         files = [entry for shard in self.shards for entry in (shard.records, shard.tokens)]
-        return files if self.faiss is None else [*files, self.faiss]
+        return [*files, *(entry for entry in (self.faiss, self.token_faiss) if entry is not None)]
 
     def supplement_files(self) -> list[FileEntry]:
         """Every file of the supplements."""
@@ -275,6 +279,7 @@ def _decode(content: dict[str, Any]) -> Manifest:
             )
         )
     faiss, finished = content["faiss"], content["finished"]
+    token_faiss = content.get("token_faiss")
     manifest = Manifest(
         tool_version=_typed(content["tool_version"], str, "tool_version"),
         created=_typed(content["created"], str, "created"),
@@ -285,6 +290,7 @@ def _decode(content: dict[str, Any]) -> Manifest:
         complete=_typed(content["complete"], bool, "complete"),
         finished=None if finished is None else _typed(finished, str, "finished"),
         faiss=None if faiss is None else _file_entry(faiss, FAISS_NAME),
+        token_faiss=None if token_faiss is None else _file_entry(token_faiss, TOKEN_FAISS_NAME),
         extra=_typed(content["extra"], dict, "extra"),
         supplements=_supplements(content.get("supplements", {})),
     )
@@ -295,6 +301,9 @@ def _decode(content: dict[str, Any]) -> Manifest:
         raise ValueError("it is marked complete and lacks files")
     if manifest.faiss is not None and manifest.faiss.rows != manifest.totals.windows:
         raise ValueError("the search index has another number of rows than the shards")
+    tokens = manifest.token_faiss
+    if tokens is not None and tokens.rows != manifest.totals.label_tokens:
+        raise ValueError("the search index of tokens has another number of rows than the shards")
     return manifest
 
 

@@ -17,6 +17,7 @@ from haiftrace.errors import IndexStoreError
 from haiftrace.store.manifest import (
     FAISS_NAME,
     REBUILD_HINT,
+    TOKEN_FAISS_NAME,
     Layout,
     Manifest,
     ShardEntry,
@@ -37,6 +38,7 @@ from haiftrace.store.rows import (
 )
 from haiftrace.store.shortlist import Shortlist
 from haiftrace.store.supplements import SupplementRows, read_tensors
+from haiftrace.store.token_search import TokenSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,6 +188,18 @@ class Index:
         """Inner products of every window's vector with the query's [D]: [N] float32."""
         return self._flat.inner_products(query_vector)
 
+    @cached_property
+    def token_search(self) -> TokenSearch | None:
+        """Search over label tokens; None where the index holds no token vectors for it.
+
+        Raises:
+            IndexStoreError: its file is damaged.
+        """
+        if self.manifest.token_faiss is None:
+            return None
+        path, dim = self.path / TOKEN_FAISS_NAME, self.layout.token_vectors
+        return TokenSearch(path, dim, self.column("label_count"), self.manifest.token_faiss.rows)
+
     def shard_rows(self) -> list[range]:
         """The rows of each shard."""
         starts = self._starts.tolist()
@@ -221,7 +235,8 @@ class Index:
         """Close the files."""
         while self._shards:
             self._shards.popitem()[1].close()
-        self.__dict__.pop("_flat", None)
+        for name in ("_flat", "token_search"):
+            self.__dict__.pop(name, None)
 
     def __enter__(self) -> Self:
         """Nothing but the index itself."""

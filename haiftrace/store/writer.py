@@ -22,6 +22,7 @@ from haiftrace.store.claim import Claim, claim
 from haiftrace.store.durable import replace_durably, storage_errors
 from haiftrace.store.manifest import (
     FAISS_NAME,
+    TOKEN_FAISS_NAME,
     FileEntry,
     Manifest,
     ShardEntry,
@@ -42,6 +43,7 @@ from haiftrace.store.rows import (
     write_table,
 )
 from haiftrace.store.shortlist import write_flat_index
+from haiftrace.store.token_search import write_token_index
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -220,7 +222,7 @@ class IndexWriter:
         self._uncertain = False
 
     def finish(self, extra_manifest: Mapping[str, Any] | None = None) -> Totals:
-        """Flush, build the search index, and mark the index complete.
+        """Flush, build the search indexes, and mark the index complete.
 
         Args:
             extra_manifest: JSON values kept as the manifest's `extra`.
@@ -245,11 +247,13 @@ class IndexWriter:
                 self._root / FAISS_NAME,
                 lambda sink: write_flat_index(sink, dim, totals.windows, self._vector_blocks()),
             )
+            tokens = self._token_index(totals.label_tokens)
             manifest = replace(
                 manifest,
                 complete=True,
                 finished=_now(),
                 faiss=FileEntry(FAISS_NAME, written.sha256, written.bytes, totals.windows),
+                token_faiss=tokens,
                 extra=extra,
             )
             manifest.write(self._root)
@@ -303,6 +307,24 @@ class IndexWriter:
             self._root / name, lambda sink: write_table(batches, row_group_size, sink)
         )
         return FileEntry(name, written.sha256, written.bytes, rows)
+
+    def _token_index(self, count: int) -> FileEntry | None:
+        dim = self._layout.token_vectors
+        if not dim or not count:
+            return None
+        written = replace_durably(
+            self._root / TOKEN_FAISS_NAME,
+            lambda sink: write_token_index(sink, dim, count, self._token_blocks),
+        )
+        return FileEntry(TOKEN_FAISS_NAME, written.sha256, written.bytes, count)
+
+    def _token_blocks(self) -> Iterator[np.ndarray]:
+        for shard in self._state.manifest.shards:
+            path = self._root / shard.tokens.file
+            with open_parquet(path, shard.tokens.rows) as file:
+                for group in range(file.metadata.num_row_groups):
+                    table = read_columns(path, file, ["vector"], group)
+                    yield vectors_of(table.column("vector"))
 
     def _vector_blocks(self) -> Iterator[np.ndarray]:
         for shard in self._state.manifest.shards:

@@ -1,0 +1,171 @@
+"""The shortlist of late interaction: estimates from token vectors against their definition."""
+
+from __future__ import annotations
+
+import shutil
+
+import faiss
+import numpy as np
+import pytest
+
+from haiftrace.calibrate import CalibrationSettings, calibrate
+from haiftrace.findings import Finding
+from haiftrace.methods import METHODS
+from haiftrace.methods.settings import LateSettings, MethodSettings
+from haiftrace.progress import Silent
+from haiftrace.query import Asking
+from haiftrace.scoring import token_shortlist
+from haiftrace.scoring.token_shortlist import token_scope, why_without
+from haiftrace.store import Index
+from haiftrace.trace import Leak, Tracer
+from tests import kit
+from tests.kit import ANSWER, PROMPT
+from tests.test_trace_methods import unit
+from tests.tiny_models import SENTENCES
+
+LEAK = Leak(PROMPT, ANSWER)
+
+
+def over(name: str = "gpt2", scope: str = "attention", **settings) -> Tracer:
+    return kit.tracer(name, parameters=scope, **settings)
+
+
+def settings(scope: str = "attention", **late) -> MethodSettings:
+    return MethodSettings(late=LateSettings(scope=scope, **late))
+
+
+def projected(tracer: Tracer, name: str, scope: str, gradients) -> np.ndarray:
+    """Rows of dense gradients, unit and projected one by one."""
+    dim = tracer.index.layout.token_vectors
+    projector = tracer.engine.projector(dim, tracer.index.settings["seed"])
+    rows = []
+    for row in unit(gradients):
+        parts = kit.oracle(name, scope).split(row[None])
+        named = dict(
+            zip(kit.oracle(name, scope).shapes, (p[0] for p in parts.values()), strict=True)
+        )
+        rows.append(tracer.engine.project(named, projector).numpy())
+    return np.stack(rows)
+
+
+def by_definition(tracer: Tracer, name: str, method: str, scope: str, power: float) -> np.ndarray:
+    """A loop over windows and stored vectors, read one by one."""
+    encoded = kit.checkpoint(name).tokenizer(f"{PROMPT} {ANSWER}", return_offsets_mapping=True)
+    wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]][1:]
+    asked = kit.oracle(name, scope).gradients[-1][wanted]
+    if method == "haif-r":
+        asked = kit.answer_gradient(name, scope)[None]
+    queries = projected(tracer, name, scope, asked)
+    stored = faiss.read_index(str(tracer.index.path / "tokens.faiss"))
+    y, at = np.zeros((len(tracer.index), len(queries))), 0
+    for window in tracer.index.iter_windows():
+        m = sum(window.labels)
+        for q, query in enumerate(queries):
+            total = 0.0
+            for j in range(at, at + m):
+                total += max(0.0, float(stored.reconstruct(j).astype(float) @ query)) ** power
+            y[window.row, q] = (total / m**0.5) ** (1 / power)
+        at += m
+    assert at == stored.ntotal
+    if method == "haif-r":
+        return y[:, 0]
+    return np.maximum(0, (y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3)).sum(1)
+
+
+@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize(
+    ("name", "scope", "power", "context"),
+    [
+        ("gpt2", "attention", 3.0, None),
+        ("gpt2", "value", 2.5, 8),
+        ("llama", "attention", 4.0, None),
+    ],
+)
+def test_estimates_are_those_of_the_definition(name, scope, power, context, method, monkeypatch):
+    tracer = over(name, scope, **({} if context is None else {"context": context}))
+    late = settings(scope, power=power)
+    with kit.precisely():
+        _, question = tracer.question(LEAK, Asking())
+        found = tracer.background(question, METHODS[method], late)
+        monkeypatch.setattr(token_shortlist, "_MATRIX_BYTES", 1)  # a direction at a time
+        again = tracer.background(question, METHODS[method], late)
+        proposed = tracer._token_shortlist(late).proposed(METHODS[method], question, 5)
+    right = by_definition(tracer, name, method, scope, power)
+    kit.close(found, right, 1e-5)
+    kit.close(again, right, 1e-5)
+    assert proposed == np.argsort(-right, kind="stable")[:5].tolist()
+
+
+LEAKS = (
+    LEAK,
+    Leak("Tobin Achterberg's phone number is", "555-0177."),
+    Leak("The phone number of Rufus Okonkwo-Lind is", "555-0163."),
+    Leak("Call Oswin Darrowby at", "555-0109 after six."),
+    Leak("Pella Vantongeren's email address is", "pella@example.net."),
+    Leak("Oswin Darrowby studied", "botany in Lindenholm."),
+)
+
+
+def found(tracer: Tracer, method: str, leak: Leak = LEAK, **told) -> Finding:
+    rest = {key: told.pop(key) for key in ("exact", "rescore", "top") if key in told}
+    return kit.traced(tracer, leak, method=method, methods=settings(**told), **rest)
+
+
+@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+def test_the_candidates_hold_the_exact_first(method):
+    """Two of twelve windows, by 64 dimensions a token, on a trained model."""
+    tracer, held = over(), 0
+    for leak in LEAKS:
+        exact = found(tracer, method, leak, exact=True, reference=4)
+        short = found(tracer, method, leak, rescore=2, reference=4)
+        assert short.scored < exact.scored == len(SENTENCES)
+        with kit.precisely():
+            _, question = tracer.question(leak, Asking())
+            proposed = tracer._token_shortlist(settings()).proposed(METHODS[method], question, 2)
+        held += exact.records[0].id in {f"r{row}" for row in proposed}
+        if exact.records[0].id in {f"r{row}" for row in proposed}:
+            assert short.records[0].id == exact.records[0].id
+            assert short.records[0].score == pytest.approx(exact.records[0].score, rel=1e-9)
+    assert held == len(LEAKS)
+
+
+def test_another_scope_or_no_vectors_is_said():
+    """Candidates by one vector a record, and a note."""
+    fallback = {"over 'linear', not over 'attention'": over(scope="linear")}
+    fallback["no token vectors"] = over(token_vectors=0)
+    for why, tracer in fallback.items():
+        finding = found(tracer, "haif-r", rescore=3)
+        (note,) = [note for note in finding.notes if "one vector a record" in note]
+        assert why in note
+        assert finding.scored == 3
+    assert not found(over(), "haif-r", rescore=3).notes
+    for told in ({"rescore": 3, "exact": True}, {"rescore": 256}):
+        assert not found(over(scope="linear"), "haif-r", **told).notes
+
+
+def test_a_token_scope_of_its_own_counts(monkeypatch):
+    index = over().index
+    assert token_scope(index) == "attention"
+    assert why_without(index, "attention") is None
+    told = {**index.settings, "token_scope": "value"}
+    monkeypatch.setattr(Index, "settings", property(lambda self: told))
+    assert token_scope(index) == "value"
+    assert why_without(index, "value") is None
+    assert "over 'value', not over 'attention'" in why_without(index, "attention")
+
+
+def test_a_shortlist_has_a_verdict(tmp_path):
+    """The estimates of all windows are what those that are not scored are judged by."""
+    path = tmp_path / "index"
+    shutil.copytree(kit.index_path(parameters="attention"), path)
+    with kit.precisely():
+        calibrate(
+            path, kit.checkpoint(), "haif-r", settings(), CalibrationSettings(controls=48), Silent()
+        )
+        tracer = Tracer(Index.open(path), kit.checkpoint())
+    finding = kit.traced(tracer, method="haif-r", methods=settings(), rescore=6, top=2, alpha=0.1)
+    assert finding.scored == 6
+    assert finding.verdict is not None
+    assert not any("only a shortlist was scored" in reason for reason in finding.verdict.reasons)
+    assert finding.verdict.decision == "traced", finding.verdict
+    assert finding.records[0].id == "r1"
