@@ -288,7 +288,7 @@ class Tracer:
             response=query.response,
             method=method.name,
             records=tuple(
-                record_evidence(rank, one, p)
+                record_evidence(rank, one, query, p)
                 for rank, (one, p) in enumerate(zip(tally.result(), p_values, strict=True), 1)
             ),
             response_tokens=response_tokens(query, asked.losses),

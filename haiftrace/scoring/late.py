@@ -75,15 +75,29 @@ def sides_of(method: LateMethod, question: Question) -> list[_Side]:
 
     The name's tokens ask like those of the answer, by the loss of the prompt's own token.
     """
+    asking_BT = _asking(question)
+    mean_BT = asking_BT.double() / asking_BT.sum()
+    question = replace(question, batch=replace(question.batch, labels_BT=asking_BT))
+    return [
+        _Side(question, mean_BT if place is None else _one_hot(question, place))
+        for place in places_of(method, question)
+    ]
+
+
+def places_of(method: LateMethod, question: Question) -> list[int | None]:
+    """The query position of each direction; None for that of the mean over all of them."""
     import torch
 
-    labels_BT = question.batch.labels_BT.clone()
-    labels_BT[0, list(question.names)] = True
-    question = replace(question, batch=replace(question.batch, labels_BT=labels_BT))
     if not method.by_token:
-        return [_Side(question, labels_BT.double() / labels_BT.sum())]
-    places = torch.nonzero(labels_BT[0]).flatten().tolist()
-    return [_Side(question, _one_hot(question, place)) for place in places]
+        return [None]
+    return list(torch.nonzero(_asking(question)[0]).flatten().tolist())
+
+
+def _asking(question: Question) -> Tensor:
+    """[1, T] True for the traced tokens and those of the name."""
+    asking_BT = question.batch.labels_BT.clone()
+    asking_BT[0, list(question.names)] = True
+    return asking_BT
 
 
 def _one_hot(question: Question, place: int) -> Tensor:
@@ -178,9 +192,11 @@ class LateScorer:
             parts[window.row].append(cosines_QM)
         for row, k in kept.items():
             pairs_QM = evidence(np.concatenate(parts[row]), shares_KQ[k], self._settings.power)
-            spread_T = np.zeros(len(windows[row].labels))
-            spread_T[np.asarray(windows[row].labels)] = pairs_QM.sum(0)
-            best.add(Scored(windows[row], float(scores_K[k]), None, spread_T))
+            labels = np.asarray(windows[row].labels)
+            pairs_QT = np.zeros((len(pairs_QM), len(labels)))
+            pairs_QT[:, labels] = pairs_QM
+            pairs = dict(zip(places_of(method, question), pairs_QT, strict=True))
+            best.add(Scored(windows[row], float(scores_K[k]), None, pairs_QT.sum(0), pairs))
         for k, row in enumerate(rows):
             if row not in kept:
                 best.note(row, float(scores_K[k]))
