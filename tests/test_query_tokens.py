@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -173,5 +172,4 @@ def test_the_option_on_the_command_line(tmp_path: Path):
         assert plain["records"][0]["score"] != named["records"][0]["score"]
     shown = cli(*asked, "--query-tokens", "answer+name")
     assert "this matches names" in shown.out
-    assert json.dumps(found["answer+name"]).count("asks too") == 2
     misused(cli(*asked, "--query-tokens", "name"), "'name' is not one of")
