@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import NoAnswerError, UsageError
@@ -67,11 +67,6 @@ class Query:
     span: str | None = None
     notes: tuple[str, ...] = ()
     asked: str = ""
-
-    @property
-    def prompt_offsets(self) -> list[tuple[int, int]]:
-        """Where each of the prompt's tokens stands in it, in characters."""
-        return list(takewhile(lambda place: place[1] <= len(self.prompt), self.offsets))
 
 
 def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:

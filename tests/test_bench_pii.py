@@ -15,7 +15,7 @@ import torch
 from haiftrace.bench import pii_run, pii_tracing
 from haiftrace.bench import tracing as bench_tracing
 from haiftrace.bench.data import BenchData, Question, Record
-from haiftrace.bench.decoys import POOL, make_decoys
+from haiftrace.bench.decoys import BOTH, OTHER_NAME, OTHER_VALUE, POOL, make_decoys
 from haiftrace.bench.models import Shape
 from haiftrace.bench.optimise import Compute, Schedule
 from haiftrace.bench.outputs import WORK_NAME, write_results
@@ -285,6 +285,33 @@ def test_decoys_are_scored_by_the_curvature_of_the_records(tmp_path):
         ours = scores[method]
         assert ours.shape == (2, 4 + len(fakes))
         assert np.abs(ours[:, :4] - scores_QR[:, :4]).max() <= 1e-4 * np.abs(scores_QR).max()
+
+
+def test_decoys_are_reported_by_kind_over_all_seeds():
+    told = {"regime": "memorised", "method": "haif-li", "interval": None, "n": 4, "value": 0}
+    rows = [
+        {**told, "decoy": kind, "seed": seed, "successes": count}
+        for seed in (0, 1)
+        for kind, count in ((OTHER_VALUE, 4), (OTHER_NAME, 3), (BOTH, 2))
+    ]
+    settings = PiiSettings("pii-e", seeds=2)
+    outcome = PiiOutcome(settings, chosen_preset(settings), [], [], [], [], {}, 0.0, rows)
+    results = pii_results(outcome)
+    every = [row for row in results.sections["decoys"] if row["seed"] == "all"]
+    assert [(r["decoy"], r["successes"], r["n"]) for r in every] == [
+        (OTHER_VALUE, 8, 8),
+        (OTHER_NAME, 6, 8),
+        (BOTH, 4, 8),
+    ]
+    assert every[1]["interval"] == [wilson(6, 8).low, wilson(6, 8).high]
+    lines = results.table.splitlines()
+    (row,) = (line for line in lines if line.startswith("| haif-li"))
+    shares = [cell.strip().split(" (")[0] for cell in row.split("|")[2:-1]]
+    assert shares == ["100 %", "75 %", "50 %"]
+    (head,) = (line for line in lines if OTHER_VALUE in line)
+    assert f"memorised: {OTHER_NAME}" in head
+    empty = PiiOutcome(settings, chosen_preset(settings), [], [], [], [], {}, 0.0)
+    assert "Decoys" not in pii_results(empty).table
 
 
 def test_where_names_run_out_a_regime_has_no_decoys(tmp_path, monkeypatch):

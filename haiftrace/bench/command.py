@@ -100,7 +100,11 @@ Methods = Annotated[
     str | None, Option(help="Methods to compare, with commas between; all of them.")
 ]
 Ablation = Annotated[
-    bool, Option("--ablation/--no-ablation", help="Also vary scope, loss, combination and pool.")
+    bool,
+    Option(
+        "--ablation/--no-ablation",
+        help="Also vary scope, loss, combination and pool, and set decoys beside the records.",
+    ),
 ]
 Regime = Annotated[
     Literal["both", "learned", "memorised"],

@@ -191,8 +191,9 @@ class Bench:
     def tracer(self, scope: str, pool: str) -> Tracer:
         """The index over a scope and pool, made where it is not there yet."""
         if (scope, pool) not in self._tracers:
-            path = self._work / f"index-{scope}-{pool}"
-            corpus = self._work / f"{pool}.jsonl"
+            name = pool.replace(" ", "-")
+            path = self._work / f"index-{scope}-{name}"
+            corpus = self._work / f"{name}.jsonl"
             given = [(record,) for record in self._pools.get(pool, ())]
             _write_corpus(corpus, given or candidates(self._data, pool))
             build_index(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from haiftrace.lexical import terms
 from haiftrace.methods.settings import LateSettings
@@ -30,7 +31,8 @@ def with_names(
     text, start = (query.prompt, 0) if start < 0 else (query.asked, start)
     rare = rare_spans(text, frequency, windows)
     spans = [(start + begin, start + end) for begin, end in rare]
-    return replace(question, names=tokens_of(spans, query.prompt, query.prompt_offsets))
+    offsets = list(takewhile(lambda place: place[1] <= len(query.prompt), query.offsets))
+    return replace(question, names=tokens_of(spans, query.prompt, offsets))
 
 
 def notes_on(question: Question, settings: LateSettings) -> list[str]:
