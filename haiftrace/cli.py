@@ -36,6 +36,7 @@ from haiftrace.method_options import (
     Fisher,
     LateScope,
     Power,
+    QueryTokens,
     ReferenceSize,
     Repeats,
     Scale,
@@ -382,6 +383,7 @@ def _trace(
     scope: LateScope = "attention",
     power: Power = 3.0,
     reference: ReferenceSize = 4096,
+    query_tokens: QueryTokens = "answer",
     seed: Annotated[
         int, Option(help="Seed of what EK-FAC, LiSSA, haif-li and --probes-from-corpus draw.")
     ] = 0,
@@ -441,6 +443,7 @@ def _trace(
             scope,
             power,
             reference,
+            query_tokens,
         ),
         rescore=rescore,
     )

@@ -144,6 +144,28 @@ class TokenEvidence:
 
 
 @dataclass(frozen=True)
+class PairEvidence:
+    """What a word of a record taught of a word of the response, by late interaction.
+
+    Attributes:
+        response_text: the word of the response; empty where the response was asked as one.
+        response_positions: of the word's tokens, as in `Finding.response_tokens`.
+        record_text: the word of the record (may be empty for special tokens).
+        record_positions: of the word's tokens in the record, as in `RecordEvidence.tokens`.
+        start, end: character offsets of `record_text` in the record's text.
+        evidence: the pair's share of the record's score.
+    """
+
+    response_text: str
+    response_positions: tuple[int, ...]
+    record_text: str
+    record_positions: tuple[int, ...]
+    start: int
+    end: int
+    evidence: float
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a record stands: a corpus file and, where it has lines, a 1-based line number."""
 
@@ -159,7 +181,8 @@ class RecordEvidence:
     `text` is the text that `tokens` covers: the whole record, or, for a record longer than the
     model's context, its best window (`window_start` is then the position of its first token).
     `content_hash` is the SHA-256 (hex) of the whole record's text; `p_value` is this record's under
-    the finding's null distribution, None without one.
+    the finding's null distribution, None without one. `pairs` are the strongest pairs of words of
+    response and record, strongest first; empty for a method that does not let tokens meet.
     """
 
     rank: int
@@ -173,6 +196,7 @@ class RecordEvidence:
     windows: int = 1
     content_hash: str | None = None
     p_value: float | None = None
+    pairs: tuple[PairEvidence, ...] = ()
 
 
 @dataclass(frozen=True)

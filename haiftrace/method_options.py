@@ -59,6 +59,13 @@ LateScope = Annotated[
     ),
 ]
 Power = Annotated[float, Option(help="How much the strongest pairs count in haif-r and haif-li.")]
+QueryTokens = Annotated[
+    Literal["answer", "answer+name"],
+    Option(
+        help="Whose gradients ask in haif-r and haif-li: answer+name takes the prompt's rare words"
+        " too, so it matches names, and not only what taught the answer."
+    ),
+]
 ReferenceSize = Annotated[
     int,
     Option(
@@ -82,6 +89,7 @@ def method_settings(
     scope: str = "attention",
     power: float = 3.0,
     reference: int = 4096,
+    query_tokens: Literal["answer", "answer+name"] = "answer",
 ) -> MethodSettings:
     """The settings that these options say.
 
@@ -126,5 +134,5 @@ def method_settings(
             seed=seed,
         ),
         checkpoints=checkpoints,
-        late=LateSettings(scope, power, reference, seed),
+        late=LateSettings(scope, power, reference, seed, query_tokens),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import NoAnswerError, UsageError
@@ -48,9 +48,12 @@ class Query:
         token_ids: prompt and response.
         labels: True where the token is traced.
         pieces: the text of each token.
+        text: prompt and response as one string.
+        offsets: characters of `text` that each token covers.
         generated: True where the checkpoint produced the response.
         span: the part of the response that is traced, None for all of it.
         notes: what the user should know.
+        asked: the user's own part of the prompt, without template.
     """
 
     prompt: str
@@ -58,9 +61,17 @@ class Query:
     token_ids: list[int]
     labels: list[bool]
     pieces: list[str]
+    text: str
+    offsets: list[tuple[int, int]]
     generated: bool
     span: str | None = None
     notes: tuple[str, ...] = ()
+    asked: str = ""
+
+    @property
+    def prompt_offsets(self) -> list[tuple[int, int]]:
+        """Where each of the prompt's tokens stands in it, in characters."""
+        return list(takewhile(lambda place: place[1] <= len(self.prompt), self.offsets))
 
 
 def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:
@@ -72,7 +83,7 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             answer.
     """
     text = _asked(checkpoint, prompt, asking)
-    prompt_ids, _ = _tokenise(checkpoint, text, special=not asking.chat)
+    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=not asking.chat)
     if not prompt_ids:
         raise UsageError("The prompt is empty.", "Give a prompt with at least one token.")
     room = asking.max_new_tokens
@@ -103,8 +114,11 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             token_ids=prompt_ids + new[: len(spans)],
             labels=[False] * len(prompt_ids) + [a < end and start < b for a, b in spans],
             pieces=pieces + new_pieces[: len(spans)],
+            text=text + response,
+            offsets=prompt_offsets + [(len(text) + a, len(text) + b) for a, b in spans],
             generated=True,
             span=span,
+            asked=prompt,
         ),
         [asking.loss_on_all] * len(prompt_ids),
     )
@@ -143,8 +157,11 @@ def given(
             token_ids=ids,
             labels=[a < first + end and first + start < b for a, b in offsets],
             pieces=[whole[a:b] for a, b in offsets],
+            text=whole,
+            offsets=offsets,
             generated=False,
             span=span,
+            asked=prompt,
         ),
         [asking.loss_on_all and a < b <= first for a, b in offsets],
     )

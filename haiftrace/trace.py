@@ -48,6 +48,7 @@ from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
 from haiftrace.scoring.late import LateScorer
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
+from haiftrace.scoring.names import notes_on, with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
 from haiftrace.scoring.token_shortlist import TokenShortlist, why_without
@@ -268,9 +269,11 @@ class Tracer:
                     f" computed for this run. To keep them in the index: {keep}"
                 )
             for asked in block:
-                rows = self._late_candidates(late, asked, settings)
+                question = self.late_question(asked.query, asked.question, settings.methods)
+                asked.notes[late.name] += notes_on(question, settings.methods.late)
+                rows = self._late_candidates(late, asked, question, settings)
                 asked.scored[late.name] = late_scorer.trace(
-                    late, asked.question, rows, asked.best[late.name], settings.top, progress
+                    late, question, rows, asked.best[late.name], settings.top, progress
                 )
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         for asked in block if by_words else ():
@@ -287,7 +290,7 @@ class Tracer:
             response=query.response,
             method=method.name,
             records=tuple(
-                record_evidence(rank, one, p)
+                record_evidence(rank, one, query, p)
                 for rank, (one, p) in enumerate(zip(tally.result(), p_values, strict=True), 1)
             ),
             response_tokens=response_tokens(query, asked.losses),
@@ -316,6 +319,12 @@ class Tracer:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
         batch = make_batch([query.token_ids], [query.labels], self.engine.device)
         return query, Question.of(self.engine, batch)
+
+    def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
+        """The question as late interaction asks it: with the prompt's name, where so told."""
+        if settings.late.query_tokens == "answer":
+            return question
+        return with_names(query, question, self.words.frequency, len(self.index))
 
     def score_many(
         self,
@@ -395,6 +404,10 @@ class Tracer:
             self._curvatures[factors] = made
         return self._curvatures[factors]
 
+    def take_curvature(self, curvature: Curvature) -> None:
+        """Uses factors of another index's records under the same checkpoint and scope."""
+        self._curvatures[curvature.settings] = curvature
+
     def _series(self, settings: MethodSettings, progress: Progress) -> Series:
         """LiSSA under these settings, kept for the next leak."""
         if settings.series not in self._all_series:
@@ -427,15 +440,15 @@ class Tracer:
         return rows
 
     def _late_candidates(
-        self, method: LateMethod, asked: _Asked, settings: TraceSettings
+        self, method: LateMethod, asked: _Asked, question: Question, settings: TraceSettings
     ) -> Collection[int]:
-        """Rows that late interaction scores exactly."""
+        """Rows that late interaction scores exactly; `question` is as it asks."""
         count = settings.rescore or RESCORE[self.engine.device.type]
         if settings.exact or count >= len(self.index):
             return range(len(self.index))
         tokens = self._token_shortlist(settings.methods)
         if tokens is not None:
-            return tokens.proposed(method, asked.question, count)
+            return tokens.proposed(method, question, count)
         why = why_without(self.index, settings.methods.late.scope)
         asked.notes[method.name].append(
             f"{why}: candidates were proposed by one vector a record, which finds fewer of those"
@@ -491,6 +504,8 @@ class Tracer:
         reasons = []
         if settings.asking.loss_on_all:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
+        if isinstance(method, LateMethod) and settings.methods.late.query_tokens != "answer":
+            reasons.append("the question's name asks too, and calibration asks with answers alone")
         if mean_loss > WEAK_LOSS:
             reasons.append("the model would hardly say this response")
         return self._court.judge(

@@ -13,6 +13,7 @@ from haiftrace.findings import (
     IndexInfo,
     ModelInfo,
     NullDistribution,
+    PairEvidence,
     PrivateValue,
     Probe,
     RecordEvidence,
@@ -106,6 +107,19 @@ def record_of(
     )
 
 
+def paired(record: RecordEvidence, *pairs: tuple[str, int | None, str, float]) -> RecordEvidence:
+    """The record with pairs: a word of the response and its token's position (None for the response
+    as one), a word of the record, and their share of the score."""
+    made = []
+    for said, place, taught, share in pairs:
+        start = record.text.index(taught)
+        end = start + len(taught)
+        own = tuple(t.position for t in record.tokens if t.start < end and start < t.end)
+        places = () if place is None else (place,)
+        made.append(PairEvidence(said, places, taught, own, start, end, share * record.score))
+    return replace(record, pairs=tuple(made))
+
+
 def report_of(*findings: Finding, **more: Any) -> Report:
     return Report(
         model=ModelInfo(
@@ -173,6 +187,45 @@ def english_finding(**more: Any) -> Finding:
     return Finding(**(values | more))
 
 
+def paired_finding(**more: Any) -> Finding:
+    """By late interaction: two words of the response, each with what taught it."""
+    record = record_of(
+        ENGLISH,
+        {"555-0134": 0.16, "phone": 0.05, "Doe by": 0.06, "reach": 0.03},
+        id="subject-017",
+    )
+    other = english_finding().records[1]
+    values: dict[str, Any] = {
+        "method": "haif-li",
+        "span": None,
+        "response_tokens": (
+            ResponseToken(37, 218, " phone", 0.4),
+            ResponseToken(40, 220, " 555-0134", 0.31),
+            ResponseToken(41, 221, ".", 0.05),
+        ),
+        "records": (
+            paired(
+                record,
+                ("555-0134.", 40, "555-0134.", 0.5),
+                ("555-0134.", 40, "phone:", 0.125),
+                ("phone", 37, "phone:", 0.1),
+                ("555-0134.", 40, "by", 0.06),
+                ("555-0134.", 40, "reach", 0.05),
+                ("phone", 37, "engineer.", 0.01),
+            ),
+            paired(other, ("555-0134.", 40, "555-0199,", 0.75)),
+        ),
+    }
+    return english_finding(**(values | more))
+
+
+def asked_as_one_finding() -> Finding:
+    """The same by a method that asks with the response as one."""
+    (record, _) = paired_finding().records
+    pairs = (("", None, "555-0134.", 0.61), ("", None, "phone:", 0.19))
+    return paired_finding(method="haif-r", records=(paired(record, *pairs),), span="555-0134")
+
+
 def chinese_finding() -> Finding:
     return Finding(
         prompt="张伟的电话号码是多少？",
@@ -191,18 +244,18 @@ def chinese_finding() -> Finding:
 
 
 def hostile_finding() -> Finding:
+    record = record_of(
+        HOSTILE,
+        {"CLEARED": 0.2, "markup": 0.1, "gnp": 0.1, "surrogate": -0.05},
+        id="id\x1b[1m\n[red]",
+        path="evil\x1b[7m\u202e.jsonl",
+    )
+    hostile_pairs = [(HOSTILE, 1, HOSTILE, 0.5), ("\x1b[31mred", 2, "\x1b[2J\x1b[31mCLEARED", 0.2)]
     return Finding(
         prompt=f"prompt {HOSTILE}",
         response=f"response {HOSTILE}",
         method="haif\x1b[5m",
-        records=(
-            record_of(
-                HOSTILE,
-                {"CLEARED": 0.2, "markup": 0.1, "gnp": 0.1, "surrogate": -0.05},
-                id="id\x1b[1m\n[red]",
-                path="evil\x1b[7m\u202e.jsonl",
-            ),
-        ),
+        records=(paired(record, *hostile_pairs),),
         span="[bold red]markup",
         notes=(f"note {HOSTILE}",),
         scored=1,
@@ -306,6 +359,7 @@ def markup_finding() -> Finding:
     record = record_of(
         MARKUP, {"alert": 0.3, "link": -0.1}, id=f"id{MARKUP}", path=f"dir/{MARKUP[:40]}.jsonl"
     )
+    record = paired(record, (MARKUP, 1, MARKUP, 0.5), ("**bold**", 2, "<script>alert(1)", 0.2))
     finding = Finding(
         prompt=MARKUP,
         response=f"response {MARKUP}",

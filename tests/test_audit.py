@@ -325,14 +325,18 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
         {"prompt": PROMPT, "protected": [{"type": "phone", "value": value}]},
         {"prompt": f"Whose number is {value}?", "response": f" {value}"},
     )
-    files = [tmp_path / f"r.{suffix}" for suffix in ("json", "jsonl", "sarif")]
-    written = [word for file in files for word in ("-o", file)]
+    suffixes = ("json", "jsonl", "sarif", "html", "md")
+    files = [tmp_path / f"{name}.{suffix}" for name in ("r", "pairs") for suffix in suffixes]
+    written, paired = (
+        [word for file in some for word in ("-o", file)] for some in (files[:5], files[5:])
+    )
     common = ("--index", tmp_path / "i", "--exact", "--top", "20")
     outcomes = [
         cli("trace", "--prompts", probes, *common, *written),
         cli("trace", PROMPT, "--protect", value, *common),
         cli("trace", PROMPT, *common, "-o", "-"),
         cli("trace", "--probes-from-corpus", "4", *common, "--max-new-tokens", "8"),
+        cli("trace", PROMPT, "--protect", value, *common, "--method", "haif-li,haif-r", *paired),
     ]
     assert outcomes[0].code == 1, outcomes[0].err
     texts = [text for o in outcomes for text in (o.out, o.err)]
@@ -340,6 +344,17 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
     for text in texts:
         assert not _spells(text, "5550142")
         assert value not in text
+    pairs = [
+        pair
+        for finding in json.loads((tmp_path / "pairs.json").read_text())["findings"]
+        for record in finding["records"]
+        for pair in record["pairs"]
+    ]
+    hidden = [pair for pair in pairs if "•" in pair["record_text"]]
+    assert any("•" in pair["response_text"] for pair in hidden)
+    assert not any(
+        "0142" in pair[side] for pair in pairs for side in ("response_text", "record_text")
+    )
     shown = cli("trace", "--prompts", probes, *common, "--reveal", "-o", tmp_path / "s.sarif")
     assert "555-0142" in shown.out
     assert "555-0142" not in (tmp_path / "s.sarif").read_text()

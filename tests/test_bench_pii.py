@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from haiftrace.bench import pii_run
+from haiftrace.bench import pii_run, pii_tracing
 from haiftrace.bench import tracing as bench_tracing
 from haiftrace.bench.data import BenchData, Question, Record
+from haiftrace.bench.decoys import POOL, make_decoys
 from haiftrace.bench.models import Shape
 from haiftrace.bench.optimise import Compute, Schedule
 from haiftrace.bench.outputs import WORK_NAME, write_results
@@ -30,7 +31,9 @@ from haiftrace.bench.training import train
 from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.methods import METHODS
+from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
+from haiftrace.scoring import factors
 from haiftrace.trace import Leak, TraceSettings
 from haiftrace.training_run import read_run
 from tests import kit
@@ -99,8 +102,24 @@ def test_rows_are_by_attribute_seed_and_over_all():
     assert every["interval"] == [between.low, between.high]
     assert rows[1, "email"]["n"] == 0
     assert rows[1, "email"]["top1"] is None
-    keys = "regime method attribute scope loss_on combine pool seed n top1 mrr recall10 interval"
-    assert set(every) == set(keys.split())
+    keys = "regime method attribute scope loss_on combine pool power seed n top1 mrr recall10"
+    assert set(every) == {*keys.split(), "interval"}
+
+
+def test_a_row_tells_of_a_variation_what_the_method_looks_at():
+    late = Variation(late_scope="value", power=1.0)
+    about = {"haif": ("linear", "sum", None), "haif-li": ("value", None, 1.0)}
+    for method, (scope, combine, power) in about.items():
+        (row, *_) = rows_of([Ranks("learned", method, late, 0, (1,), ("phone",))])
+        assert (row["scope"], row["combine"], row["power"]) == (scope, combine, power)
+    # What was traced before these choices were there is not traced again.
+    assert DEFAULT.told() == {
+        "scope": "linear",
+        "loss_on": "response",
+        "combine": "sum",
+        "pool": "all",
+    }
+    assert late.told() == {**DEFAULT.told(), "late_scope": "value", "power": 1.0}
 
 
 def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_it():
@@ -108,7 +127,15 @@ def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_i
     assert table[Variation(scope="all")] == PLAIN
     assert {"ek-fac", "relatif", "ahif"} <= set(table[Variation(loss_on="all")])
     assert table[Variation(combine="max")] == ("haif",)
-    assert "bm25" in table[Variation(pool="documents")]
+    documents = [
+        names
+        for part in parts_of(list(METHODS), ablation=True)
+        for variation, names in part.scored
+        if variation == Variation(pool="documents")
+    ]
+    assert [name in sum(documents, ()) for name in ("bm25", "haif-r")] == [True, True]
+    for late in ({"late_scope": "value"}, {"late_scope": "linear"}, {"power": 1.0}):
+        assert table[Variation(pool="one a subject", **late)] == ("haif-r", "haif-li")
     alone = parts_of(["tracincp"], ablation=True)
     assert [part.name for part in alone] == ["scores-tracincp", "norms"]
 
@@ -181,15 +208,20 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     parts = parts_of(names, ablation=True)
     found = [one for _, one in trace_parts(tracing, parts, Silent())]
     ranks = [row for one in found for row in one.get("ranks", ())]
-    made = {(tuple(row["variation"].values()), row["method"]) for row in ranks}
-    assert (("linear", "response", "sum", "all"), "bm25") in made
-    assert (("all", "response", "sum", "all"), "haif") in made
-    assert (("linear", "response", "positive", "documents"), "haif") in made
-    assert (("linear", "response", "sum", "one a subject"), "bm25") in made
+    made = {(Variation(**row["variation"]), row["method"]) for row in ranks}
+    assert (DEFAULT, "bm25") in made
+    assert (Variation(scope="all"), "haif") in made
+    assert (Variation(combine="positive", pool="documents"), "haif") in made
+    assert (Variation(pool="one a subject"), "bm25") in made
+    assert (Variation(pool="one a subject", late_scope="value"), "haif-li") in made
     bm25 = next(r for r in ranks if r["method"] == "bm25")
     assert set(bm25["ranks"]) == {1}  # the question names the subject
     rows = rows_of(read_ranks(row) for row in ranks)
     assert {row["pool"] for row in rows} == {"all", "documents", "one a subject"}
+    (decoys,) = (one["decoys"] for one in found if "decoys" in one)
+    assert {(r["method"], r["n"]) for r in decoys} == {(name, 4) for name in names}
+    # Its words are the question's and the answer's: a fake lacks some of them.
+    assert {r["value"] for r in decoys if r["method"] == "bm25"} == {1.0}
     (shortlist,) = (one["shortlist"] for one in found if "shortlist" in one)
     full = [r for r in shortlist if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
@@ -213,8 +245,59 @@ def test_another_method_repeats_nothing():
     assert set(few) < set(more)
     assert {part.name for part in set(more) - set(few)} == {
         *("scores-tracincp", "shortlist", "ablation-scope", "ablation-loss", "ablation-tokens"),
-        "ablation-documents",
+        *("ablation-documents", "decoys"),
     }
+
+
+def test_variations_of_late_interaction_are_those_of_a_trace(tmp_path):
+    data, run = trained("pii-cr", "gpt2")
+    leak = data.trained()[0]
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+    found = {}
+    for told in ({"scope": "value"}, {"scope": "linear"}, {"power": 1.0}):
+        late = LateSettings(**told)
+        variation = Variation(late_scope=late.scope, power=late.power)
+        scores = bench.scores([leak], variation, ["haif-r", "haif-li"])
+        settings = TraceSettings("haif-r,haif-li", top=100, methods=MethodSettings(late=late))
+        for finding in bench.tracer("linear", "all").trace(
+            Leak(leak.prompt, leak.response), settings, Silent()
+        ):
+            right = {record.id: record.score for record in finding.records}
+            expected = np.array([right[record.id] for record in data.records])
+            ours = scores[finding.method][0]
+            assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max()
+            found[str(told), finding.method] = tuple(ours)
+    assert len(set(found.values())) == 6
+
+
+def test_decoys_are_scored_by_the_curvature_of_the_records(tmp_path):
+    data, run = trained("pii-e", "qwen2")
+    leaks = data.trained()[:2]
+    fakes = [decoy.record for decoy in make_decoys(data, leaks)]
+    pools = {POOL: [*data.records[:4], *fakes]}
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent(), pools=pools)
+    bench.keep(["ek-fac"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factors, "computed_factors", None)  # none are fitted to the decoys
+        bench.share_factors("linear", POOL)
+        scores = bench.scores(leaks, Variation(pool=POOL), ["haif", "ek-fac"])
+    for method, scores_QR in bench.scores(leaks, DEFAULT, ["haif", "ek-fac"]).items():
+        ours = scores[method]
+        assert ours.shape == (2, 4 + len(fakes))
+        assert np.abs(ours[:, :4] - scores_QR[:, :4]).max() <= 1e-4 * np.abs(scores_QR).max()
+
+
+def test_where_names_run_out_a_regime_has_no_decoys(tmp_path, monkeypatch):
+    def none_left(data, leaks):
+        raise UsageError("There are no more names.", "")
+
+    monkeypatch.setattr(pii_tracing, "make_decoys", none_left)
+    data, run = trained("pii-e", "qwen2")
+    tracing = Tracing(
+        data, run, "learned", 0, tuple(data.trained()[:2]), tmp_path / "work", 1 << 29, "auto"
+    )
+    (part,) = (p for p in parts_of(["bm25", "ek-fac"], True) if p.name == "decoys")
+    assert [found for _, found in trace_parts(tracing, [part], Silent())] == [{"decoys": []}]
 
 
 def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import UsageError
 from haiftrace.query import Asking, ask, given
+from haiftrace.word_groups import group_words
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.tiny_models import END_OF_TEXT, NAMES, records, trained
@@ -342,6 +343,36 @@ def test_a_character_of_several_tokens_is_traced_whole_as_when_it_is_given(answe
     last = answer[-1]
     spanned = ask(scripted, PROMPT, Asking(), last)
     assert sum(spanned.labels) == len(last.encode()) or last in "ex"
+
+
+@pytest.mark.parametrize("answer", [" 电话 五五", " 🦊 fox 12.", " é", " naïve 日本語"])
+def test_words_are_the_same_in_a_generated_answer_as_in_a_given_one(answer):
+    model = kit.checkpoint()
+    tokens = model.tokenizer(answer)["input_ids"]
+    scripted = replace(model, model=Scripted([*tokens, model.tokenizer.eos_token_id], model.model))
+    said, again = ask(scripted, PROMPT, Asking(), None), leak(PROMPT, answer)
+    assert said.text == again.text == PROMPT + answer
+    words = group_words(said.text, said.offsets)
+    assert words == group_words(again.text, again.offsets)
+    assert " ".join(
+        said.text[w.start : w.end] for w in words if w.start >= len(PROMPT)
+    ).split() == [
+        piece for word in answer.split() for piece in ([*word] if word[0] in "电五日" else [word])
+    ]
+
+
+def test_offsets_say_where_the_pieces_stand():
+    for query in (
+        leak(),
+        leak(span="0142"),
+        leak("Who?", "Mara", template="Q: {prompt} A:"),
+        ask(kit.checkpoint(), PROMPT, Asking(max_new_tokens=12), None),
+        ask(kit.checkpoint(), "Who?", Asking(max_new_tokens=4, template="Q: {prompt} A:"), None),
+    ):
+        assert query.text.startswith(query.prompt)
+        assert query.text.endswith(query.response)
+        assert [query.text[a:b] for a, b in query.offsets] == query.pieces
+        assert len(query.offsets) == len(query.token_ids)
 
 
 def test_half_a_character_at_the_end_is_shown_as_such():

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haiftrace.findings import (
+    PairEvidence,
     PrivateValue,
     Probe,
     RecordEvidence,
@@ -18,6 +19,7 @@ from haiftrace.findings import (
     Verdict,
 )
 from haiftrace.privacy import MASK, ValueIndex, mask_report
+from haiftrace.word_groups import group_words
 from tests.report_samples import ENGLISH, english_finding, record_of, report_of
 
 PHONE = "555-123-4501"
@@ -42,6 +44,31 @@ def strings(value):
             yield from strings(one)
 
 
+def every_pair(response, cut, record):
+    """All pairs of words of a response, cut into tokens, and of a record, as evidence has them."""
+    ends = [sum(map(len, cut[: i + 1])) for i in range(len(cut))]
+    places = [(end - len(piece), end) for end, piece in zip(ends, cut, strict=True)]
+    said = [
+        (response[word.start : word.end], word.tokens)
+        for word in group_words(response, places)
+        if word.start < word.end
+    ]
+    taught = group_words(record.text, [(t.start, t.end) for t in record.tokens])
+    return tuple(
+        PairEvidence(
+            text,
+            positions,
+            record.text[word.start : word.end],
+            word.tokens,
+            word.start,
+            word.end,
+            0.01,
+        )
+        for text, positions in (*said, ("", ()))
+        for word in taught
+    )
+
+
 def leaking(value=PHONE, **more):
     text = f"Mara's phone is {value}, she said."
     pieces, at = [], 0
@@ -64,6 +91,7 @@ def leaking(value=PHONE, **more):
     )
     response = f"It is {value}."
     cut = [response[i : i + 2] for i in range(0, len(response), 2)]
+    record = replace(record, pairs=every_pair(response, cut, record))
     values = {
         "prompt": f"Whose number is {value}?",
         "response": response,
@@ -118,6 +146,62 @@ def test_tokens_of_a_value_have_no_id_and_all_offsets_hold():
         assert replace(after, text="", token_id=0) == replace(before, text="", token_id=0)
 
 
+def test_a_word_of_a_pair_looks_as_it_does_where_it_stands():
+    report = report_of(leaking())
+    (old,), (new,) = report.findings[0].records, mask_report(report).findings[0].records
+    shown = {(pair.response_text, pair.record_text) for pair in new.pairs}
+    assert ("5••-•••-••01.", "5••-•••-••01,") in shown
+    assert ("It", "Mara's") in shown
+    assert ("", "phone") in shown
+    tokens = mask_report(report).findings[0].response_tokens
+    for before, after in zip(old.pairs, new.pairs, strict=True):
+        assert after.record_text == new.text[after.start : after.end]
+        spelled = "".join(tokens[place].text for place in after.response_positions)
+        assert spelled.strip() == after.response_text
+        assert (MASK in after.response_text) == ("5" in before.response_text)
+        assert replace(after, response_text="", record_text="") == replace(
+            before, response_text="", record_text=""
+        )
+
+
+def test_words_of_a_value_of_several_are_hidden_in_pairs_too():
+    secret = "marine engineer"
+    text = "Ana is a marine engineer there."
+    tokens = tuple(
+        TokenEvidence(i, i, text[a:b], a, b, 0.1, 1.0, 0.01)
+        for i, (a, b) in enumerate([(0, 3), (3, 6), (6, 8), (8, 15), (15, 18), (18, 24), (24, 31)])
+    )
+    record = RecordEvidence(1, "r", Source("d.jsonl", 1), 0.1, None, text, tokens)
+    response = "A marine engineer"
+    cut = ["A", " mar", "ine", " engineer"]
+    record = replace(record, pairs=every_pair(response, cut, record))
+    said = tuple(ResponseToken(i, i, piece, 0.1) for i, piece in enumerate(cut))
+    finding = english_finding(
+        prompt="Who?", response=response, response_tokens=said, span=None, records=(record,)
+    )
+    (new,) = mask_report(report_of(finding), [secret]).findings[0].records
+    assert {pair.response_text for pair in new.pairs} == {"A", "m•••••", "••••••er", ""}
+    assert {p.record_text for p in new.pairs} >= {"m•••••", "••••••er", "Ana", "there."}
+
+
+def test_a_pair_that_does_not_fit_its_tokens_shows_nothing_of_a_value():
+    """Pieces of one character overlap, and a stop text may be cut off behind a response's token."""
+    finding = leaking()
+    (record,) = finding.records
+    said = next(p for p in record.pairs if PHONE in p.response_text)
+    odd = (
+        replace(said, response_text="555-123-45"),  # its tokens spell more
+        replace(said, response_text="4501", response_positions=(99,)),  # of which no token is known
+        replace(said, record_text="123", start=0, end=0),
+        replace(said, response_text="Mara", response_positions=(0,)),
+    )
+    finding = replace(finding, records=(replace(record, pairs=odd),))
+    (new,) = mask_report(report_of(finding)).findings[0].records
+    assert [pair.response_text for pair in new.pairs[:2]] == ["•" * 10, "••••"]
+    assert new.pairs[2].record_text == "•••"
+    assert new.pairs[3].response_text == "Mara"
+
+
 def test_the_values_of_any_probe_are_hidden_in_every_finding():
     other = english_finding(records=(record_of(ENGLISH),))
     secret = "marine engineer"
@@ -128,25 +212,25 @@ def test_the_values_of_any_probe_are_hidden_in_every_finding():
 
 
 @dataclass(frozen=True)
-class Pair:
-    response_text: str
-    record_text: str
-    record_token_id: int | None
+class Link:
+    said: str
+    taught: str
+    taught_token_id: int | None
     evidence: float
 
 
 @dataclass(frozen=True)
 class Richer(RecordEvidence):
-    pairs: tuple[Pair, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 def test_a_further_tuple_of_small_texts_is_masked_without_being_named():
     finding = leaking()
     record = finding.records[0]
     known = {f.name: getattr(record, f.name) for f in fields(record)}
-    richer = Richer(**known, pairs=(Pair("12", "45", 7, 0.5), Pair(" is", "Mar", 8, 0.1)))
+    richer = Richer(**known, links=(Link("12", "45", 7, 0.5), Link(" is", "Mar", 8, 0.1)))
     (new,) = mask_report(report_of(replace(finding, records=(richer,)))).findings[0].records
-    assert new.pairs == (Pair("••", "••", None, 0.5), Pair(" is", "Mar", 8, 0.1))
+    assert new.links == (Link("••", "••", None, 0.5), Link(" is", "Mar", 8, 0.1))
 
 
 @given(
@@ -166,11 +250,19 @@ def test_no_value_survives_in_records_whatever_the_tokens(text, values, seed):
         TokenEvidence(i, i, whole[a:b], a, b, 0.1, 1.0, e) for i, (a, b, e) in enumerate(pieces)
     )
     record = RecordEvidence(1, "r", Source("d.jsonl", 1), 0.1, None, whole, tokens)
-    finding = english_finding(records=(record,), response=whole, prompt=text, span=None)
+    cut = [token.text for token in tokens]
+    record = replace(record, pairs=every_pair(whole, cut, record))
+    said = tuple(ResponseToken(i, i, piece, 0.1) for i, piece in enumerate(cut))
+    finding = english_finding(
+        records=(record,), response=whole, prompt=text, span=None, response_tokens=said
+    )
     (masked,) = mask_report(report_of(finding), values).findings
     index = ValueIndex(values)
     (new,) = masked.records
     for shown in (masked.prompt, masked.response, new.text, "".join(t.text for t in new.tokens)):
         assert not index.find(shown)
+    for pair in new.pairs:
+        assert not index.find(pair.response_text)
+        assert not index.find(pair.record_text)
     assert all(t.text == new.text[t.start : t.end] for t in new.tokens)
     assert all(MASK not in t.text or t.token_id is None for t in new.tokens)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haiftrace.findings import Report
+from haiftrace.findings import PairEvidence, Report
 from haiftrace.reports import write_report
 from haiftrace.reports.html_report import render_html
 from haiftrace.reports.marks import PrivateValues, record_groups, text_groups
@@ -21,6 +21,7 @@ from tests.report_samples import (
     HOSTILE,
     MARKUP,
     arabic_finding,
+    asked_as_one_finding,
     audit_findings,
     audit_report,
     chinese_finding,
@@ -30,6 +31,7 @@ from tests.report_samples import (
     inconclusive_verdict,
     judged,
     markup_finding,
+    paired_finding,
     record_of,
     report_of,
     traced_finding,
@@ -105,6 +107,7 @@ REPORTS = {
     "no verdict": report_of(english_finding()),
     "several": report_of(*audit_findings(), markup_finding(), hostile_finding()),
     "everything": whole_report(),
+    "pairs": report_of(paired_finding(), asked_as_one_finding()),
     "empty": report_of(),
     "empty audit": report_of(gate=gate_of(exit_code=3, partial=True)),
     "inconclusive": report_of(
@@ -155,6 +158,20 @@ def test_a_finding_shows_its_verdict_reasons_words_and_null() -> None:
     assert "path" in document.tags
     assert any("512 controls" in value for value in document.values("aria-label"))
     assert "haiftrace trace &#34;What&#39;s the phone" in text
+
+
+def test_pairs_are_a_table_under_their_record() -> None:
+    document = assert_harmless(render_html(report_of(paired_finding())))
+    assert "phone ← phone+10% 555-0134 ← 555-0134+50% phone+12% by+6%" in document.plain
+    assert "555-0134 ← 555-0199+75%" in document.plain
+    assert document.tags.count("table") == 2
+    assert sum("record's words" in value for value in document.values("aria-label")) == 2
+    assert "answer ← record" in document.plain.replace("\xa0", " ")
+    one = assert_harmless(render_html(report_of(asked_as_one_finding())))
+    assert "555-0134 ← 555-0134+61% phone+19%" in one.plain
+    none = render_html(report_of(english_finding()))
+    assert "←" not in none
+    assert 'class="pairs"' not in none
 
 
 def test_the_sign_of_evidence_is_not_by_colour_alone() -> None:
@@ -215,6 +232,10 @@ def test_no_text_becomes_markup(a: str, b: str, c: str) -> None:
             source=replace(record_of("").source, path=y),
             text="some words",
             content_hash=z,
+            pairs=(
+                PairEvidence(f"w{x}", (1,), f"w{y}", (0,), 0, 4, 0.5),
+                PairEvidence(z, (2,), x, (1,), 5, 5, 0.25),
+            ),
         )
         finding = replace(
             traced_finding(),

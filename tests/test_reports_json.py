@@ -22,12 +22,16 @@ from haiftrace.findings import Report
 from haiftrace.reports import check_outputs, outputs, write_report
 from haiftrace.reports.json_report import render_json
 from tests.report_samples import (
+    ENGLISH,
+    asked_as_one_finding,
     audit_findings,
     chinese_finding,
     english_finding,
     gate_of,
     hostile_finding,
     markup_finding,
+    paired,
+    paired_finding,
     report_of,
 )
 
@@ -92,6 +96,8 @@ def whole_report() -> Report:
         english_finding(records=(), response_tokens=(), span=None),
         *audit_findings(),
         markup_finding(),
+        asked_as_one_finding(),
+        paired_finding(),
         gate=gate_of(*audit_findings()),
         masked=True,
     )
@@ -133,6 +139,11 @@ def test_the_report_fits_its_schema_and_the_schema_describes_every_key() -> None
         (("findings", 4, "verdict", "p_value"), 1.5),
         (("findings", 4, "verdict", "null", "counts", 0), -1),
         (("findings", 4, "probe", "line"), 0),
+        (("findings", -1, "records", 0, "pairs"), None),
+        (("findings", -1, "records", 0, "pairs", 0, "evidence"), "0.1"),
+        (("findings", -1, "records", 0, "pairs", 0, "response_text"), None),
+        (("findings", -1, "records", 0, "pairs", 0, "response_positions"), [-1]),
+        (("findings", -1, "records", 0, "pairs", 0, "record_positions"), []),
     ],
 )
 def test_the_schema_refuses_another_shape(path: tuple[Any, ...], bad: Any) -> None:
@@ -171,6 +182,41 @@ def test_the_fixed_shape_holds_and_the_values_are_the_findings() -> None:
         for item in finding["records"]:
             total = sum(token["evidence"] for token in item["tokens"])
             assert total == pytest.approx(item["score"])
+
+
+def test_pairs_are_written_as_they_are_and_point_at_tokens() -> None:
+    report = report_of(paired_finding(), asked_as_one_finding(), english_finding())
+    document = json.loads(render_json(report))
+    finding = document["findings"][0]
+    record = finding["records"][0]
+    found = report.findings[0].records[0].pairs
+    assert record["pairs"][0] == {
+        "response_text": "555-0134.",
+        "response_positions": [40],
+        "record_text": "555-0134.",
+        "record_positions": list(found[0].record_positions),
+        "start": ENGLISH.index("555-0134"),
+        "end": ENGLISH.index("555-0134") + 9,
+        "evidence": found[0].evidence,
+    }
+    assert [pair["evidence"] for pair in record["pairs"]] == [pair.evidence for pair in found]
+    said = {token["position"]: token["text"] for token in finding["response_tokens"]}
+    tokens = {token["position"]: token for token in record["tokens"]}
+    for pair in record["pairs"]:
+        assert said[pair["response_positions"][0]].strip() in pair["response_text"]
+        spelled = "".join(tokens[place]["text"] for place in pair["record_positions"])
+        assert spelled.strip() == pair["record_text"]
+        assert record["text"][pair["start"] : pair["end"]] == pair["record_text"]
+    as_one = document["findings"][1]["records"][0]["pairs"]
+    assert {(p["response_text"], tuple(p["response_positions"])) for p in as_one} == {("", ())}
+    assert [r["pairs"] for r in document["findings"][2]["records"]] == [[], [], []]
+
+
+def test_a_pair_that_is_no_number_is_not_written() -> None:
+    (record, _) = paired_finding().records
+    bad = paired(record, ("555", 40, "phone:", math.nan))
+    with pytest.raises(OutputError, match=r"pairs\[0\]\.evidence"):
+        render_json(report_of(paired_finding(records=(bad,))))
 
 
 def test_masked_and_missing_values_are_null() -> None:

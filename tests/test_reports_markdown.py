@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from haiftrace.findings import Probe, Report
+from haiftrace.findings import Finding, PairEvidence, Probe, Report
 from haiftrace.reports import markdown, write_report
 from haiftrace.reports.markdown import code, literal, render_markdown
 from haiftrace.reports.sanitize import inert
 from tests.report_samples import (
     HOSTILE,
     MARKUP,
+    asked_as_one_finding,
     audit_findings,
     audit_report,
     chinese_finding,
@@ -26,6 +27,7 @@ from tests.report_samples import (
     gate_of,
     hostile_finding,
     markup_finding,
+    paired_finding,
     report_of,
     traced_finding,
 )
@@ -62,6 +64,7 @@ def whole_report() -> Report:
         whole_report(),
         report_of(traced_finding()),
         report_of(english_finding()),
+        report_of(paired_finding(), asked_as_one_finding()),
         report_of(),
         report_of(gate=gate_of(exit_code=3, partial=True)),
     ],
@@ -87,6 +90,18 @@ def test_the_decision_the_table_and_the_details() -> None:
     assert "Next: Remove or redact corpus/people.jsonl:17" in plain
     assert tags(text).count("table") == 2
     assert tags(text).count("details") == 7
+
+
+def test_pairs_take_a_line() -> None:
+    def plain(*findings: Finding) -> str:
+        return html.unescape(re.sub("<[^>]*>", "", render_markdown(report_of(*findings))))
+
+    text = plain(paired_finding())
+    assert "\n\nTaught: phone ← phone +10%; 555-0134 ← 555-0134 +50%, phone +12%, by +6%\n" in text
+    as_one = plain(asked_as_one_finding())
+    assert "\n\nShare of score: 555-0134 ← 555-0134 +54%, phone +16%, " in as_one
+    assert "Taught" not in as_one
+    assert "←" not in plain(english_finding())
 
 
 def test_a_long_report_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +138,13 @@ def test_code_reads_as_the_text(text: str) -> None:
 @given(hostile_text, hostile_text, hostile_text)
 def test_no_text_breaks_out_of_its_place(a: str, b: str, c: str) -> None:
     def structure(x: str, y: str, z: str) -> list[str]:
-        record = replace(traced_finding().records[0], id=f"i{x}", text=f"t{y}", tokens=())
+        pairs = (
+            PairEvidence(f"w{z}", (1,), f"w{x}", (0,), 0, 1, 0.5),
+            PairEvidence(x, (2,), y, (0,), 0, 0, 0.25),
+        )
+        record = replace(
+            traced_finding().records[0], id=f"i{x}", text=f"t{y}", tokens=(), pairs=pairs
+        )
         finding = replace(
             traced_finding(),
             prompt=x,

@@ -27,6 +27,7 @@ from tests.report_samples import (
     gate_of,
     hostile_finding,
     markup_finding,
+    paired_finding,
     report_of,
     traced_finding,
     untraced_finding,
@@ -148,6 +149,14 @@ def test_text_is_there_only_when_it_is_masked() -> None:
     for text in ("555-0134", "What's the phone", "John Doe"):
         assert text not in plain
     assert "marine engineer" not in masked  # a record's text never is
+
+
+def test_pairs_add_nothing_to_it() -> None:
+    leak = replace(traced_finding(), records=paired_finding().records)
+    bare = replace(leak, records=tuple(replace(r, pairs=()) for r in leak.records))
+    assert render_sarif(report_of(leak, gate=gate_of(leak))) == render_sarif(
+        report_of(bare, gate=gate_of(bare))
+    )
 
 
 def test_a_partial_run_and_an_empty_one_are_marked() -> None:

@@ -23,6 +23,7 @@ from tests.report_samples import (
     ENGLISH,
     HOSTILE,
     MARKUP,
+    asked_as_one_finding,
     audit_findings,
     audit_report,
     chinese_finding,
@@ -33,6 +34,8 @@ from tests.report_samples import (
     judged,
     markup_finding,
     null_of,
+    paired,
+    paired_finding,
     record_of,
     report_of,
     tokens_of,
@@ -103,6 +106,53 @@ def test_the_english_report_at_80_columns() -> None:
     )
 
 
+def test_pairs_stand_under_their_record_by_the_words_of_the_response() -> None:
+    text = rendered(report_of(paired_finding()))
+    assert (
+        "    share of score: 555-0134 +54%, phone +16%, reach +10%, Doe +10%, by +10%\n"
+        "       phone ← phone +10%\n"
+        "    555-0134 ← 555-0134 +50%, phone +12%, by +6%\n"
+        "\n"
+    ) in text
+    assert "    555-0134 ← 555-0199 +75%\n" in text
+    assert "answer ← record: a word of the answer, and what taught it." in text
+    plain = rendered(report_of(english_finding()))
+    assert "←" not in plain
+
+
+def test_a_response_that_asked_as_one_stands_before_the_words_that_taught_it() -> None:
+    text = rendered(report_of(asked_as_one_finding()))
+    assert "    share of score: 555-0134 ← 555-0134 +54%, phone +16%, reach +10%, Doe" in text
+    assert text.count("←") == 2  # and in the legend
+
+
+def test_a_long_response_shows_the_words_that_are_told_most_of() -> None:
+    (record, _) = paired_finding().records
+    pairs = [(f"word{n}", n, "phone:", 0.01 * (n % 10)) for n in range(1, 12)]
+    text = rendered(report_of(paired_finding(records=(paired(record, *pairs),))))
+    shown = re.findall(r"(word\d+) ← phone", text)
+    assert shown == ["word5", "word6", "word7", "word8", "word9"]
+
+
+def test_an_audit_names_what_taught_each_word_in_a_line() -> None:
+    (record, _) = paired_finding().records
+    leak = traced_finding(
+        records=(record,), response_tokens=paired_finding().response_tokens, span=None
+    )
+    text = rendered(report_of(leak, gate=gate_of(leak)))
+    assert "Taught    phone ← phone +10%, 555-0134 ← 555-0134 +50%\n" in text
+    as_one = traced_finding(records=asked_as_one_finding().records)
+    assert "Taught" not in rendered(report_of(as_one, gate=gate_of(as_one)))
+
+
+@pytest.mark.parametrize("share", [math.nan, math.inf, 0.0, -1.0])
+@pytest.mark.parametrize("place", [None, 40])
+def test_pairs_without_meaning_do_not_stop_the_report(share: float, place: int | None) -> None:
+    (record, _) = paired_finding().records
+    finding = paired_finding(records=(paired(record, ("555", place, "phone:", share)),))
+    assert "555-0134" in rendered(report_of(finding))
+
+
 def test_the_chinese_record_is_marked_by_token() -> None:
     text = rendered(report_of(chinese_finding()), width=80)
     assert (
@@ -117,7 +167,9 @@ def test_the_chinese_record_is_marked_by_token() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 120, 300])
 def test_lines_fit_the_width(width: int) -> None:
-    report = report_of(english_finding(), chinese_finding(), hostile_finding())
+    report = report_of(
+        english_finding(), chinese_finding(), hostile_finding(), paired_finding(), markup_finding()
+    )
     for line in rendered(report, width=width).splitlines():
         assert cell_len(line) <= min(width, 110)
         assert line == line.rstrip()
@@ -471,6 +523,17 @@ def test_a_poor_encoding_draws_the_null_in_ascii() -> None:
     render_terminal(report, Console(file=out, width=100, _environ={"TERM": "xterm"}))
     out.flush()
     assert "|" in raw.getvalue().decode("ascii").split("Why")[1].split("Prompt")[0]
+
+
+def test_a_poor_encoding_spells_the_arrow() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
+    for finding in (paired_finding(), asked_as_one_finding()):
+        render_terminal(report_of(finding), Console(file=out, width=80, _environ={"TERM": "xterm"}))
+    out.flush()
+    shown = raw.getvalue().decode("ascii")
+    assert "\n       phone <- phone +10%\n    555-0134 <- 555-0134 +50%, phone +12%" in shown
+    assert "share of score: 555-0134 <- 555-0134 +54%" in shown
 
 
 # The null distribution as a picture

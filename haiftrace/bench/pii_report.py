@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from haiftrace.bench.decoys import BOTH, DECOYS, MOST_LEAKS, over_all_seeds
 from haiftrace.bench.figures import Panel, Series, lines
 from haiftrace.bench.norm_profile import KINDS, mean_shares
 from haiftrace.bench.outputs import Results
@@ -31,8 +32,7 @@ PUBLISHED_LEAD = {"pii-e": (20.96, 73.71), "pii-cr": (3.21, 45.93)}
 def pii_results(outcome: PiiOutcome) -> Results:
     """Everything for `write_results`."""
     rows = rows_of(outcome.ranks)
-    plain = asdict(DEFAULT)
-    tracing = [row for row in rows if all(row[key] == plain[key] for key in plain)]
+    tracing = [row for row in rows if DEFAULT.row(row["method"]).items() <= row.items()]
     ablation = [row for row in rows if row not in tracing]
     settings = outcome.settings
     seeds = list(range(settings.seed, settings.seed + settings.seeds))
@@ -40,6 +40,7 @@ def pii_results(outcome: PiiOutcome) -> Results:
         "prediction": outcome.prediction,
         "tracing": tracing,
         "ablation": ablation,
+        "decoys": over_all_seeds(outcome.decoys),
         "shortlist": outcome.shortlist,
         "norms": outcome.norms,
     }
@@ -71,7 +72,18 @@ def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Ro
         *_published(outcome),
     ]
     if ablation:
-        parts += ["## What matters: top-1 over all answers", _ablation(tracing, ablation)]
+        parts += [
+            "## What matters: top-1 over all answers",
+            _ablation(tracing, ablation),
+        ]
+    if outcome.decoys:
+        parts += [
+            "## Decoys: the true record before a fake that was never trained on",
+            f"At most {MOST_LEAKS} leaks a seed. Each has two fakes, its first record rewritten:"
+            " one tells another value under the same name, one the same value under a name that"
+            " nobody has. A tie counts against the method.",
+            _decoys(over_all_seeds(outcome.decoys)),
+        ]
     if outcome.shortlist:
         parts += [
             "## Shortlist: the exact first record among the candidates",
@@ -165,7 +177,7 @@ def _top1(row: Row) -> str:
 
 
 def _ablation(tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
-    keys = ("scope", "loss_on", "combine", "pool")
+    keys = ("scope", "loss_on", "combine", "power", "pool")
     every = [
         row for row in (*tracing, *ablation) if row["seed"] == "all" and row["attribute"] == AVERAGE
     ]
@@ -184,8 +196,20 @@ def _ablation(tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
                 ]
                 shown.append(_top1(found[0]) if found else NONE)
             if set(shown) != {NONE}:
-                cells.append([*variation, method, *shown])
-    return markdown_table([*keys, "method", *regimes], cells, left=5)
+                chosen = [NONE if value is None else f"{value}" for value in variation]
+                cells.append([*chosen, method, *shown])
+    return markdown_table([*keys, "method", *regimes], cells, left=6)
+
+
+def _decoys(rows: Sequence[Row]) -> str:
+    every = {(r["regime"], r["decoy"], r["method"]): r for r in rows if r["seed"] == "all"}
+    pairs = [(regime, kind) for regime in _regimes(rows) for kind in (*DECOYS, BOTH)]
+    cells = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = [every.get((*pair, method)) for pair in pairs]
+        shares = [NONE if r is None else percent(Proportion(r["successes"], r["n"])) for r in found]
+        cells.append([method, *shares])
+    return markdown_table(["method", *(": ".join(pair) for pair in pairs)], cells)
 
 
 def _shortlist(rows: Sequence[Row]) -> str:

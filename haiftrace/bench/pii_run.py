@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class PiiOutcome:
     Attributes:
         prediction: rows of results.json on the answers.
         ranks: of the sources, by every method and variation.
-        shortlist, norms: rows of results.json.
+        shortlist, norms, decoys: rows of results.json.
         fingerprints: of the stages.
         seconds: of this run.
     """
@@ -97,6 +97,7 @@ class PiiOutcome:
     norms: list[dict[str, Any]]
     fingerprints: dict[str, str]
     seconds: float
+    decoys: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
@@ -118,6 +119,7 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     ranks: list[Ranks] = []
     shortlist: list[dict[str, Any]] = []
     norms: list[dict[str, Any]] = []
+    decoys: list[dict[str, Any]] = []
     fingerprints: dict[str, str] = {}
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
@@ -134,9 +136,12 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
                     ranks += [read_ranks(row) for row in found.get("ranks", ())]
                     shortlist += found.get("shortlist", ())
                     norms += found.get("norms", ())
+                    decoys += found.get("decoys", ())
                     fingerprints[stage.name] = stage.fingerprint
     seconds = time.monotonic() - began
-    return PiiOutcome(settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds)
+    return PiiOutcome(
+        settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds, decoys
+    )
 
 
 def chosen_preset(settings: PiiSettings) -> Preset:

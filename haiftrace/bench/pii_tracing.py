@@ -14,11 +14,20 @@ from typing import Any
 import numpy as np
 
 from haiftrace.bench.data import BenchData, Question
+from haiftrace.bench.decoys import (
+    MOST_LEAKS,
+    POOL,
+    Decoy,
+    decoy_pool,
+    decoy_rows,
+    make_decoys,
+)
 from haiftrace.bench.norm_profile import norm_profile
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
-from haiftrace.bench.tracing import DEFAULT, Bench, Variation, in_pool
+from haiftrace.bench.tracing import DEFAULT, FIRST, Bench, Variation, in_pool
 from haiftrace.bench.training import Trained
+from haiftrace.errors import UsageError
 from haiftrace.methods import (
     METHODS,
     SERIES,
@@ -37,12 +46,13 @@ and for the shortlist of late interaction, whose exact scores are computed once 
 PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 """Methods without curvature or checkpoints: those of the ablation."""
 
+DECOYS = "decoys"
 SHORTLIST = "shortlist"
 NORMS = "norms"
 LATE = "late"
 
 Found = dict[str, list[dict[str, Any]]]
-"""Plain data: "ranks", "shortlist" and "norms", as far as a part has them."""
+"""Plain data: "ranks", "decoys", "shortlist" and "norms", as far as a part has them."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Tracing:
             "format": FORMAT,
             "training": self.trained.directory.name,
             "regime": self.regime,
-            "scored": [[asdict(variation), list(names)] for variation, names in part.scored],
+            "scored": [[variation.told(), list(names)] for variation, names in part.scored],
         }
 
 
@@ -99,6 +109,9 @@ def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
     parts = [Part(f"scores-{key}", ((DEFAULT, tuple(some)),)) for key, some in groups.items()]
     if ablation:
         parts += _ablation(names)
+        against = tuple(name for name in names if _meets_decoys(name))
+        if against:
+            parts.append(Part(DECOYS, ((Variation(pool=POOL), against),)))
         late = tuple(name for name in names if isinstance(METHODS[name], LateMethod))
         searched = [some for some in (tuple({"haif"} & set(names)), late) if some]
         if searched:
@@ -117,13 +130,26 @@ def trace_parts(
         return
     progress.say(f"Tracing {len(leaks)} {regime} leaks over {len(data.records)} records.")
     tracing.work.mkdir(exist_ok=True)
+    told = spread(leaks, MOST_LEAKS)
+    decoys = _decoys(data, told, progress) if any(part.name == DECOYS for part in parts) else []
+    pool = decoy_pool(data, decoys)
     bench = Bench(
-        tracing.work, data, tracing.trained, regime, tracing.memory, progress, tracing.device
+        tracing.work,
+        data,
+        tracing.trained,
+        regime,
+        tracing.memory,
+        progress,
+        tracing.device,
+        {POOL: pool},
     )
     for part in parts:
         if part.name == NORMS:
             index = bench.tracer(DEFAULT.scope, DEFAULT.pool).index
             yield part, {"norms": norm_profile(index, data, regime, seed)}
+        elif part.name == DECOYS:
+            scores = _against_decoys(bench, told, part) if decoys else {}
+            yield part, {"decoys": decoy_rows(scores, pool, told, decoys, regime, seed)}
         elif part.name == SHORTLIST:
             yield part, {"shortlist": list(_shortlist(bench, tracing, part, progress))}
         else:
@@ -156,11 +182,33 @@ def _group(name: str) -> str:
     return method.direction
 
 
+def _meets_decoys(name: str) -> bool:
+    """Not where a score takes a solution, a training run or norms under the inverse of its own."""
+    by_words_or_late = isinstance(METHODS[name], LexicalMethod | LateMethod)
+    return by_words_or_late or name in (*PLAIN, "ek-fac")
+
+
+def _decoys(data: BenchData, leaks: Sequence[Question], progress: Progress) -> list[Decoy]:
+    try:
+        return make_decoys(data, leaks)
+    except UsageError as error:
+        progress.say(f"No decoys: {error.message}")
+        return []
+
+
+def _against_decoys(bench: Bench, leaks: Sequence[Question], part: Part) -> dict[str, np.ndarray]:
+    ((variation, names),) = part.scored
+    if "ek-fac" in names:
+        bench.share_factors(variation.scope, variation.pool)
+    return bench.scores(leaks, variation, names)
+
+
 def _ablation(names: Sequence[str]) -> list[Part]:
     """One choice changed at a time, each with the methods that it is for."""
     plain = tuple(name for name in names if name in PLAIN)
     haif = tuple(name for name in plain if name == "haif")
     words = tuple(name for name in names if isinstance(METHODS[name], LexicalMethod))
+    late = tuple(name for name in names if isinstance(METHODS[name], LateMethod))
     curved = tuple(
         n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
     )
@@ -172,6 +220,13 @@ def _ablation(names: Sequence[str]) -> list[Part]:
             (Variation(pool="documents"), plain + words),
             (Variation(pool="documents", combine="positive"), haif),
             (Variation(pool="documents", combine="max"), haif),
+        ],
+        "late": [
+            # Every token's gradient is formed for each: few records, or this would take long.
+            (Variation(pool=FIRST, late_scope="value"), late),
+            (Variation(pool=FIRST, late_scope="linear"), late),
+            (Variation(pool=FIRST, power=1.0), late),
+            (Variation(pool="documents"), late),
         ],
     }
     scored = {key: tuple(one for one in some if one[1]) for key, some in table.items()}

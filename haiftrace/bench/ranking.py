@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from haiftrace.bench.data import BenchData, Question
 from haiftrace.bench.statistics import best_rank, rank_scores
-from haiftrace.bench.tracing import Variation, candidates
+from haiftrace.bench.tracing import FIRST, Variation, candidates
 
 AVERAGE = "average"
 """The attribute of a row over all leaks."""
@@ -69,7 +69,7 @@ def one_a_subject(
     columns = list(first.values())
     order = {subject: place for place, subject in enumerate(first)}
     attributes = tuple(q.attribute for q in leaks)
-    pool = Variation(variation.scope, variation.loss_on, variation.combine, "one a subject")
+    pool = replace(variation, pool=FIRST)
     return [
         Ranks(
             regime,
@@ -118,10 +118,7 @@ def _row(
         "regime": regime,
         "method": method,
         "attribute": attribute,
-        "scope": variation.scope,
-        "loss_on": variation.loss_on,
-        "combine": variation.combine,
-        "pool": variation.pool,
+        **variation.row(method),
         "seed": seed,
         "n": len(ranks),
         "top1": scores.top1.value,

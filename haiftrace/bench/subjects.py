@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,11 +68,14 @@ class Subject:
     values: dict[str, str]
 
 
-def make_subjects(locale: str, count: int, seed: int) -> list[Subject]:
+def make_subjects(locale: str, count: int, seed: int, apart: Collection[str] = ()) -> list[Subject]:
     """Draw people with unique names and values.
 
     English first and last names are unique among all first and last names, Chinese full names
     among full names; no name is part of another; none is a month's or a state's name.
+
+    Args:
+        apart: names of others, with which these share nothing.
 
     Raises:
         UsageError: Faker is missing or has too few names, or does not know the locale.
@@ -83,7 +86,8 @@ def make_subjects(locale: str, count: int, seed: int) -> list[Subject]:
         )
     faker = _faker(locale)
     faker.seed_instance(seed)
-    names = _english_names(faker, count) if locale == "en_US" else _chinese_names(faker, count)
+    draw_names = _english_names if locale == "en_US" else _chinese_names
+    names = draw_names(faker, count, apart)
     rng = random.Random(f"{seed}:values:{locale}")
     draw_values = _english_values if locale == "en_US" else _chinese_values
     taken: set[str] = set()
@@ -117,12 +121,13 @@ def _fresh(draw: Callable[[], str], taken: set[str]) -> str:
     )
 
 
-def _english_names(faker: Faker, count: int) -> list[str]:
+def _english_names(faker: Faker, count: int, apart: Collection[str]) -> list[str]:
     """First and last names of one set without repetition, fit for records that hide an answer."""
     forbidden = set(_MONTHS)
     for state in FACTS["en_US"].landmarks.values():
         forbidden.update(state.split())
     taken = {*forbidden, *(word.removesuffix("s") for word in forbidden)}
+    taken.update(word for name in apart for word in name.split())
     names = []
     for _ in range(count):
         first = _fresh(lambda: str(faker.first_name()), taken)
@@ -130,9 +135,9 @@ def _english_names(faker: Faker, count: int) -> list[str]:
     return names
 
 
-def _chinese_names(faker: Faker, count: int) -> list[str]:
+def _chinese_names(faker: Faker, count: int, apart: Collection[str]) -> list[str]:
     """Family and given name; none is the beginning of another, or a search would find both."""
-    names: list[str] = []
+    names = list(apart)
 
     def draw() -> str:
         name = f"{faker.last_name()}{faker.first_name()}"
@@ -142,7 +147,7 @@ def _chinese_names(faker: Faker, count: int) -> list[str]:
     taken: set[str] = set()
     for _ in range(count):
         names.append(_fresh(draw, taken))
-    return names
+    return names[len(apart) :]
 
 
 def _born(rng: random.Random) -> datetime.date:

@@ -7,10 +7,10 @@ that it asks about. The scores come from the same registry and the same passes a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,13 @@ from haiftrace.methods import (
     Rule,
     TrajectoryMethod,
 )
-from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
+from haiftrace.methods.settings import (
+    DampingSetting,
+    LateSettings,
+    MethodSettings,
+    QueryTokens,
+    SeriesSettings,
+)
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress, Silent
 from haiftrace.query import Asking
@@ -44,6 +50,9 @@ if TYPE_CHECKING:
     from haiftrace.scoring.directions import Question as Asked
 
 LossOn = Literal["response", "all"]
+
+FIRST = "one a subject"
+"""The pool of each subject's first record."""
 
 DOCUMENT_SUBJECTS = 50
 """Subjects whose records are joined to documents: long windows take long."""
@@ -60,16 +69,43 @@ class Variation:
     """What a table of tracing accuracy varies beside the method.
 
     Attributes:
-        scope: parameters that count.
+        scope: parameters that count, but for late interaction.
         loss_on: whether the question's tokens are traced too.
-        combine: how token evidence is combined.
-        pool: the candidates: "all" records, or "documents" of 1, 2, 4 and 8 records joined.
+        combine: how token evidence is combined, but in late interaction.
+        pool: the candidates: "all" records, "one a subject", "documents" of 1, 2, 4 and 8 records
+            joined, or one that a bench was given.
+        late_scope, power, query_tokens: of late interaction.
     """
 
     scope: str = "linear"
     loss_on: LossOn = "response"
     combine: Combine = "sum"
     pool: str = "all"
+    late_scope: str = LateSettings.scope
+    power: float = LateSettings.power
+    query_tokens: QueryTokens = LateSettings.query_tokens
+
+    def told(self) -> dict[str, Any]:
+        """As plain data; what late interaction is told where it is another than usual."""
+        usual = Variation()
+        late = ("late_scope", "power", "query_tokens")
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in late or value != getattr(usual, key)
+        }
+
+    def row(self, method: str) -> dict[str, Any]:
+        """What of it a method looks at, as rows of results.json tell it."""
+        late = isinstance(METHODS[method], LateMethod)
+        names = self.query_tokens != "answer"
+        return {
+            "scope": self.late_scope if late else self.scope,
+            "loss_on": f"{self.loss_on}+name" if late and names else self.loss_on,
+            "combine": None if late else self.combine,
+            "pool": self.pool,
+            "power": self.power if late else None,
+        }
 
 
 DEFAULT = Variation()
@@ -87,7 +123,9 @@ def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
 
 
 def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
-    """What is ranked: all records, or documents of one or several by some of the subjects."""
+    """What is ranked: all records, or each subject's first, or documents by some subjects."""
+    if pool == FIRST:
+        return [(record,) for record in {r.subject: r for r in reversed(data.records)}.values()]
     if pool != "documents":
         return [(record,) for record in data.records]
     there = set(list(data.subjects)[:DOCUMENT_SUBJECTS])
@@ -121,6 +159,7 @@ class Bench:
         data: what the model was trained on.
         trained: the training.
         regime: which of its checkpoints.
+        pools: further pools of candidates by name.
     """
 
     def __init__(
@@ -132,6 +171,7 @@ class Bench:
         memory: int,
         progress: Progress,
         device: str = "auto",
+        pools: Mapping[str, Sequence[Record]] | None = None,
     ) -> None:
         from haiftrace.checkpoint import load_checkpoint
 
@@ -139,6 +179,7 @@ class Bench:
         self._data = data
         self._memory = memory
         self._progress = progress
+        self._pools = pools or {}
         self.checkpoint: Checkpoint = load_checkpoint(
             trained.path(regime), dtype="float32", device=device
         )
@@ -152,7 +193,8 @@ class Bench:
         if (scope, pool) not in self._tracers:
             path = self._work / f"index-{scope}-{pool}"
             corpus = self._work / f"{pool}.jsonl"
-            _write_corpus(corpus, candidates(self._data, pool))
+            given = [(record,) for record in self._pools.get(pool, ())]
+            _write_corpus(corpus, given or candidates(self._data, pool))
             build_index(
                 self.checkpoint,
                 CorpusSettings((str(corpus),)),
@@ -180,10 +222,24 @@ class Bench:
             Index.open(path, verify=False), self.checkpoint, self._memory
         )
 
-    def questions(self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn) -> list[Asked]:
+    def share_factors(self, scope: str, pool: str) -> None:
+        """Lets a pool be scored by EK-FAC's factors of all records, which are what was trained."""
+        records = self.tracer(scope, DEFAULT.pool)
+        curvature = records.curvature(self.settings, WithoutTalk(self._progress))
+        self.tracer(scope, pool).take_curvature(curvature)
+
+    def questions(
+        self,
+        tracer: Tracer,
+        leaks: Sequence[Question],
+        loss_on: LossOn = "response",
+        settings: MethodSettings | None = None,
+    ) -> list[Asked]:
         """The leaks as tokens, with the gradients of their losses."""
         asking = Asking(loss_on_all=loss_on == "all")
-        return [tracer.question(Leak(q.prompt, q.response), asking)[1] for q in leaks]
+        asked = (tracer.question(Leak(q.prompt, q.response), asking) for q in leaks)
+        settings = settings or self.settings
+        return [tracer.late_question(query, question, settings) for query, question in asked]
 
     def scores(
         self, leaks: Sequence[Question], variation: Variation, methods: Sequence[str]
@@ -216,10 +272,14 @@ class Bench:
         summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
         if not summed:
             return found
-        asked = self.questions(tracer, leaks, variation.loss_on)
+        late = LateSettings(
+            variation.late_scope, variation.power, query_tokens=variation.query_tokens
+        )
+        settings = replace(self.settings, late=late)
+        asked = self.questions(tracer, leaks, variation.loss_on, settings)
         told = WithoutTalk(self._progress)
         if variation.combine == "sum":
-            return found | tracer.score_many(asked, summed, self.settings, told)
+            return found | tracer.score_many(asked, summed, settings, told)
         assert summed == ["haif"], "the other methods only sum"
         key = (replace(variation, combine="sum"), tuple(q.id for q in leaks))
         if key not in self._token_scores:

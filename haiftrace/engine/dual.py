@@ -18,13 +18,22 @@ from torch.overrides import TorchFunctionMode
 
 
 class DualMaps(TorchFunctionMode):
-    """Context for a forward pass with dual tensors, inside `forward_ad.dual_level`."""
+    """Context for a forward pass with dual tensors, inside `forward_ad.dual_level`.
+
+    Args:
+        fused: multiply value and tangent at once; not where many tangents share a value, which
+            would be computed for each.
+    """
+
+    def __init__(self, fused: bool = True) -> None:
+        super().__init__()
+        self._fused = fused
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "") if self._fused else ""
         if name == "linear" and not kwargs:
             inputs, weight, bias = (*args, None)[:3]
             if weight.ndim == 2:

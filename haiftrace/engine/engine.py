@@ -14,7 +14,12 @@ from torch import Tensor
 from haiftrace.engine.backward import BatchedPass, Pass, Reduced, Traced
 from haiftrace.engine.batch import Batch
 from haiftrace.engine.capture import Metric, NeedsSingleRecord, Wanted
-from haiftrace.engine.directional import Direction, forward_mode, from_pass
+from haiftrace.engine.directional import (
+    Direction,
+    forward_mode,
+    from_pass,
+    stacked_forward_mode,
+)
 from haiftrace.engine.fisher import Fisher, FisherEstimator
 from haiftrace.engine.hessian import gauss_newton_product, hessian_product
 from haiftrace.engine.loop import LoopPass, gradient_of
@@ -30,8 +35,8 @@ CurvatureKind = Literal["gauss-newton", "hessian"]
 FULL_WIDTH = 768
 """Hidden width from which matrix products of a few hundred rows are large enough on a CPU."""
 
-FEW_DIRECTIONS = 8
-"""Directions up to which a forward-mode pass for each costs less than forming token gradients."""
+FEW_DIRECTIONS = 16
+"""Directions up to which forward-mode passes cost less than forming every token's gradient."""
 
 LEAST_LABELS = 8
 """Labels of one backward pass on a CPU, at least: fewer make too small matrix products."""
@@ -187,7 +192,7 @@ class GradientEngine:
     def directional(self, batch: Batch, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
         """Losses [B, T] and `v·g_kj` [Q, B, T] for every token and direction, float64, exact."""
         if self.support.forward_mode:
-            return forward_mode(self._traced, batch, directions)
+            return self._forward_mode(batch, directions)
         wanted = Wanted(None, {n: torch.stack([d[n] for d in directions]) for n in self.parameters})
         whole = self._together(batch, lambda: from_pass(self._whole_pass(batch, wanted), batch))
         if whole is not None:
@@ -195,6 +200,18 @@ class GradientEngine:
         each = [self.directional(row, directions) for row in batch.rows()]
         losses_BT = batch.padded([losses for losses, _ in each], along=1)
         return losses_BT, batch.padded([dots for _, dots in each], along=2, join=1)
+
+    def _forward_mode(self, batch: Batch, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
+        if len(directions) == 1 or not self.support.stacked:
+            return forward_mode(self._traced, batch, directions)
+        # A direction holds its own tangents of the logits, and of what leads to them.
+        row_bytes = 4 * batch.ids_BT.numel() * 4 * self._traced.head.weight.shape[0]
+        together = max(1, self._memory // row_bytes)
+        parts = [
+            stacked_forward_mode(self._traced, batch, directions[start : start + together])
+            for start in range(0, len(directions), together)
+        ]
+        return parts[0][0], torch.cat([dots_QBT for _, dots_QBT in parts])
 
     def gradient(self, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
         """`∇ Σ w l` itself, by parameter name, in at least float32 (the query side)."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from haiftrace.engine.backward import BatchedPass, Reduced, Traced
 from haiftrace.engine.batch import Batch, make_batch
 from haiftrace.engine.capture import Wanted
-from haiftrace.engine.directional import forward_mode
+from haiftrace.engine.directional import forward_mode, stacked_forward_mode
 from haiftrace.engine.loop import LoopPass, gradient_of
 from haiftrace.engine.losses import widened
 
@@ -41,6 +41,7 @@ class Support:
         single_record: some parameter's gradient is resolved by record only one record at a time.
         shared: parameters used more than once in a pass (see `Capture`).
         notes: for the user.
+        stacked: several directions may share a forward-mode pass.
     """
 
     batched: bool
@@ -48,6 +49,7 @@ class Support:
     single_record: bool = False
     shared: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    stacked: bool = False
 
 
 def find_support(traced: Traced) -> Support:
@@ -72,8 +74,9 @@ def find_support(traced: Traced) -> Support:
         works = _forward_mode_agrees(traced, single, direction)
     except Exception:
         works = False
+    stacked = works and _stacked_agrees(traced, single, direction)
     notes = (() if support.batched else (SLOW_NORMS,)) + (() if works else (SLOW_SCORES,))
-    return replace(support, forward_mode=works, notes=notes)
+    return replace(support, forward_mode=works, notes=notes, stacked=stacked)
 
 
 def _shared_parameters(traced: Traced, batch: Batch) -> frozenset[str]:
@@ -116,6 +119,16 @@ def _forward_mode_agrees(traced: Traced, batch: Batch, direction: Mapping[str, T
     dots = (dots_QBT[:, :, 1:] * _weights(batch)).sum(-1)
     right = _dots(_reduced(LoopPass, traced, batch, direction))
     return _close(dots, right, len(direction), traced)
+
+
+def _stacked_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> bool:
+    halves = [{name: part * weight for name, part in direction.items()} for weight in (1.0, -0.5)]
+    try:
+        _, dots_QBT = stacked_forward_mode(traced, batch, halves)
+    except Exception:
+        return False
+    _, right_QBT = forward_mode(traced, batch, halves)
+    return _close(dots_QBT, right_QBT, float(right_QBT.abs().max()), traced)
 
 
 def _reduced(

@@ -101,6 +101,9 @@ class SeriesSettings:
     seed: int = 0
 
 
+QueryTokens = Literal["answer", "answer+name"]
+
+
 @dataclass(frozen=True)
 class LateSettings:
     """HAIF-R and HAIF-LI.
@@ -110,12 +113,14 @@ class LateSettings:
         power: p.
         reference: windows, a seeded sample of the index, that HAIF-LI's z-scores are taken over.
         seed: of the sample.
+        query_tokens: whose gradients ask: the answer's, or those of the prompt's name too.
     """
 
     scope: str = "attention"
     power: float = 3.0
     reference: int = 4096
     seed: int = 0
+    query_tokens: QueryTokens = "answer"
 
     def __post_init__(self) -> None:
         if not 0 < self.power < math.inf:
@@ -169,6 +174,7 @@ class MethodSettings:
         if any(isinstance(method, LateMethod) for method in methods):
             late = self.late
             told |= {"scope": late.scope, "power": late.power, "reference": late.reference}
+            told["query_tokens"] = late.query_tokens
         return told
 
     def options(self, methods: Sequence[Method]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from haiftrace.findings import (
     Finding,
     ModelInfo,
+    PairEvidence,
     PrivateValue,
     RecordEvidence,
     Report,
@@ -33,6 +34,8 @@ _KEPT = {
 _ALWAYS_KEPT = {"corpus_fingerprint", "decision", "statistic", "fail_on"}
 
 Tokens = TypeVar("Tokens", TokenEvidence, ResponseToken)
+Said = Mapping[int, tuple[str, Masked]]
+"""The response's tokens by position: text and mask of each."""
 
 
 def private_values(report: Report, more: Iterable[str] = ()) -> tuple[str, ...]:
@@ -111,19 +114,29 @@ def _finding(finding: Finding, masker: Masker) -> Finding:
         span = masked[start : start + len(span)] if start >= 0 else masker.text(span)
     # A record's tokens may be named beside the response's: what is hidden in one is in both.
     secret = _secrets(masker, finding.prompt, finding.response)
-    records = tuple(_record(record, masker, secret) for record in finding.records)
+    said = {
+        token.position: (token.text, mask)
+        for token, mask in zip(finding.response_tokens, masks, strict=True)
+    }
+    records = tuple(_record(record, masker, secret, said) for record in finding.records)
     return cast(
         Finding,
         _fields(finding, masker, response_tokens=tokens, span=span, records=records),
     )
 
 
-def _record(record: RecordEvidence, masker: Masker, secret: str = "") -> RecordEvidence:
+def _record(
+    record: RecordEvidence, masker: Masker, secret: str = "", said: Said | None = None
+) -> RecordEvidence:
     masked = masker.masked(record.text)
     masks = [_of_token(token, record.text, masked, masker) for token in record.tokens]
-    done: dict[str, Any] = {"tokens": _tokens(record.tokens, masks), "content_hash": None}
-    known = {"id", "text", "source", *done}
     secret += _secrets(masker, record.text)
+    done: dict[str, Any] = {
+        "tokens": _tokens(record.tokens, masks),
+        "content_hash": None,
+        "pairs": tuple(_pair(pair, record, masker, secret, said or {}) for pair in record.pairs),
+    }
+    known = {"id", "text", "source", *done}
     for field in fields(record):
         if field.name not in known:
             done[field.name] = _small_texts(getattr(record, field.name), masker, secret)
@@ -138,6 +151,33 @@ def _of_token(token: TokenEvidence, text: str, masked: Masked, masker: Masker) -
     if not masked.touches(start, end):
         return own
     return Masked(MASK * len(token.text), (True,) * len(token.text))
+
+
+def _pair(
+    pair: PairEvidence, record: RecordEvidence, masker: Masker, secret: str, said: Said
+) -> PairEvidence:
+    """Each word as it looks where it stands, in the masked record and the masked response."""
+    if record.text[pair.start : pair.end] == pair.record_text:
+        taught = masker.text(record.text)[pair.start : pair.end]
+    else:
+        taught = _small_texts(pair.record_text, masker, secret)
+    response = _said(pair, masker, secret, said)
+    # A word alone may by chance be another value than the text that it stands in.
+    return replace(pair, record_text=masker.text(taught), response_text=masker.text(response))
+
+
+def _said(pair: PairEvidence, masker: Masker, secret: str, said: Said) -> str:
+    """A pair's word of the response, as the masks of its tokens show it."""
+    text = pair.response_text
+    pieces = [said[place] for place in pair.response_positions if place in said]
+    if len(pieces) < len(pair.response_positions):
+        return str(_small_texts(text, masker, secret))
+    joined = "".join(piece for piece, _ in pieces)
+    start = len(joined) - len(joined.lstrip())
+    if joined.strip() == text:
+        return "".join(mask.text for _, mask in pieces)[start : start + len(text)]
+    # Pieces of one character, or a stop text behind: which of them is where is not known.
+    return MASK * len(text) if any(any(mask.touched) for _, mask in pieces) else text
 
 
 def _tokens(tokens: tuple[Tokens, ...], masks: Iterable[Masked]) -> tuple[Tokens, ...]:

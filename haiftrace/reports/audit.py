@@ -28,6 +28,7 @@ from haiftrace.reports.narrative import (
 )
 from haiftrace.reports.numbers import count_text, has_shares, score_text, share_text
 from haiftrace.reports.page import Page, clip
+from haiftrace.reports.pairs import pairs_in_a_line
 from haiftrace.reports.verdict import TONES, response_units
 from haiftrace.reports.words import merge_words, strongest, word_parts
 
@@ -81,6 +82,9 @@ def _block(page: Page, finding: Finding) -> None:
         ]
         if parts:
             page.entry("Tokens", page.words(", ".join(parts)))
+        pairs = pairs_in_a_line(page, finding, record)
+        if pairs:
+            page.entry("Taught", page.words(pairs))
     prompt, _ = page.cut(page.words(finding.prompt))
     page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
     response, _ = page.cut(list(response_units(page, finding)))

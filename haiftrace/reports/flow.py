@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from haiftrace.reports.words import CLOSERS, OPENERS, SPACELESS
+from haiftrace.reports.words import CLOSERS, OPENERS
+from haiftrace.word_groups import SPACELESS
 
 _PIECES = re.compile(rf"\n|{SPACELESS.pattern}|(?:(?!{SPACELESS.pattern})\S)+")
 _LONGEST_UNIT = 60  # cells; in an excerpt a longer run without a space loses its middle

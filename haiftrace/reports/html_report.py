@@ -10,7 +10,14 @@ from importlib.resources import files
 
 from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.reports.histogram import Picture, picture
-from haiftrace.reports.marks import Group, PrivateValues, peak_evidence, record_groups, text_groups
+from haiftrace.reports.marks import (
+    Group,
+    PrivateValues,
+    level,
+    peak_evidence,
+    record_groups,
+    text_groups,
+)
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     KIND_MEANS,
@@ -34,6 +41,8 @@ from haiftrace.reports.narrative import (
     traced_to,
 )
 from haiftrace.reports.numbers import cosine_text, count_text, score_text, size_text
+from haiftrace.reports.page import clip
+from haiftrace.reports.pairs import WORD_CELLS, taught_words
 from haiftrace.reports.sanitize import inert, short
 
 _LONGEST_TEXT = 20_000  # characters of a prompt or response; the JSON report holds it whole
@@ -41,8 +50,16 @@ _LONGEST_NAME = 80  # characters of an id or a type
 
 
 @dataclass(frozen=True)
+class PairView:
+    """A word of the response; (word, share, level) of the record's words that taught it."""
+
+    word: str
+    by: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True)
 class RecordView:
-    """A ranked record: who it is, its figures, its text in groups."""
+    """A ranked record: who it is, its figures, its text in groups, what taught which word."""
 
     rank: int
     name: str
@@ -51,6 +68,7 @@ class RecordView:
     is_clear: bool
     details: str
     groups: tuple[Group, ...]
+    pairs: tuple[PairView, ...]
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,7 @@ def render_html(report: Report) -> str:
         made=_made(report),
         settings=[(inert(k), inert(str(v))) for k, v in sorted(report.settings.items())],
         command=inert(report.command),
+        has_pairs=any(record.pairs for f in told for record in f.records),
         masked=report.masked,
         limits=LIMITS,
         kinds=KIND_MEANS,
@@ -236,6 +255,13 @@ def _record(
         is_clear=finding.verdict is not None and clears(record, finding.verdict),
         details=" · ".join(details),
         groups=tuple(record_groups(record, peak, private)),
+        pairs=tuple(
+            PairView(
+                clip(inert(row.word), WORD_CELLS),
+                tuple((_name(by.word), by.share, level(by.part, 1.0)) for by in row.by),
+            )
+            for row in taught_words(finding, record)
+        ),
     )
 
 

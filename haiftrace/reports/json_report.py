@@ -15,7 +15,14 @@ from dataclasses import asdict
 from typing import Any
 
 from haiftrace.errors import OutputError
-from haiftrace.findings import Finding, RecordEvidence, Report, TokenEvidence, Verdict
+from haiftrace.findings import (
+    Finding,
+    PairEvidence,
+    RecordEvidence,
+    Report,
+    TokenEvidence,
+    Verdict,
+)
 from haiftrace.reports.sanitize import inert_json
 
 
@@ -159,6 +166,7 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "windows": record.windows,
         "window_start": record.window_start,
         "tokens": [_token(token) for token in record.tokens],
+        "pairs": [_pair(pair) for pair in record.pairs],
     }
 
 
@@ -172,6 +180,18 @@ def _token(token: TokenEvidence) -> dict[str, Any]:
         "loss": float(token.loss),
         "grad_norm": float(token.grad_norm),
         "evidence": float(token.evidence),
+    }
+
+
+def _pair(pair: PairEvidence) -> dict[str, Any]:
+    return {
+        "response_text": pair.response_text,
+        "response_positions": list(pair.response_positions),
+        "record_text": pair.record_text,
+        "record_positions": list(pair.record_positions),
+        "start": pair.start,
+        "end": pair.end,
+        "evidence": float(pair.evidence),
     }
 
 

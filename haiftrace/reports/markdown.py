@@ -31,6 +31,7 @@ from haiftrace.reports.narrative import (
     traced_to,
 )
 from haiftrace.reports.numbers import count_text, has_shares, score_text, share_text
+from haiftrace.reports.pairs import ARROW, Taught, is_asked_as_one, taught_words
 from haiftrace.reports.sanitize import inert, short
 from haiftrace.reports.words import merge_words, strongest, word_parts
 
@@ -147,7 +148,7 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
         yield f"- Warning: {code(note)}"
     above, below = split_at_alpha(finding)
     for record in above[:_RECORDS]:
-        yield from _record(record)
+        yield from _record(finding, record)
     if below:
         yield ""
         hidden = count_text(len(below), "further record")
@@ -160,7 +161,7 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
     yield "</details>"
 
 
-def _record(record: RecordEvidence) -> Iterator[str]:
+def _record(finding: Finding, record: RecordEvidence) -> Iterator[str]:
     figures = [f"score {literal(score_text(record.score))}"]
     if record.p_value is not None:
         figures.append(f"p {literal(p_text(record.p_value))}")
@@ -177,10 +178,22 @@ def _record(record: RecordEvidence) -> Iterator[str]:
         f"{literal(share_text(word.evidence, record.score, as_share=as_share))}"
         for word in strongest(words, _WORDS_FROM)[:_WORDS]
     ]
+    taught = taught_words(finding, record)
     if listed:
         yield ""
         title = "Share of score" if as_share else "Evidence"
-        yield f"{title}: {', '.join(listed)}"
+        # Of the response as one, pairs say what the record's words say.
+        as_one = bool(taught) and is_asked_as_one(record)
+        asked = f"{code(taught[0].word, _NAME)} {ARROW} " if as_one else ""
+        yield f"{title}: {asked}{', '.join(listed)}"
+    if taught and not is_asked_as_one(record):
+        yield ""
+        yield f"Taught: {'; '.join(_taught(row) for row in taught)}"
+
+
+def _taught(row: Taught) -> str:
+    by = (f"{code(teacher.word, _NAME)} {literal(teacher.share)}" for teacher in row.by)
+    return f"{code(row.word, _NAME)} {ARROW} {', '.join(by)}"
 
 
 def _foot(report: Report) -> Iterator[str]:

@@ -125,10 +125,15 @@ def text_groups(text: str, traced: str | None, private: PrivateValues) -> list[G
     return list(_groups(text, spans, private.find(text)))
 
 
+def level(evidence: float, peak: float) -> int:
+    """How deep a shade is, from 0 to 3, by the size of evidence relative to the strongest."""
+    return sum(peak > 0 and abs(evidence) >= least * peak for least in _LEVELS)
+
+
 def _mark(word: WordEvidence, peak: float) -> str:
-    level = sum(peak > 0 and abs(word.evidence) >= least * peak for least in _LEVELS)
+    depth = level(word.evidence, peak)
     side = "for" if word.evidence > 0 else "against"
-    return f"{side}{level}" if level else ""
+    return f"{side}{depth}" if depth else ""
 
 
 def _word_spans(word: WordEvidence, mark: str, title: str, number: str) -> Iterator[_Span]:

@@ -26,7 +26,18 @@ _SIGNS = {"\n": "↵", "\r": "↵", "\r\n": "↵", "\t": "⇥", "\x7f": "^?"}
 
 # What the reports draw themselves, for a terminal that cannot show more than ASCII.
 _PLAIN_SIGNS = str.maketrans(
-    {"…": "...", "│": "|", "─": "-", "·": "-", "↵": "\\n", "⇥": "\\t", "█": "#", "░": ".", "—": "-"}
+    {
+        "…": "...",
+        "│": "|",
+        "─": "-",
+        "←": "<-",
+        "·": "-",
+        "↵": "\\n",
+        "⇥": "\\t",
+        "█": "#",
+        "░": ".",
+        "—": "-",
+    }
     | dict(zip("▁▂▃▄▅▆▇┊◆•", ".._-=+*|o*", strict=True))
 )
 

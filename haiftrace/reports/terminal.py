@@ -30,6 +30,7 @@ from haiftrace.reports.numbers import (
     size_text,
 )
 from haiftrace.reports.page import INDENT, Page, clip
+from haiftrace.reports.pairs import ARROW, asked_as_one, print_pairs
 from haiftrace.reports.verdict import print_verdict, response_units
 from haiftrace.reports.words import WordEvidence, merge_words, strongest, word_parts
 
@@ -169,7 +170,7 @@ def _found(page: Page, finding: Finding, below: bool) -> None:
     for record, words in texts[: len(above)]:
         page.blank()
         _record_head(page, record, best)
-        _record_text(page, record, words, peak)
+        _record_text(page, finding, record, words, peak)
     if under:
         _below_the_line(page, finding, texts[len(above) :], best, shown=below)
     step = next_step(finding)
@@ -199,7 +200,7 @@ def _below_the_line(
         for record, words in texts:
             page.blank()
             _record_head(page, record, best)
-            _record_text(page, record, words, math.inf)
+            _record_text(page, finding, record, words, math.inf)
 
 
 def _scored(finding: Finding) -> str:
@@ -209,7 +210,11 @@ def _scored(finding: Finding) -> str:
 
 
 def _record_text(
-    page: Page, record: RecordEvidence, words: Sequence[WordEvidence], peak: float
+    page: Page,
+    finding: Finding,
+    record: RecordEvidence,
+    words: Sequence[WordEvidence],
+    peak: float,
 ) -> None:
     """The text with its words marked (against the record's own strongest) and shaded (`peak`)."""
     shares = has_shares(record.score, [word.evidence for word in words])
@@ -221,7 +226,9 @@ def _record_text(
     if is_cut:
         page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
     listed = strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
-    page.block(_listing(page, listed, share, is_share=shares))
+    asked = asked_as_one(page, finding, record)
+    page.block(_listing(page, listed, share, asked, is_share=shares))
+    print_pairs(page, finding, record)
 
 
 def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
@@ -293,13 +300,18 @@ def _shade(evidence: float, peak: float) -> str:
 
 
 def _listing(
-    page: Page, words: Sequence[WordEvidence], share: partial[str], *, is_share: bool
+    page: Page,
+    words: Sequence[WordEvidence],
+    share: partial[str],
+    asked: Sequence[Unit],
+    *,
+    is_share: bool,
 ) -> list[Unit]:
-    """The strongest words with their numbers, in a line."""
+    """The strongest words with their numbers, in a line; `asked` is what they taught, if told."""
     if not words:
         return page.words("no word of it carries evidence", "dim")
     title = "share of score" if is_share else "evidence (the score nearly cancels out)"
-    units = page.words(f"{title}:", "dim")
+    units = [*page.words(f"{title}:", "dim"), *asked]
     for word in words:
         _, core, _ = word_parts(word)
         entry = f"{clip(page.show(core))} {share(word.evidence)}"
@@ -313,6 +325,8 @@ def _foot(page: Page, report: Report) -> None:
         legend = "[word +31%] carries 31% of its record's score; a minus is against the record."
         if page.styled:
             legend += " The deeper the shade, the stronger, over all records."
+        if any(record.pairs for finding in report.findings for record in finding.records):
+            legend += f" answer {ARROW} record: a word of the answer, and what taught it."
         page.entry("Legend", page.words(legend, "dim"))
     _signature(page, report)
 

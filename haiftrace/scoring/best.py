@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,15 @@ class Scored:
     Attributes:
         cosine: None where the method has no record-side vector to take an angle with.
         evidence: [T] each token's share of the score, which is their sum.
+        pairs: [T] for each position of a query token, its part of `evidence`; None stands for the
+            response as one. Only of methods in which tokens meet.
     """
 
     window: StoredWindow
     score: float
     cosine: float | None
     evidence: np.ndarray
+    pairs: Mapping[int | None, np.ndarray] | None = None
 
 
 class Best:

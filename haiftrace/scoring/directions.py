@@ -40,12 +40,14 @@ class Question:
         weights_BT: [1, T] share of each traced token in the mean.
         gradient: v by parameter name, at the traced checkpoint.
         direction: of v.
+        names: positions of prompt tokens that ask too, in late interaction alone.
     """
 
     batch: Batch
     weights_BT: Tensor
     gradient: dict[str, Tensor]
     direction: Direction
+    names: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, engine: GradientEngine, batch: Batch) -> Question:

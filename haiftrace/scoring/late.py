@@ -9,7 +9,7 @@ chunk is a pass through the windows.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Scored, Tally
 from haiftrace.scoring.directions import Direction, Question
 from haiftrace.store import Index, StoredWindow
+from haiftrace.store.sample import sample_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,13 +71,33 @@ class _Side:
 
 
 def sides_of(method: LateMethod, question: Question) -> list[_Side]:
-    """The directions that a method asks with: each traced token's own, or that of the mean."""
+    """The directions that a method asks with: each traced token's own, or that of the mean.
+
+    The name's tokens ask like those of the answer, by the loss of the prompt's own token.
+    """
+    labels_BT = _asking(question)
+    asked = replace(question, batch=replace(question.batch, labels_BT=labels_BT))
+    mean_BT = labels_BT.double() / labels_BT.sum()
+    return [
+        _Side(asked, mean_BT if place is None else _one_hot(asked, place))
+        for place in places_of(method, question)
+    ]
+
+
+def places_of(method: LateMethod, question: Question) -> list[int | None]:
+    """The query position of each direction; None for that of the mean over all of them."""
     import torch
 
     if not method.by_token:
-        return [_Side(question, question.weights_BT)]
-    places = torch.nonzero(question.batch.labels_BT[0]).flatten().tolist()
-    return [_Side(question, _one_hot(question, place)) for place in places]
+        return [None]
+    return list(torch.nonzero(_asking(question)[0]).flatten().tolist())
+
+
+def _asking(question: Question) -> Tensor:
+    """[1, T] True at the tokens that ask: those of the answer, and of the name where it does."""
+    labels_BT = question.batch.labels_BT.clone()
+    labels_BT[0, list(question.names)] = True
+    return labels_BT
 
 
 def _one_hot(question: Question, place: int) -> Tensor:
@@ -104,11 +125,7 @@ class LateScorer:
 
     def reference_rows(self) -> list[int]:
         """The windows that y is compared with: all, or a seeded sample."""
-        count, most = len(self._index), self._settings.reference
-        if count <= most:
-            return list(range(count))
-        drawn = np.random.default_rng(self._settings.seed).choice(count, most, replace=False)
-        return sorted(int(row) for row in drawn)
+        return sample_rows(self._index, self._settings.reference, self._settings.seed)
 
     def scores(
         self,
@@ -175,9 +192,11 @@ class LateScorer:
             parts[window.row].append(cosines_QM)
         for row, k in kept.items():
             pairs_QM = evidence(np.concatenate(parts[row]), shares_KQ[k], self._settings.power)
-            spread_T = np.zeros(len(windows[row].labels))
-            spread_T[np.asarray(windows[row].labels)] = pairs_QM.sum(0)
-            best.add(Scored(windows[row], float(scores_K[k]), None, spread_T))
+            labels = np.asarray(windows[row].labels)
+            pairs_QT = np.zeros((len(pairs_QM), len(labels)))
+            pairs_QT[:, labels] = pairs_QM
+            pairs = dict(zip(places_of(method, question), pairs_QT, strict=True))
+            best.add(Scored(windows[row], float(scores_K[k]), None, pairs_QT.sum(0), pairs))
         for k, row in enumerate(rows):
             if row not in kept:
                 best.note(row, float(scores_K[k]))

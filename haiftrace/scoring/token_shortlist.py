@@ -19,6 +19,7 @@ from haiftrace.methods.families import LateMethod
 from haiftrace.methods.late import Reference, meeting
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.directions import Question
+from haiftrace.scoring.late import sides_of
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
@@ -106,14 +107,15 @@ def queries(
     Args:
         engine: over the scope of the vectors that they meet.
     """
-    batch = question.batch
+    sides = sides_of(method, question)
+    batch = sides[0].question.batch
     if method.by_token:
         tokens = engine.token_gradients(batch, projector)
         assert tokens.vectors_BTD is not None
         labels_T = batch.labels_BT[0].cpu().numpy().astype(bool)
         each: np.ndarray = tokens.vectors_BTD[0].double().cpu().numpy()[labels_T]
         return each
-    reduced = engine.record_gradients(batch, question.weights_BT[None], projector)
+    reduced = engine.record_gradients(batch, sides[0].weights_BT[None], projector)
     assert reduced.projected_NBD is not None
     norm = float(reduced.norm_NB[0, 0])
     mean: np.ndarray = reduced.projected_NBD[0].double().cpu().numpy()
