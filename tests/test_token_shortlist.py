@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import faiss
 import numpy as np
@@ -15,6 +16,7 @@ from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
 from haiftrace.scoring import token_shortlist
+from haiftrace.scoring.late import sides_of
 from haiftrace.scoring.token_shortlist import token_scope, why_without
 from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer
@@ -169,3 +171,18 @@ def test_a_shortlist_has_a_verdict(tmp_path):
     assert not any("only a shortlist was scored" in reason for reason in finding.verdict.reasons)
     assert finding.verdict.decision == "traced", finding.verdict
     assert finding.records[0].id == "r1"
+
+
+def test_a_name_in_the_question_asks_too():
+    tracer = over()
+    with kit.precisely():
+        _, question = tracer.question(LEAK, Asking())
+        named = replace(question, names=(1, 2))
+        projector = tracer.engine.projector(64, 0)
+        for method in (METHODS["haif-r"], METHODS["haif-li"]):
+            alone = token_shortlist.queries(method, question, tracer.engine, projector)
+            both = token_shortlist.queries(method, named, tracer.engine, projector)
+            assert len(both) == len(sides_of(method, named))
+            assert len(both) - len(alone) == (2 if method.by_token else 0)
+            assert np.abs(both[-len(alone) :] - alone).max() < 1e-6 or not method.by_token
+            assert method.by_token or np.abs(both - alone).max() > 1e-3
