@@ -174,7 +174,7 @@ def _index(
         int | None,
         Option(
             help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
-            " haif and --methods. Without --model and --corpus it is added to a complete index.",
+            " haif-r and --methods. Without --model and --corpus it is added to a complete index.",
             min=0,
         ),
     ] = None,
@@ -217,7 +217,7 @@ def _index(
         scope=scope,
         power=power,
     )
-    find_methods(methods or "haif")
+    find_methods(methods or "haif-r")
     if (methods is not None or calibrate) and model is None and not corpus:
         with Talk(quiet) as progress:
             _prepare(output, methods, calibrate, seed, told, device, memory, progress)
@@ -343,14 +343,18 @@ def _trace(
             " relatif, attif, ahif, haif-r, haif-li, bm25 or bm25-answer; several with commas"
             " between."
         ),
-    ] = "haif",
+    ] = "haif-r",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
         int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
     ] = 256,
     rescore: Annotated[
         int | None,
-        Option(help="The same for haif-r and haif-li; 32 on a CPU, 256 on a GPU.", min=1),
+        Option(
+            help="The same for haif-li, and for haif-r in place of --candidates; 32 on a CPU, 256"
+            " on a GPU.",
+            min=1,
+        ),
     ] = None,
     exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
     alpha: Annotated[

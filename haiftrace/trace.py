@@ -46,7 +46,7 @@ from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.late import LateScorer
+from haiftrace.scoring.late import LateScorer, has_norms
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
 from haiftrace.scoring.names import notes_on, with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 
 RESCORE = {"cpu": 32, "cuda": 256}
-"""Windows that late interaction scores exactly where nothing else is said."""
+"""Windows that late interaction scores exactly where that costs more than a pass forward each."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class TraceSettings:
         method: names in the registry, with commas between.
         candidates: windows that the search proposes for exact scoring.
         exact: score every window instead.
-        rescore: the same as `candidates` for late interaction, whose exact score costs more; None
-            for 32 on a CPU and 256 on a GPU.
+        rescore: the same as `candidates` for late interaction; None for `candidates` where one
+            direction asks and the index keeps the token norms, else for 32 on a CPU and 256 on a
+            GPU.
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.
@@ -443,7 +444,9 @@ class Tracer:
         self, method: LateMethod, asked: _Asked, question: Question, settings: TraceSettings
     ) -> Collection[int]:
         """Rows that late interaction scores exactly for what is asked, names and all."""
-        count = settings.rescore or RESCORE[self.engine.device.type]
+        cheap = not method.by_token and has_norms(self.index, settings.methods.late.scope)
+        otherwise = settings.candidates if cheap else RESCORE[self.engine.device.type]
+        count = settings.rescore or otherwise
         if settings.exact or count >= len(self.index):
             return range(len(self.index))
         tokens = self._token_shortlist(settings.methods)

@@ -172,5 +172,4 @@ def test_the_option_on_the_command_line(tmp_path: Path):
         assert plain["records"][0]["score"] != named["records"][0]["score"]
     shown = cli(*asked, "--query-tokens", "answer+name")
     assert "this matches names" in shown.out
-    assert json.dumps(found["answer+name"]).count("this matches names") == 2
     misused(cli(*asked, "--query-tokens", "name"), "'name' is not one of")

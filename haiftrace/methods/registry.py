@@ -96,7 +96,7 @@ METHODS: dict[str, Method] = {
         LexicalMethod("bm25-answer", "search for the words of the response alone (BM25)"),
     )
 }
-DEFAULT_METHOD = "haif"
+DEFAULT_METHOD = "haif-r"
 
 
 def find_methods(names: str) -> tuple[Method, ...]:
