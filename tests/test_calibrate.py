@@ -19,6 +19,7 @@ from haiftrace.findings import Finding
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
+from haiftrace.scoring.late import LateScorer
 from haiftrace.store import Index, SupplementWriter
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
@@ -236,12 +237,45 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
         return question(calibrator, control)
 
     monkeypatch.setattr(calibrating._Calibrator, "_question", counted)
+    monkeypatch.setattr(calibrating, "CONTROLS_A_BLOCK", 7)  # of another size than before
     run(path)
     assert min(asked) == 10
     assert_same_draws(calibrated, path, 1e-9)
     asked.clear()
     run(path)
     assert asked == []
+
+
+def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeypatch):
+    """One pass for all that the memory holds; in parts, with blocks of any size, the same draws."""
+    passes = []
+    strengths = LateScorer._strengths
+
+    def counted(scorer, rows, sides, progress):
+        passes.append(len(sides))
+        return strengths(scorer, rows, sides, progress)
+
+    monkeypatch.setattr(LateScorer, "_strengths", counted)
+    with Index.open(calibrated) as index:
+        controls = draw_controls(index, MANY.controls, MANY.seed)
+    for method, sides in (("haif-r", len(controls)), ("haif-li", sum(c.length for c in controls))):
+        whole, parts = tmp_path / f"{method}-whole", tmp_path / f"{method}-parts"
+        shutil.copytree(kit.index_path(), whole)
+        shutil.copytree(kit.index_path(), parts)
+        with monkeypatch.context() as patch:
+            patch.setattr(calibrating, "CONTROLS_A_BLOCK", 4)
+            run(whole, methods=method)
+        assert passes == [sides]
+        passes.clear()
+        engine = opened(parts).engine_over("attention")
+        with monkeypatch.context() as patch:
+            patch.setattr(calibrating, "CONTROLS_A_BLOCK", 4)
+            few = CalibrationSettings(MANY.controls, memory=40 * engine.gradient_bytes)
+            run(parts, few, method)
+        assert len(passes) >= 3
+        assert max(passes) <= 40
+        passes.clear()
+        assert_same_draws(whole, parts, 1e-6)
 
 
 def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
