@@ -1,9 +1,10 @@
 """Use case: index × methods -> null distributions, by control queries over the index itself.
 
 Each control is traced with its source left out, its near copies and every record that holds its
-span too: the best remaining record is a draw of "the source is not in this corpus". The source's
-own record is a draw of "it is". Controls are taken in blocks; a block's draws are durable before
-the next is begun, so an interrupted calibration goes on where it stopped.
+span too: the best remaining record is a draw of "the source is not in this corpus". A near copy of
+the source that holds the span, or where there is none the source itself, is a draw of "it is".
+Controls are taken in blocks; a block's draws are durable before the next is begun, so an
+interrupted calibration goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ holds the directions of, since they share one pass over the index's tokens."""
 SCORED_WHOLE = 1024
 """Up to so many windows, every one is scored exactly for every control."""
 PROPOSED = 4
-"""In a larger index, so many records are scored exactly for a control, beside its own."""
+"""In a larger index, so many windows are scored exactly for a control, and so many near copies."""
 
 
 @dataclass(frozen=True)
@@ -306,15 +307,19 @@ class _Calibrator:
     def _proposed(
         self, control: Control, projected: np.ndarray | None, left_out: np.ndarray
     ) -> set[int]:
-        """Windows to score: the source's, and the best by their vectors of what is not left out.
+        """Windows to score: the best by their vectors of what is not left out, and of the near
+        copies of the source, whose own is scored where there is no copy.
 
-        Of these one at least is no near copy of the first, so that there is a margin.
+        Of the former one at least is no near copy of the first, so that there is a margin.
         """
         assert projected is not None
-        kept = np.where(left_out[self._record_N], -np.inf, projected)
-        best = np.argsort(-kept, kind="stable")[:PROPOSED]
-        rows = {control.row, *(int(row) for row in best if np.isfinite(kept[row]))}
         groups = self._groups[self._record_N]
+        copies = _copies(self._groups, control)[self._record_N]
+        kept = np.where(left_out[self._record_N], -np.inf, projected)
+        best = _largest(kept)
+        rows = {*best, *(_largest(np.where(copies, projected, -np.inf)) or [control.row])}
+        if not best:
+            return rows
         others = np.where(groups == groups[best[0]], -np.inf, kept)
         rival = int(np.argmax(others))
         return rows | {rival} if np.isfinite(others[rival]) else rows
@@ -337,8 +342,24 @@ def _packed(items: Sequence[T], size: Callable[[T], int], room: int) -> Iterator
         yield run
 
 
+def _largest(values_N: np.ndarray) -> list[int]:
+    """The places of the largest finite values, as many as are scored."""
+    best = np.argsort(-values_N, kind="stable")[:PROPOSED]
+    return [int(row) for row in best if np.isfinite(values_N[row])]
+
+
 def _draw(field: Field, control: Control, left_out: np.ndarray) -> Draw:
     undefined = dict.fromkeys(STATISTICS, float("nan"))
     first = field.first(left_out)
     null = undefined if first is None else field.values(first, left_out)
-    return Draw(control.length, null, field.values(control.record, left_out))
+    copy = field.first(~_copies(field.groups, control))
+    source = control.record if copy is None else copy
+    return Draw(control.length, null, field.values(source, left_out))
+
+
+def _copies(groups: np.ndarray, control: Control) -> np.ndarray:
+    """[R] True for the near copies of a control's record that hold its span, not the record."""
+    holding = np.zeros(len(groups), dtype=bool)
+    holding[control.containing] = True
+    holding[control.record] = False
+    return holding & (groups == groups[control.record])
