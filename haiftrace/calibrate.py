@@ -1,18 +1,19 @@
 """Use case: index × methods -> null distributions, by control queries over the index itself.
 
 Each control is traced with its source left out, its near copies and every record that holds its
-span too: the best remaining record is a draw of "the source is not in this corpus". The source's
-own record is a draw of "it is". Controls are taken in blocks; a block's draws are durable before
-the next is begun, so an interrupted calibration goes on where it stopped.
+span too: the best remaining record is a draw of "the source is not in this corpus". A near copy of
+the source that holds the span, or where there is none the source itself, is a draw of "it is".
+Controls are taken in blocks; a block's draws are durable before the next is begun, so an
+interrupted calibration goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -35,12 +36,13 @@ from haiftrace.methods import (
     DEFAULT_METHOD,
     SERIES,
     GradientMethod,
+    LateMethod,
     LexicalMethod,
     Method,
     find_methods,
 )
 from haiftrace.methods.settings import MethodSettings
-from haiftrace.progress import Progress, Silent
+from haiftrace.progress import Part, Progress
 from haiftrace.store import Index, SupplementWriter
 from haiftrace.trace import Tracer, has_vector, over_query_norm
 
@@ -48,15 +50,19 @@ if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.scoring.directions import Question
 
+T = TypeVar("T")
+
 CONTROLS = 512
 """Control queries of an index."""
 
 CONTROLS_A_BLOCK = 64
+"""Controls whose draws become durable together, at least; by late interaction as many as the memory
+holds the directions of, since they share one pass over the index's tokens."""
 
 SCORED_WHOLE = 1024
 """Up to so many windows, every one is scored exactly for every control."""
 PROPOSED = 4
-"""In a larger index, so many records are scored exactly for a control, beside its own."""
+"""In a larger index, so many windows are scored exactly for a control, and so many near copies."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +108,20 @@ def calibrate(
         fresh = []
         for method in chosen:
             name = calibration_name(method.name)
-            done = writer.begin(name, _described(method, told_methods, settings))
-            if done < 0:
+            files = writer.begin(name, _described(method, told_methods, settings))
+            if files < 0:
                 continue
             if controls is None:
                 progress.start("drawing control queries", None)
                 controls = draw_controls(index, settings.controls, settings.seed)
-            blocks = _blocks(controls)
-            progress.start(f"calibrating {method.name}", float(sum(map(len, blocks[done:]))))
+            # Blocks may have been of other sizes: what counts is the draws that they hold.
+            done = len(read_draws(index, method.name).length_N) if files else 0
+            progress.start(f"calibrating {method.name}", float(len(controls) - done))
             if done:
                 progress.say(f"Going on with the calibration of {method.name}.")
             calibrator = _Calibrator(tracer, method, told_methods, groups, settings.memory)
-            for block in blocks[done:]:
-                draws = []
-                for draw in calibrator.draws(block):
-                    draws.append(draw)
-                    progress.advance(1)
+            for block in calibrator.blocks(controls[done:]):
+                draws = calibrator.draws(block, progress)
                 writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
             writer.finish(name)
             fresh.append(method)
@@ -203,12 +207,6 @@ def _field_values(index: Index) -> list[str | None]:
     return [window.group for window in index.iter_windows() if window.window == 0]
 
 
-def _blocks(controls: Sequence[Control]) -> list[list[Control]]:
-    """Controls with all their lengths together, so many at a time."""
-    whole = groupby(controls, key=lambda control: control.number // CONTROLS_A_BLOCK)
-    return [list(block) for _, block in whole]
-
-
 class _Calibrator:
     """Draws of one method."""
 
@@ -228,15 +226,38 @@ class _Calibrator:
         self._records = tracer.index.manifest.totals.records
         fits = isinstance(method, GradientMethod) and has_vector(method, settings)
         self._whole = not fits or len(tracer.index) <= SCORED_WHOLE
-        # A question holds its gradient and its direction, which scoring copies once more.
-        self._together = max(1, memory // (3 * tracer.engine.gradient_bytes))
+        self._late = method if isinstance(method, LateMethod) else None
+        if self._late:
+            # Each direction is a gradient, and two numbers a window.
+            engine = tracer.engine_over(settings.late.scope)
+            self._room = memory // max(engine.gradient_bytes, 16 * len(tracer.index))
+        else:
+            # A question holds its gradient and its direction, which scoring copies once more.
+            self._room = memory // (3 * tracer.engine.gradient_bytes)
 
-    def draws(self, controls: Sequence[Control]) -> Iterator[Draw]:
+    def blocks(self, controls: Sequence[Control]) -> Iterator[list[Control]]:
+        """Controls with all their lengths together, whose draws are kept in one file."""
+        numbered = groupby(controls, key=lambda control: control.number // CONTROLS_A_BLOCK)
+        least = [list(block) for _, block in numbered]
+        for some in _packed(least, self._directions, self._room if self._late else 0):
+            yield [control for block in some for control in block]
+
+    def draws(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         """A draw a control, in order."""
-        for start in range(0, len(controls), self._together):
-            yield from self._part(controls[start : start + self._together])
+        found = []
+        for part in _packed(controls, lambda control: self._directions([control]), self._room):
+            share = Part(progress, float(len(part)))
+            found += self._part(part, share)
+            share.finish()
+        return found
 
-    def _part(self, controls: Sequence[Control]) -> list[Draw]:
+    def _directions(self, controls: Sequence[Control]) -> int:
+        """Query-side vectors of these controls."""
+        if self._late is None:
+            return len(controls)
+        return sum(control.length if self._late.by_token else 1 for control in controls)
+
+    def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
         projected = [
             self._tracer.background(question, self._method, self._settings)
@@ -250,7 +271,7 @@ class _Calibrator:
             ]
             rows = sorted(set().union(*chosen))
         scores_QN = self._tracer.score_many(
-            questions, [self._method.name], self._settings, Silent(), rows
+            questions, [self._method.name], self._settings, progress, rows
         )[self._method.name]
         found = []
         for place, (control, question) in enumerate(zip(controls, questions, strict=True)):
@@ -274,7 +295,8 @@ class _Calibrator:
         before = len(control.token_ids) - control.length
         labels = [False] * before + [True] * control.length
         engine = self._tracer.engine
-        return Question.of(engine, make_batch([list(control.token_ids)], [labels], engine.device))
+        batch = make_batch([list(control.token_ids)], [labels], engine.device)
+        return Question.without_gradient(batch) if self._late else Question.of(engine, batch)
 
     def _left_out(self, control: Control) -> np.ndarray:
         """[R] True for the source, its group, and whatever holds the span."""
@@ -285,15 +307,19 @@ class _Calibrator:
     def _proposed(
         self, control: Control, projected: np.ndarray | None, left_out: np.ndarray
     ) -> set[int]:
-        """Windows to score: the source's, and the best by their vectors of what is not left out.
+        """Windows to score: the best by their vectors of what is not left out, and of the near
+        copies of the source, whose own is scored where there is no copy.
 
-        Of these one at least is no near copy of the first, so that there is a margin.
+        Of the former one at least is no near copy of the first, so that there is a margin.
         """
         assert projected is not None
-        kept = np.where(left_out[self._record_N], -np.inf, projected)
-        best = np.argsort(-kept, kind="stable")[:PROPOSED]
-        rows = {control.row, *(int(row) for row in best if np.isfinite(kept[row]))}
         groups = self._groups[self._record_N]
+        copies = _copies(self._groups, control)[self._record_N]
+        kept = np.where(left_out[self._record_N], -np.inf, projected)
+        best = _largest(kept)
+        rows = {*best, *(_largest(np.where(copies, projected, -np.inf)) or [control.row])}
+        if not best:
+            return rows
         others = np.where(groups == groups[best[0]], -np.inf, kept)
         rival = int(np.argmax(others))
         return rows | {rival} if np.isfinite(others[rival]) else rows
@@ -302,8 +328,38 @@ class _Calibrator:
         return by_record(values_N, self._record_N, self._records)
 
 
+def _packed(items: Sequence[T], size: Callable[[T], int], room: int) -> Iterator[list[T]]:
+    """Runs of items whose sizes come to no more than the room, of one item at least."""
+    run: list[T] = []
+    filled = 0
+    for item in items:
+        if run and filled + size(item) > room:
+            yield run
+            run, filled = [], 0
+        run.append(item)
+        filled += size(item)
+    if run:
+        yield run
+
+
+def _largest(values_N: np.ndarray) -> list[int]:
+    """The places of the largest finite values, as many as are scored."""
+    best = np.argsort(-values_N, kind="stable")[:PROPOSED]
+    return [int(row) for row in best if np.isfinite(values_N[row])]
+
+
 def _draw(field: Field, control: Control, left_out: np.ndarray) -> Draw:
     undefined = dict.fromkeys(STATISTICS, float("nan"))
     first = field.first(left_out)
     null = undefined if first is None else field.values(first, left_out)
-    return Draw(control.length, null, field.values(control.record, left_out))
+    copy = field.first(~_copies(field.groups, control))
+    source = control.record if copy is None else copy
+    return Draw(control.length, null, field.values(source, left_out))
+
+
+def _copies(groups: np.ndarray, control: Control) -> np.ndarray:
+    """[R] True for the near copies of a control's record that hold its span, not the record."""
+    holding = np.zeros(len(groups), dtype=bool)
+    holding[control.containing] = True
+    holding[control.record] = False
+    return holding & (groups == groups[control.record])

@@ -43,6 +43,39 @@ class Silent:
         """Nothing."""
 
 
+class Part:
+    """Work within a stage: whatever it is measured in, it comes to so much of the stage's own.
+
+    Args:
+        whole: is told of it.
+        share: what all of it is of the stage's work.
+    """
+
+    def __init__(self, whole: Progress, share: float) -> None:
+        self._whole = whole
+        self._left = share
+        self._scale = 0.0
+
+    def say(self, message: str) -> None:
+        """The same line."""
+        self._whole.say(message)
+
+    def start(self, what: str, work: float | None) -> None:
+        """Divides what is left of the share anew; the stage goes on under its own name."""
+        self._scale = self._left / work if work else 0.0
+
+    def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
+        """So much of the part, never more than is left of it."""
+        done = min(self._left, work * self._scale)
+        self._left -= done
+        self._whole.advance(done, records, tokens)
+
+    def finish(self) -> None:
+        """All of the share is done."""
+        self._whole.advance(self._left)
+        self._left = 0.0
+
+
 class Talk:
     """Talks on stderr; a context manager, so that a bar is taken down whatever happens."""
 

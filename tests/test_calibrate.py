@@ -12,13 +12,14 @@ import pytest
 
 from haiftrace import calibrate as calibrating
 from haiftrace.calibrate import CalibrationSettings, calibrate, calibrated_with
-from haiftrace.calibration.controls import draw_controls
-from haiftrace.calibration.draws import GROUPS, read_draws, read_groups
+from haiftrace.calibration.controls import Control, draw_controls
+from haiftrace.calibration.draws import GROUPS, Draw, read_draws, read_groups
 from haiftrace.calibration.statistics import Field
 from haiftrace.findings import Finding
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
+from haiftrace.scoring.late import LateScorer
 from haiftrace.store import Index, SupplementWriter
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
@@ -58,8 +59,8 @@ def draws_of(path: Path, method: str = "haif"):
     return draws.length_N, dict(draws.null_N), dict(draws.present_N)
 
 
-def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0) -> None:
-    for a, b in zip(draws_of(one), draws_of(other), strict=True):
+def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0, method: str = "haif") -> None:
+    for a, b in zip(draws_of(one, method), draws_of(other, method), strict=True):
         for key in a if isinstance(a, dict) else [...]:
             np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance)
 
@@ -76,10 +77,16 @@ def test_draws_are_those_of_single_traces(calibrated):
     assert lengths.tolist() == [control.length for control in controls]
     compared = 0
     for number, control in enumerate(controls):
-        text = windows[control.row].text
-        offsets = windows[control.row].offsets[: len(control.token_ids)]
+        window, count = windows[control.row], len(control.token_ids)
+        text = window.text
+        at = next(
+            at
+            for at in range(len(window.token_ids))
+            if tuple(window.token_ids[at : at + count]) == control.token_ids
+        )
+        offsets = window.offsets[at : at + count]
         begin, end = offsets[-control.length][0], offsets[-1][1]
-        leak = Leak(text[:begin], text[begin:end])
+        leak = Leak(text[offsets[0][0] : begin], text[begin:end])
         asked, _ = tracer.question(leak, Asking())
         if asked.token_ids != list(control.token_ids) or sum(asked.labels) != control.length:
             continue  # as text it would be other tokens: a seam within a word
@@ -92,13 +99,34 @@ def test_draws_are_those_of_single_traces(calibrated):
         others = {k: v for k, v in cosines.items() if k not in source_group | holding}
         first = max(others, key=lambda k: others[k])
         mates = {f"r{i}" for i in np.flatnonzero(groups == groups[int(first[1:])])}
-        assert null["cosine"][number] == pytest.approx(others[first], abs=1e-6)
+        assert null["score"][number] == pytest.approx(others[first], abs=1e-6)
         runner_up = max(v for k, v in others.items() if k not in mates)
         assert null["margin"][number] == pytest.approx(others[first] - runner_up, abs=1e-6)
-        assert present["cosine"][number] == pytest.approx(cosines[own], abs=1e-6)
+        assert present["score"][number] == pytest.approx(cosines[own], abs=1e-6)
         best = max(others.values())
         assert present["margin"][number] == pytest.approx(cosines[own] - best, abs=1e-6)
     assert compared > 10
+
+
+def test_a_near_copy_that_holds_the_span_is_the_source():
+    """r0 to r2 are near copies, the span of a control on r0 stands in r0, r2 and r3."""
+    scores = np.array([0.9, 0.8, 0.5, 0.4, 0.3, 0.1, 0.2])
+    field = Field(scores, scores, np.array([0, 0, 0, 1, 2, 3, 4]))
+
+    def drawn(containing: list[int]) -> Draw:
+        control = Control(0, 0, 0, (5, 6, 7), 1, np.array(containing))
+        left_out = np.array([True, True, True, False, False, False, False])
+        left_out[containing] = True
+        return calibrating._draw(field, control, left_out)
+
+    held = drawn([0, 2, 3])
+    assert held.present["score"] == 0.5
+    assert held.present["margin"] == pytest.approx(0.5 - 0.3)
+    assert held.null["score"] == 0.3
+    assert held.null["margin"] == pytest.approx(0.3 - 0.2)
+    alone = drawn([0, 3])
+    assert alone.present["score"] == 0.9
+    assert alone.null == held.null
 
 
 def test_the_source_of_a_leak_is_traced(calibrated):
@@ -182,6 +210,21 @@ def test_another_method_or_its_settings_are_not_calibrated(calibrated):
     assert "other settings" in told.reasons[0]
 
 
+def test_an_older_calibration_is_not_judged_by(tmp_path, monkeypatch):
+    path = tmp_path / "index"
+    shutil.copytree(kit.index_path(), path)
+    monkeypatch.setattr(calibrating, "FORMAT", 1)
+    run(path, CalibrationSettings(controls=12))
+    monkeypatch.undo()
+    verdict = trace(path, alpha=SOME).verdict
+    assert verdict is not None
+    assert verdict.decision == "inconclusive"
+    assert "another version" in verdict.reasons[0]
+    assert f"haiftrace index -o {path} --calibrate 512" in verdict.reasons[0]
+    run(path)
+    assert trace(path, alpha=SOME).verdict.p_value is not None
+
+
 def test_search_by_words_has_no_verdict(calibrated):
     assert trace(calibrated, method="bm25").verdict is None
 
@@ -236,12 +279,45 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
         return question(calibrator, control)
 
     monkeypatch.setattr(calibrating._Calibrator, "_question", counted)
+    monkeypatch.setattr(calibrating, "CONTROLS_A_BLOCK", 7)  # of another size than before
     run(path)
     assert min(asked) == 10
     assert_same_draws(calibrated, path, 1e-9)
     asked.clear()
     run(path)
     assert asked == []
+
+
+def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeypatch):
+    """One pass for all that the memory holds; in parts, with blocks of any size, the same draws."""
+    passes = []
+    strengths = LateScorer._strengths
+
+    def counted(scorer, rows, sides, progress):
+        passes.append(len(sides))
+        return strengths(scorer, rows, sides, progress)
+
+    monkeypatch.setattr(LateScorer, "_strengths", counted)
+    with Index.open(calibrated) as index:
+        controls = draw_controls(index, MANY.controls, MANY.seed)
+    for method, sides in (("haif-r", len(controls)), ("haif-li", sum(c.length for c in controls))):
+        whole, parts = tmp_path / f"{method}-whole", tmp_path / f"{method}-parts"
+        shutil.copytree(kit.index_path(), whole)
+        shutil.copytree(kit.index_path(), parts)
+        with monkeypatch.context() as patch:
+            patch.setattr(calibrating, "CONTROLS_A_BLOCK", 4)
+            run(whole, methods=method)
+        assert passes == [sides]
+        passes.clear()
+        engine = opened(parts).engine_over("attention")
+        with monkeypatch.context() as patch:
+            patch.setattr(calibrating, "CONTROLS_A_BLOCK", 4)
+            few = CalibrationSettings(MANY.controls, memory=40 * engine.gradient_bytes)
+            run(parts, few, method)
+        assert len(passes) >= 3
+        assert max(passes) <= 40
+        passes.clear()
+        assert_same_draws(whole, parts, 1e-6, method)
 
 
 def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
@@ -253,9 +329,9 @@ def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path
     lengths, null, present = draws_of(path)
     assert lengths.tolist() == whole_lengths.tolist()
     # The best of few is never above the best of all, nor is its rival.
-    assert (null["cosine"] <= whole_null["cosine"] + 1e-9).all()
-    np.testing.assert_allclose(present["cosine"], whole_present["cosine"], rtol=1e-9, atol=1e-9)
-    same = np.isclose(null["cosine"], whole_null["cosine"], rtol=1e-9)
+    assert (null["score"] <= whole_null["score"] + 1e-9).all()
+    np.testing.assert_allclose(present["score"], whole_present["score"], rtol=1e-9, atol=1e-9)
+    same = np.isclose(null["score"], whole_null["score"], rtol=1e-9)
     assert same.mean() > 0.7
     assert (null["margin"][same] >= whole_null["margin"][same] - 1e-9).all()
 

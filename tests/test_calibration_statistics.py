@@ -119,8 +119,8 @@ def test_the_statistics_of_a_record_leave_its_near_copies_out():
     rest = np.array([0.3, 0.1, -0.1, 0.2])
     spread = 1.4826 * np.median(np.abs(rest - 0.15))
     found = scores.values(0)
-    assert found["cosine"] == 0.9
     assert found["margin"] == pytest.approx(0.6)
+    assert found["score"] == 0.9
     assert found["z-score"] == pytest.approx((0.9 - 0.15) / spread)
 
 
@@ -167,3 +167,10 @@ def test_statistics_do_not_depend_on_order_and_z_not_on_scale(values, factor, or
     np.testing.assert_allclose(
         plain.values(first)["z-score"], scaled.values(first)["z-score"], rtol=1e-6
     )
+
+
+def test_a_shortlist_alone_gives_no_z_score():
+    none = -np.inf
+    found = field([0.9, none, 0.3, none], [0, 1, 2, 3]).values(0)
+    assert found["margin"] == pytest.approx(0.6)
+    assert np.isnan(found["z-score"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from haiftrace.calibration.controls import (
     CONTROLS_A_WINDOW,
     FIRST_TOKENS,
     LENGTHS,
+    context_start,
     draw_controls,
     possible_starts,
     records_holding,
@@ -41,14 +45,54 @@ def test_a_control_is_a_span_of_its_record_with_what_stands_before(index):
     controls = draw_controls(index, 40, seed=1)
     assert controls
     for control in controls:
-        window = windows[control.row]
+        window, count = windows[control.row], len(control.token_ids)
         assert window.record == control.record
         assert control.length in LENGTHS
         assert control.span == control.token_ids[-control.length :]
-        assert list(control.token_ids) == window.token_ids[: len(control.token_ids)]
-        first = len(control.token_ids) - control.length
+        places = [
+            at
+            for at in range(len(window.token_ids) - count + 1)
+            if tuple(window.token_ids[at : at + count]) == control.token_ids
+        ]
+        assert places
+        first = count - control.length
         assert first >= min(FIRST_TOKENS, len(window.token_ids) // 4)
-        assert all(window.labels[first : len(control.token_ids)])
+        assert any(all(window.labels[at + first : at + count]) for at in places)
+
+
+def window_of(text: str) -> Any:
+    """A window with a token a word, as GPT-2's tokenizer has them: the space belongs to it."""
+    words = list(re.finditer(r" ?[^ ]+", text))
+    return SimpleNamespace(text=text, offsets=[word.span() for word in words])
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "right"),
+    [
+        ("Ann sings well. Bob Dale was born in May.", "in", "Bob Dale was born"),
+        # A sentence that gives too little: the one before belongs to it too.
+        (
+            "Ann sings. She is very well known. Bob Dale was",
+            "was",
+            "She is very well known. Bob Dale",
+        ),
+        ("Ann Lee lives at No. 7 Heron Street", "Street", "Ann Lee lives at No. 7 Heron"),
+        ("one two three four five six seven", "seven", "one two three four five six"),
+        ("one two three", "three", "one two"),
+        ("He said: “Go!” Then Ann Lee was born in May", "May", "Then Ann Lee was born in"),
+    ],
+)
+def test_before_a_span_stands_its_sentence(text, span, right):
+    window = window_of(text)
+    place = next(i for i, (a, b) in enumerate(window.offsets) if text[a:b].strip(" .") == span)
+    first = context_start(window, place)
+    assert text[window.offsets[first][0] : window.offsets[place][0]].strip() == right
+
+
+def test_sentences_end_without_spaces_too():
+    text = "甲在北京出生。乙的电话是五五五"
+    window = SimpleNamespace(text=text, offsets=[(i, i + 1) for i in range(len(text))])
+    assert context_start(window, text.index("是") + 1) == text.index("乙")
 
 
 def test_all_records_that_hold_the_span_are_known(index):

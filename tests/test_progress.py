@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from haiftrace import progress
-from haiftrace.progress import Silent, Talk, duration, size
+from haiftrace.progress import Part, Silent, Talk, duration, size
 
 
 class Terminal(io.StringIO):
@@ -129,3 +129,38 @@ def test_a_time_span_for_people(seconds, text):
 )
 def test_a_number_of_bytes_for_people(count, text):
     assert size(count) == text
+
+
+class Counter(Silent):
+    """The work that it was told of."""
+
+    def __init__(self) -> None:
+        self.work = 0.0
+
+    def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
+        self.work += work
+
+
+def test_a_part_comes_to_its_share_whatever_it_is_measured_in():
+    whole = Counter()
+    part = Part(whole, 12.0)
+    part.start("one way", 300.0)
+    part.advance(100.0)
+    assert whole.work == pytest.approx(4.0)
+    part.start("another", 16.0)  # what is left is divided anew
+    part.advance(4.0)
+    assert whole.work == pytest.approx(6.0)
+    part.advance(1000.0)
+    assert whole.work == pytest.approx(12.0)
+    part.finish()
+    assert whole.work == pytest.approx(12.0)
+
+
+def test_a_part_of_unknown_work_counts_when_it_ends():
+    whole = Counter()
+    part = Part(whole, 5.0)
+    part.start("unknown", None)
+    part.advance(3.0)
+    assert whole.work == 0
+    part.finish()
+    assert whole.work == 5.0

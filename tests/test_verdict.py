@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haiftrace.calibration.draws import Draw, Draws, by_record, draw_tensors
-from haiftrace.calibration.statistics import STATISTICS, Field
+from haiftrace.calibration.draws import Draw, Draws, by_record, candidates_of, draw_tensors
+from haiftrace.calibration.statistics import STATISTICS, WITHIN_A_QUESTION, Field
 from haiftrace.calibration.verdict import (
     Trial,
     compared_lengths,
@@ -17,6 +19,7 @@ from haiftrace.calibration.verdict import (
     with_q_values,
 )
 from haiftrace.findings import Finding, Verdict
+from haiftrace.methods import METHODS
 
 RECORDS = 40
 
@@ -120,8 +123,20 @@ def test_between_two_lengths_the_larger_p_value_counts(value, length):
 
 
 @pytest.mark.parametrize("far", STATISTICS)
-def test_the_statistic_with_the_most_power_is_chosen(far):
-    assert make_draws({1: 150, 3: 150}, far=far).chosen() == far
+def test_the_candidate_with_the_most_power_is_chosen(far):
+    draws = make_draws({1: 150, 3: 150}, far=far)
+    assert replace(draws, candidates=STATISTICS).chosen() == far
+    assert draws.chosen() == (far if far in WITHIN_A_QUESTION else "margin")
+
+
+def test_scores_of_one_question_are_compared_with_each_other():
+    """HAIF-LI's are deviations already; those of the others depend on how something is asked."""
+    chosen = {name: candidates_of(METHODS[name]) for name in ("haif", "haif-r", "haif-li")}
+    assert chosen == {
+        "haif": WITHIN_A_QUESTION,
+        "haif-r": WITHIN_A_QUESTION,
+        "haif-li": ("score",),
+    }
 
 
 def test_undefined_draws_do_not_count():
@@ -132,8 +147,8 @@ def test_undefined_draws_do_not_count():
         {s: tensors[f"null-{s}"].numpy() for s in STATISTICS},
         {s: tensors[f"present-{s}"].numpy() for s in STATISTICS},
     )
-    assert draws.null("cosine", 1).tolist() == [0.5]
-    assert draws.present("cosine", 1).tolist() == []
+    assert draws.null("score", 1).tolist() == [0.5]
+    assert draws.present("score", 1).tolist() == []
     assert draws.lengths("margin") == [1]
 
 
@@ -145,15 +160,16 @@ def test_false_accusations_keep_their_rate_on_draws_of_the_same_kind():
 
 
 def hidden(background_of_others: float, error: float) -> bool:
-    """Whether the rest of the corpus could hide a record whose cosine is 1."""
+    """Whether the rest of the corpus could hide a record that is 1 above all that were scored."""
     rng = np.random.default_rng(1)
     exact = np.full(200, -np.inf)
     exact[:50] = rng.normal(0, 0.1, 50)
     background = rng.normal(0, 0.1, 200)
     background[:50] = exact[:50] + error * rng.normal(0, 1, 50)
     background[50:] = np.minimum(background[50:], background_of_others)
+    first = int(np.argmax(exact[:50]))
     return may_hide(
-        Field(exact, background, np.arange(200)), int(np.argmax(exact[:50])), "cosine", 1.0
+        Field(exact, background, np.arange(200)), first, "margin", 1.0 - float(exact[first])
     )
 
 
@@ -164,7 +180,7 @@ def test_a_shortlist_is_unsure_where_its_vectors_are_coarse():
 
 def test_what_was_scored_whole_hides_nothing():
     scores = np.linspace(0, 1, 20)
-    assert not may_hide(Field(scores, scores, np.arange(20)), 19, "cosine", 0.0)
+    assert not may_hide(Field(scores, scores, np.arange(20)), 19, "margin", 0.0)
 
 
 def test_an_unsure_shortlist_cannot_clear_the_corpus():

@@ -13,20 +13,36 @@ SEEDS = {"pii-e": (3, 4), "pii-cr": (3,)}
 """Others than the design was tried on."""
 
 
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models are trained once for all methods."""
+    return tmp_path_factory.mktemp("training")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "power"), [("pii-e", 0.3), ("pii-cr", 0.05)])
-def test_false_accusations_at_one_percent(kind: str, power: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "method", "power"),
+    [
+        ("pii-e", "haif", 0.3),
+        ("pii-cr", "haif", 0.05),
+        ("pii-e", "haif-r", 0.3),
+        ("pii-cr", "haif-r", 0.25),
+    ],
+)
+def test_false_accusations_at_one_percent(
+    kind: str, method: str, power: float, trainings: Path, tmp_path: Path
+) -> None:
     """At alpha 0.01 at most 2 % of the questions without a source, for each length of response.
 
     PII-E has four biographies a subject, PII-CR three, all of them left out together.
     """
     found: dict[str, Counter[str]] = {}
     for seed in SEEDS[kind]:
-        data, trained = trained_model(kind, seed, tmp_path / "training")
+        data, trained = trained_model(kind, seed, trainings)
         for regime in ("learned", "memorised"):
             out = tmp_path / f"{seed}-{regime}"
             out.mkdir()
-            for name, counts in measure(data, trained, regime, out, seed=seed).items():
+            for name, counts in measure(data, trained, regime, out, method, seed=seed).items():
                 found.setdefault(name, Counter()).update(counts)
     for part in PARTS:
         absent = found.get(f"{part or 'all'} absent")

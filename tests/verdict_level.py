@@ -4,8 +4,8 @@ Half of the subjects' records are indexed; the model learnt all of them. A quest
 whose records are not in the index has its source missing: every record that a verdict calls traced
 is falsely accused. Calibration sees the indexed records alone, never a question.
 
-`python -m tests.verdict_level KIND SEED REGIME OUT [TRAINED]` prints the counts as JSON; TRAINED is
-a directory of finished trainings, else the model is trained in OUT.
+`python -m tests.verdict_level KIND SEED REGIME OUT [METHOD [TRAINED]]` prints the counts as JSON;
+TRAINED is a directory of finished trainings, else the model is trained in OUT.
 """
 
 from __future__ import annotations
@@ -165,9 +165,11 @@ def trained_model(kind: str, seed: int, directory: Path) -> tuple[BenchData, Tra
 def main() -> None:
     kind, seed, regime, out = sys.argv[1:5]
     Path(out).mkdir(parents=True, exist_ok=True)
-    directory = Path(sys.argv[5]) if len(sys.argv) > 5 else Path(out) / "training"
+    method = sys.argv[5] if len(sys.argv) > 5 else "haif"
+    directory = Path(sys.argv[6]) if len(sys.argv) > 6 else Path(out) / "training"
     data, trained = trained_model(kind, int(seed), directory)
-    print(json.dumps(measure(data, trained, regime, Path(out), seed=int(seed)), indent=1))
+    found = measure(data, trained, regime, Path(out), method, seed=int(seed))
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 A control is a question whose source is known. Every control has a span of each of a few response
 lengths, at places of their own. A span that many records hold says nothing of one of them, and
 leaving them all out would leave another corpus behind, so such spans are not drawn.
+
+Before the span stands only the sentence that it is in. A question does not repeat the whole record
+either, and with all of it the source would be found by its own context alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +24,7 @@ LENGTHS = (1, 3, 10, 30)
 
 FIRST_TOKENS = 4
 """Tokens at a window's beginning that no span covers: too little stands before them."""
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*|\n+")
 COMMON_SHARE = 0.1
 COMMON_RECORDS = 1000
 """A span in more than this share, or this number, of the records is common, and not drawn."""
@@ -35,7 +40,7 @@ class Control:
     Attributes:
         number: the control it belongs to; its other lengths have the same.
         row, record: the window that it was taken from, and its record.
-        token_ids: those of the window up to the span's end.
+        token_ids: those of the window from the context's beginning to the span's end.
         length: tokens of the span, which are the last ones.
         containing: [n] numbers of all records that hold the span, its own among them.
     """
@@ -68,9 +73,12 @@ def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
     tries: list[tuple[int, int, list[tuple[int, ...]]]] = []
     for number, row in enumerate(rows):
         for length in LENGTHS:
-            starts = possible_starts(windows[row], length)
-            chosen = rng.permutation(starts)[:_TRIES].tolist()
-            ends = [tuple(windows[row].token_ids[: start + length]) for start in chosen]
+            window = windows[row]
+            chosen = rng.permutation(possible_starts(window, length))[:_TRIES].tolist()
+            ends = [
+                tuple(window.token_ids[context_start(window, start) : start + length])
+                for start in chosen
+            ]
             tries.append((number, length, ends))
     spans = {ids[-length:] for _, length, ends in tries for ids in ends}
     limit = max(1, min(COMMON_RECORDS, int(COMMON_SHARE * index.manifest.totals.records)))
@@ -96,6 +104,24 @@ def possible_starts(window: StoredWindow, length: int) -> np.ndarray:
     before = np.concatenate([[0], np.cumsum(labels)])
     starts = np.arange(first, len(labels) - length + 1)
     return starts[before[starts + length] - before[starts] == length]
+
+
+def context_start(window: StoredWindow, span: int) -> int:
+    """The token that the context of a span begins with: the first of its sentence.
+
+    Of a sentence that gives too little, the one before belongs to it too.
+
+    Args:
+        span: the token that the span begins with.
+    """
+    here = window.offsets[span][0]
+    latest = max(0, span - min(FIRST_TOKENS, span))
+    begins = [0, *(end.end() for end in _SENTENCE_END.finditer(window.text, 0, here))]
+    for begin in reversed(begins):
+        first = next((i for i, (_, end) in enumerate(window.offsets) if end > begin), span)
+        if first <= latest:
+            return first
+    return 0
 
 
 def records_holding(

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from haiftrace.calibration.draws import (
+    FORMAT,
     Draws,
     by_record,
     calibration_name,
@@ -78,6 +79,8 @@ class Court:
         command = f"haiftrace index -o {path}{methods} --calibrate 512"
         if entry is None or not self._has_groups:
             return f"the index is not calibrated for {method.name}: {command}"
+        if entry.settings["format"] != FORMAT:
+            return f"the index was calibrated by another version of haiftrace: {command}"
         if entry.settings["told"] != told(method, settings):
             return f"the index is calibrated for other settings of {method.name}"
         return None

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.statistics import STATISTICS, Values, power, resolves
-from haiftrace.methods import Method
+from haiftrace.calibration.statistics import (
+    STATISTICS,
+    WITHIN_A_QUESTION,
+    Values,
+    power,
+    resolves,
+)
+from haiftrace.methods import LateMethod, Method, find_methods
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.store import Index
 from haiftrace.store.manifest import plain
@@ -21,7 +27,8 @@ ALPHA = 0.01
 """False-accusation rate at which the statistic is chosen."""
 GROUPS = "near-copies"
 """The supplement with the group of each record."""
-FORMAT = 1
+FORMAT = 2
+"""Of draws and groups; 2: controls have their sentence before them, sources may be near copies."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Draw:
     Attributes:
         length: tokens of the span.
         null: statistics of the best record where source and near copies are left out.
-        present: of the source itself, near copies left out.
+        present: of a source: the best of the record's near copies that hold the span, since a
+            question has other words around it too; where there is none, the record itself.
     """
 
     length: int
@@ -46,11 +54,13 @@ class Draws:
     Attributes:
         length_N: tokens of each control's span.
         null_N, present_N: by statistic.
+        candidates: the statistics that one is chosen from.
     """
 
     length_N: np.ndarray
     null_N: Mapping[str, np.ndarray]
     present_N: Mapping[str, np.ndarray]
+    candidates: Sequence[str] = WITHIN_A_QUESTION
 
     def lengths(self, statistic: str) -> list[int]:
         """The lengths that have a null draw, ascending."""
@@ -77,7 +87,7 @@ class Draws:
         }
 
     def chosen(self) -> str:
-        """The statistic with the largest mean power over the lengths; the first of equal ones.
+        """Of the candidates that with the largest mean power over the lengths, the first of equals.
 
         At `ALPHA`, or the smallest that the draws of a length resolve, where that is larger.
         """
@@ -90,7 +100,7 @@ class Draws:
                 found.append(power(self.present(statistic, length), null, alpha))
             return float(np.mean(found)) if found else -1.0
 
-        return max(STATISTICS, key=mean_power)
+        return max(self.candidates, key=mean_power)
 
 
 def calibration_name(method: str) -> str:
@@ -101,6 +111,16 @@ def calibration_name(method: str) -> str:
 def told(method: Method, settings: MethodSettings) -> dict[str, Any]:
     """The settings that a method's draws hold for."""
     return plain(settings.described([method]))
+
+
+def candidates_of(method: Method) -> tuple[str, ...]:
+    """The statistics that compare a method's scores within one question.
+
+    HAIF-LI's score is a sum of deviations over the question's other records already; its margin is
+    no longer comparable between questions of other lengths and kinds.
+    """
+    by_token = isinstance(method, LateMethod) and method.by_token
+    return ("score",) if by_token else WITHIN_A_QUESTION
 
 
 def draw_tensors(draws: Sequence[Draw]) -> dict[str, Tensor]:
@@ -131,6 +151,7 @@ def read_draws(index: Index, method: str) -> Draws:
         joined("length"),
         {statistic: joined(f"null-{statistic}") for statistic in STATISTICS},
         {statistic: joined(f"present-{statistic}") for statistic in STATISTICS},
+        candidates_of(find_methods(method)[0]),
     )
 
 

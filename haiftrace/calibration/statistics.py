@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STATISTICS = ("cosine", "margin", "z-score")
-"""cosine: the score over the norm of the question's gradient (HAIF's cosine). margin: the same less
+STATISTICS = ("margin", "z-score", "score")
+"""score: the score over the norm of the question's gradient (HAIF's cosine). margin: the same less
 that of the best record outside the record's group. z-score: the same less the median of the
 question's scores, over their median absolute deviation, the record's group left out of both."""
+
+WITHIN_A_QUESTION = ("margin", "z-score")
+"""Those that compare a question's scores with each other. The score itself depends on how something
+is asked, and a threshold from spans of records says little of it for questions."""
 
 SPREAD = 1.4826
 """Median absolute deviation times this is the standard deviation of normally distributed values."""
@@ -59,9 +63,9 @@ class Field:
             spread = SPREAD * float(np.median(np.abs(rest - median)))
         rival = float(self.exact[others].max())
         return {
-            "cosine": value,
             "margin": value - rival if np.isfinite(rival) else float("nan"),
             "z-score": (value - median) / spread if spread > 0 else float("nan"),
+            "score": value,
         }
 
 

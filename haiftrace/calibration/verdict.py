@@ -127,7 +127,7 @@ def may_hide(field: Field, first: int, statistic: str, clear: float) -> bool:
     others = field.background[field.groups != field.groups[first]]
     median = float(np.median(others))
     least = {
-        "cosine": clear,
+        "score": clear,
         "margin": float(field.exact[first]) + clear,
         "z-score": median + clear * SPREAD * float(np.median(np.abs(others - median))),
     }[statistic]

@@ -38,7 +38,7 @@ class Question:
     Attributes:
         batch: the prompt and response as one record.
         weights_BT: [1, T] share of each traced token in the mean.
-        gradient: v by parameter name, at the traced checkpoint.
+        gradient: v by parameter name, at the traced checkpoint; none where it was not formed.
         direction: of v.
         names: positions of prompt tokens that ask too, in late interaction alone.
     """
@@ -52,6 +52,15 @@ class Question:
     @classmethod
     def of(cls, engine: GradientEngine, batch: Batch) -> Question:
         """Of a record whose labels are the traced tokens."""
-        weights_BT = batch.labels_BT.double() / batch.labels_BT.sum()
+        weights_BT = _shares(batch)
         gradient = engine.gradient(batch, weights_BT)
         return cls(batch, weights_BT, gradient, Direction.of(gradient))
+
+    @classmethod
+    def without_gradient(cls, batch: Batch) -> Question:
+        """The same for methods that form gradients of their own, over their own parameters."""
+        return cls(batch, _shares(batch), {}, Direction({}, 0.0))
+
+
+def _shares(batch: Batch) -> Tensor:
+    return batch.labels_BT.double() / batch.labels_BT.sum()
