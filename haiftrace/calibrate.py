@@ -44,7 +44,7 @@ from haiftrace.methods import (
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Part, Progress
 from haiftrace.store import Index, SupplementWriter
-from haiftrace.trace import Tracer, has_vector, over_query_norm
+from haiftrace.trace import Tracer, over_query_norm
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
@@ -63,6 +63,8 @@ SCORED_WHOLE = 1024
 """Up to so many windows, every one is scored exactly for every control."""
 PROPOSED = 4
 """In a larger index, so many windows are scored exactly for a control, and so many near copies."""
+PROPOSED_LATE = 32
+"""The same by late interaction, whose estimates by token vectors are coarser."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +226,10 @@ class _Calibrator:
         self._groups = groups
         self._record_N = tracer.index.column("record")
         self._records = tracer.index.manifest.totals.records
-        fits = isinstance(method, GradientMethod) and has_vector(method, settings)
+        fits = tracer.has_background(method, settings)
         self._whole = not fits or len(tracer.index) <= SCORED_WHOLE
         self._late = method if isinstance(method, LateMethod) else None
+        self._proposals = PROPOSED_LATE if self._late else PROPOSED
         if self._late:
             # Each direction is a gradient, and two numbers a window.
             engine = tracer.engine_over(settings.late.scope)
@@ -316,8 +319,9 @@ class _Calibrator:
         groups = self._groups[self._record_N]
         copies = _copies(self._groups, control)[self._record_N]
         kept = np.where(left_out[self._record_N], -np.inf, projected)
-        best = _largest(kept)
-        rows = {*best, *(_largest(np.where(copies, projected, -np.inf)) or [control.row])}
+        best = _largest(kept, self._proposals)
+        copied = _largest(np.where(copies, projected, -np.inf), self._proposals)
+        rows = {*best, *(copied or [control.row])}
         if not best:
             return rows
         others = np.where(groups == groups[best[0]], -np.inf, kept)
@@ -342,9 +346,9 @@ def _packed(items: Sequence[T], size: Callable[[T], int], room: int) -> Iterator
         yield run
 
 
-def _largest(values_N: np.ndarray) -> list[int]:
-    """The places of the largest finite values, as many as are scored."""
-    best = np.argsort(-values_N, kind="stable")[:PROPOSED]
+def _largest(values_N: np.ndarray, count: int) -> list[int]:
+    """The places of the largest finite values."""
+    best = np.argsort(-values_N, kind="stable")[:count]
     return [int(row) for row in best if np.isfinite(values_N[row])]
 
 

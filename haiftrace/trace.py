@@ -480,15 +480,23 @@ class Tracer:
         )
         return projected
 
+    def has_background(self, method: Method, settings: MethodSettings) -> bool:
+        """Whether the index's vectors rank every window for a method."""
+        if isinstance(method, LateMethod):
+            return why_without(self.index, settings.late.scope) is None
+        return isinstance(method, GradientMethod) and has_vector(method, settings)
+
     def background(
         self, question: Question, method: Method, settings: MethodSettings
     ) -> np.ndarray | None:
         """[N] projected scores of every window over ‖v‖; None where no vector fits the method."""
+        if not self.has_background(method, settings):
+            return None
         if isinstance(method, LateMethod):
             tokens = self._token_shortlist(settings)
-            return None if tokens is None else tokens.scores(method, question)
-        if not isinstance(method, GradientMethod) or not has_vector(method, settings):
-            return None
+            assert tokens is not None
+            return tokens.scores(method, question)
+        assert isinstance(method, GradientMethod)
         products = self.index.vectors_inner_products(self.projected(question)).astype(np.float64)
         column = str(method.shortlist_column)
         return products * self.index.column(column) if column else products

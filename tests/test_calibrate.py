@@ -336,6 +336,35 @@ def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path
     assert (null["margin"][same] >= whole_null["margin"][same] - 1e-9).all()
 
 
+def test_a_large_index_proposes_for_late_interaction_by_its_tokens(tmp_path, monkeypatch):
+    """Present sources are scored exactly; the null's best is that of the proposed windows."""
+    whole, few = tmp_path / "whole", tmp_path / "few"
+    for path in (whole, few):
+        shutil.copytree(kit.index_path(), path)
+    run(whole, methods="haif-r")
+    monkeypatch.setattr(calibrating, "SCORED_WHOLE", 0)
+    monkeypatch.setattr(calibrating, "PROPOSED_LATE", 5)
+    scored = []
+    score = Tracer.score_many
+
+    def counted(self, questions, names, settings, progress, rows=None):
+        scored.append((len(questions), rows))
+        return score(self, questions, names, settings, progress, rows)
+
+    monkeypatch.setattr(Tracer, "score_many", counted)
+    monkeypatch.setattr(calibrating._Calibrator, "_directions", lambda self, some: 1 << 60)
+    run(few, methods="haif-r")
+    assert all(count == 1 and len(rows) < len(SENTENCES) for count, rows in scored)
+    lengths, null, present = draws_of(whole, "haif-r")
+    assert draws_of(few, "haif-r")[0].tolist() == lengths.tolist()
+    ours = draws_of(few, "haif-r")[1]["score"]
+    assert (ours <= null["score"] + 1e-9).all()
+    assert np.isclose(ours, null["score"], rtol=1e-9).mean() > 0.5
+    np.testing.assert_allclose(
+        draws_of(few, "haif-r")[2]["score"], present["score"], rtol=1e-9, atol=1e-9
+    )
+
+
 def test_a_method_without_vectors_is_calibrated_too(calibrated, tmp_path):
     path = tmp_path / "index"
     shutil.copytree(calibrated, path)

@@ -125,7 +125,8 @@ def reasons_to_believe(finding: Finding) -> list[str]:
                 f" {reaching:,} reached this {what}{value}."
             )
     if null is not None and null.threshold is not None:
-        length = "" if verdict.length is None else f", for answers of {verdict.length} tokens"
+        tokens = "token" if verdict.length == 1 else "tokens"
+        length = "" if verdict.length is None else f", for answers of {verdict.length} {tokens}"
         sentences.append(
             f"Chance alone exceeds {null.threshold:.3g} in {100 * verdict.alpha:g}% of"
             f" cases{length}."
