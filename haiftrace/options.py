@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+INDEX_DIRECTORY = Path("haiftrace-index")
+"""Where an index is, unless it is said."""
 
 # Every option has an environment variable; the epilog says how it is named, once for all.
 Option = partial(typer.Option, show_envvar=False)

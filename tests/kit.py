@@ -127,7 +127,9 @@ def traced(over: Tracer | None = None, leak: Leak | None = None, **settings: Any
     leak = leak or Leak(PROMPT, ANSWER)
     over = over or tracer()
     with precisely(over.checkpoint.dtype):
-        (finding,) = over.trace(leak, TraceSettings(**{"method": "haif", "top": 100, **settings}), Silent())
+        (finding,) = over.trace(
+            leak, TraceSettings(**{"method": "haif", "top": 100, **settings}), Silent()
+        )
         return finding
 
 

@@ -1,0 +1,228 @@
+"""`haiftrace index`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from haiftrace.method_options import (
+    Adjust,
+    Checkpoints,
+    Damping,
+    FactorRecords,
+    Fisher,
+    LateScope,
+    Power,
+    method_settings,
+)
+from haiftrace.options import INDEX_DIRECTORY, Device, Memory, Option, Quiet
+
+if TYPE_CHECKING:
+    from haiftrace.checkpoint import Checkpoint
+    from haiftrace.methods.settings import MethodSettings
+    from haiftrace.progress import Talk
+
+
+def index(
+    model: Annotated[
+        str | None, Option(help="Directory of the checkpoint (safetensors).", show_default=False)
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        Option(help="JSONL, Parquet or text: a file, a glob or a directory; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path, Option("--output", "-o", help="Directory of the index.")
+    ] = INDEX_DIRECTORY,
+    parameters: Annotated[
+        str,
+        Option(
+            help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
+            " all, or a regular expression over their names. Of further ones, with commas"
+            " between, token norms are kept for haif-r and haif-li; token vectors are of the"
+            " second."
+        ),
+    ] = "linear,attention",
+    text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
+    id_field: Annotated[
+        str | None, Option(help="Field of a record's id; 'id', else path:line.")
+    ] = None,
+    group_field: Annotated[
+        str | None,
+        Option(help="Field that records on one subject share; a control leaves all of them out."),
+    ] = None,
+    loss_on: Annotated[
+        Literal["all", "response"], Option(help="What training put the loss on.")
+    ] = "all",
+    append_eos: Annotated[
+        bool, Option("--append-eos", help="Training ended each record with end-of-text.")
+    ] = False,
+    context: Annotated[
+        int | None, Option(help="Tokens of a window; the model's context, at most 1024.")
+    ] = None,
+    projection_dim: Annotated[int, Option(help="Dimensions of a record's vector.")] = 2048,
+    token_vectors: Annotated[
+        int, Option(help="Dimensions of a token's vector; 0 keeps none.")
+    ] = 512,
+    seed: Annotated[int, Option(help="Seed of the projections and control queries.")] = 0,
+    skip_bad_lines: Annotated[
+        bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
+    ] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace another index in that directory.")
+    ] = False,
+    methods: Annotated[
+        str | None,
+        Option(
+            help="Also keep in the index what these methods need, with commas between; without"
+            " --model and --corpus it is added to a complete index."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        Option(
+            help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
+            " haif-r and --methods. Without --model and --corpus it is added to a complete index.",
+            min=0,
+        ),
+    ] = None,
+    adjust: Adjust = "power:1",
+    damping: Damping = None,
+    fisher: Fisher = "true",
+    factor_records: FactorRecords = None,
+    checkpoints: Checkpoints = None,
+    scope: LateScope = "attention",
+    power: Power = 3.0,
+    memory: Memory = 512,
+    dtype: Annotated[
+        str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
+    ] = "auto",
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Index a training corpus under a checkpoint: once per checkpoint; goes on after an interrupt.
+
+    \b
+    haiftrace index --model ./ckpt --corpus data.jsonl
+    haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
+    haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
+    haiftrace index --methods ek-fac,relatif     # add to a complete index
+    haiftrace index --calibrate 2000             # other controls for a complete index
+    """
+    from haiftrace.corpus import CorpusSettings, corpus_files
+    from haiftrace.index import IndexSettings, build_index
+    from haiftrace.methods import find_methods
+    from haiftrace.progress import Talk, duration
+
+    told = method_settings(
+        adjust,
+        "sum",
+        damping,
+        fisher,
+        factor_records,
+        checkpoints=checkpoints,
+        seed=seed,
+        scope=scope,
+        power=power,
+    )
+    find_methods(methods or "haif-r")
+    if (methods is not None or calibrate) and model is None and not corpus:
+        with Talk(quiet) as progress:
+            _prepare(output, methods, calibrate, seed, told, device, memory, progress)
+        return
+    if model is None or not corpus:
+        raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
+    from haiftrace.calibrate import CONTROLS
+    from haiftrace.checkpoint import load_checkpoint
+    from haiftrace.methods import DEFAULT_METHOD
+    from haiftrace.prepare import check_needs, prepare
+    from haiftrace.scopes import parse_scopes
+
+    read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines, group_field)
+    corpus_files(read)  # a mistyped path is told before the model is loaded
+    settings = IndexSettings(
+        output=output,
+        parameters=parameters,
+        context=context,
+        append_eos=append_eos,
+        projection_dim=projection_dim,
+        token_vectors=token_vectors,
+        seed=seed,
+        overwrite=overwrite,
+        memory=memory << 20,
+    )
+    with Talk(quiet) as progress:
+        checkpoint = load_checkpoint(model, dtype=dtype, device=device)
+        if methods is not None:
+            check_needs(checkpoint, parse_scopes(parameters)[0], methods, told)
+        try:
+            outcome = build_index(checkpoint, read, settings, progress)
+        except KeyboardInterrupt:
+            progress.say("The same command goes on from the last complete shard.")
+            raise
+        done = "is complete already" if outcome.already_complete else "is ready"
+        progress.say(
+            f"The index {output} {done}: {outcome.totals.records:,} records,"
+            f" {outcome.totals.label_tokens:,} label tokens ({duration(outcome.seconds)})."
+        )
+        if methods is not None:
+            prepare(output, checkpoint, methods, told, memory << 20, progress)
+            progress.say(f"It holds what {methods} needs.")
+        names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
+        asked = (calibrate, seed, CONTROLS)
+        _calibrate(output, checkpoint, names, told, asked, memory, progress)
+        where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
+        progress.say(f'Next: haiftrace trace "PROMPT"{where}')
+
+
+def _prepare(
+    output: Path,
+    methods: str | None,
+    calibrate: int | None,
+    seed: int,
+    told: MethodSettings,
+    device: str,
+    memory: int,
+    progress: Talk,
+) -> None:
+    """Adds what methods need, and their calibration, to a complete index of its own checkpoint.
+
+    Without a number of controls, methods are calibrated as the default method is, if it is.
+    """
+    from haiftrace.freshness import load_indexed
+    from haiftrace.methods import DEFAULT_METHOD
+    from haiftrace.prepare import prepare
+    from haiftrace.store import Index
+
+    with Index.open(output, verify=False) as index:
+        checkpoint = load_indexed(index, None, device)
+    try:
+        if methods is not None:
+            prepare(output, checkpoint, methods, told, memory << 20, progress)
+            progress.say(f"The index {output} holds what {methods} needs.")
+        names, asked = methods or DEFAULT_METHOD, (calibrate, seed, 0)
+        _calibrate(output, checkpoint, names, told, asked, memory, progress)
+    except KeyboardInterrupt:
+        progress.say("The same command goes on from what is complete.")
+        raise
+
+
+def _calibrate(
+    output: Path,
+    checkpoint: Checkpoint,
+    methods: str,
+    told: MethodSettings,
+    asked: tuple[int | None, int, int],
+    memory: int,
+    progress: Talk,
+) -> None:
+    """Calibrates an index for methods; `asked` is what `controls_for` takes."""
+    from haiftrace.calibrate import CalibrationSettings, calibrate, controls_for
+
+    controls, seed = controls_for(output, *asked)
+    if controls:
+        settings = CalibrationSettings(controls, seed, memory << 20)
+        calibrate(output, checkpoint, methods, told, settings, progress)
