@@ -226,7 +226,7 @@ class _Calibrator:
         self._groups = groups
         self._record_N = tracer.index.column("record")
         self._records = tracer.index.manifest.totals.records
-        fits = tracer.has_background(method, settings)
+        fits = tracer.candidates.has_background(method, settings)
         self._whole = not fits or len(tracer.index) <= SCORED_WHOLE
         self._late = method if isinstance(method, LateMethod) else None
         self._proposals = PROPOSED_LATE if self._late else PROPOSED
@@ -263,7 +263,7 @@ class _Calibrator:
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
         projected = [
-            self._tracer.background(question, self._method, self._settings)
+            self._tracer.candidates.background(question, self._method, self._settings)
             for question in questions
         ]
         left_out = [self._left_out(control) for control in controls]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from haiftrace import __version__
 from haiftrace.calibration.court import Court
 from haiftrace.calibration.draws import ALPHA
 from haiftrace.calibration.verdict import with_q_values
+from haiftrace.candidates import Candidates, Room
 from haiftrace.errors import UsageError
 from haiftrace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
@@ -35,7 +34,6 @@ from haiftrace.methods import (
 from haiftrace.methods.families import inverse
 from haiftrace.methods.settings import (
     FactorSettings,
-    LateSettings,
     MethodSettings,
     SeriesSettings,
 )
@@ -46,12 +44,11 @@ from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.late import LateScorer, has_norms
+from haiftrace.scoring.late import LateScorer
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
 from haiftrace.scoring.names import notes_on, with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
-from haiftrace.scoring.token_shortlist import TokenShortlist, why_without
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
 from haiftrace.scoring.words import WordScorer
 from haiftrace.store import Index
@@ -61,10 +58,6 @@ if TYPE_CHECKING:
 
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.engine import GradientEngine
-
-
-RESCORE = {"cpu": 32, "cuda": 256}
-"""Windows that late interaction scores exactly where that costs more than a pass forward each."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +85,11 @@ class TraceSettings:
     methods: MethodSettings = field(default_factory=MethodSettings)
     alpha: float = ALPHA
     rescore: int | None = None
+
+    @property
+    def room(self) -> Room:
+        """How many windows are scored exactly."""
+        return Room(self.exact, self.candidates, self.rescore)
 
 
 @dataclass(frozen=True)
@@ -145,9 +143,9 @@ class Tracer:
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
-        self._token_shortlists: dict[LateSettings, TokenShortlist] = {}
         self._court = Court(index)
         self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
+        self.candidates = Candidates(index, self.engine, self.engine_over)
 
     def report(
         self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress, command: str = ""
@@ -271,8 +269,9 @@ class Tracer:
                 )
             for asked in block:
                 question = self.late_question(asked.query, asked.question, settings.methods)
-                asked.notes[late.name] += notes_on(question, settings.methods.late)
-                rows = self._late_candidates(late, asked, question, settings)
+                notes = asked.notes[late.name]
+                notes += notes_on(question, settings.methods.late)
+                rows = self.candidates.late(question, late, settings.methods, settings.room, notes)
                 asked.scored[late.name] = late_scorer.trace(
                     late, question, rows, asked.best[late.name], settings.top, progress
                 )
@@ -416,91 +415,6 @@ class Tracer:
             self._all_series[settings.series] = made
         return self._all_series[settings.series]
 
-    def _candidates(
-        self,
-        question: Question,
-        methods: Sequence[GradientMethod],
-        settings: TraceSettings,
-        notes: dict[str, list[str]],
-    ) -> Collection[int]:
-        """Rows to be scored exactly: what any of the methods needs."""
-        everything = range(len(self.index))
-        if settings.exact or settings.candidates >= len(everything):
-            return everything
-        unfit = [m for m in methods if not has_vector(m, settings.methods)]
-        for method in unfit:
-            notes[method.name].append(
-                f"the index holds no vector that fits {method.name}: every record was scored"
-            )
-        if unfit:
-            return everything
-        vector = self.projected(question)
-        rows: set[int] = set()
-        for method in methods:
-            rows |= set(self._proposed(vector, str(method.shortlist_column), settings.candidates))
-        return rows
-
-    def _late_candidates(
-        self, method: LateMethod, asked: _Asked, question: Question, settings: TraceSettings
-    ) -> Collection[int]:
-        """Rows that late interaction scores exactly for what is asked, names and all."""
-        cheap = not method.by_token and has_norms(self.index, settings.methods.late.scope)
-        otherwise = settings.candidates if cheap else RESCORE[self.engine.device.type]
-        count = settings.rescore or otherwise
-        if settings.exact or count >= len(self.index):
-            return range(len(self.index))
-        tokens = self._token_shortlist(settings.methods)
-        if tokens is not None:
-            return tokens.proposed(method, question, count)
-        why = why_without(self.index, settings.methods.late.scope)
-        asked.notes[method.name].append(
-            f"{why}: candidates were proposed by one vector a record, which finds fewer of those"
-            f" that {method.name} would put first (--exact, or more with --rescore)"
-        )
-        return self._proposed(self.projected(asked.question), "", count)
-
-    def _token_shortlist(self, settings: MethodSettings) -> TokenShortlist | None:
-        """Estimates of late interaction under these settings; None where no vectors fit them."""
-        late = settings.late
-        if why_without(self.index, late.scope) is not None:
-            return None
-        if late not in self._token_shortlists:
-            made = TokenShortlist(self.index, self.engine_over(late.scope), late)
-            self._token_shortlists[late] = made
-        return self._token_shortlists[late]
-
-    def projected(self, question: Question) -> np.ndarray:
-        """[D] the projection of the unit vector v/‖v‖, as the index's vectors are projected."""
-        projector = self.engine.projector(
-            self.index.layout.projection_dim, self.index.settings["seed"]
-        )
-        # A unit vector keeps tiny gradients within float32.
-        projected: np.ndarray = (
-            self.engine.project(question.direction.unit, projector).float().cpu().numpy()
-        )
-        return projected
-
-    def has_background(self, method: Method, settings: MethodSettings) -> bool:
-        """Whether the index's vectors rank every window for a method."""
-        if isinstance(method, LateMethod):
-            return why_without(self.index, settings.late.scope) is None
-        return isinstance(method, GradientMethod) and has_vector(method, settings)
-
-    def background(
-        self, question: Question, method: Method, settings: MethodSettings
-    ) -> np.ndarray | None:
-        """[N] projected scores of every window over ‖v‖; None where no vector fits the method."""
-        if not self.has_background(method, settings):
-            return None
-        if isinstance(method, LateMethod):
-            tokens = self._token_shortlist(settings)
-            assert tokens is not None
-            return tokens.scores(method, question)
-        assert isinstance(method, GradientMethod)
-        products = self.index.vectors_inner_products(self.projected(question)).astype(np.float64)
-        column = str(method.shortlist_column)
-        return products * self.index.column(column) if column else products
-
     def _verdict(
         self,
         method: Method,
@@ -525,18 +439,10 @@ class Tracer:
             settings.alpha,
             tally,
             over_query_norm(method, question),
-            lambda: self.background(question, method, settings.methods),
+            lambda: self.candidates.background(question, method, settings.methods),
             int(question.batch.labels_BT.sum()),
             reasons,
         )
-
-    def _proposed(self, vector: np.ndarray, column: str, count: int) -> list[int]:
-        if not column:
-            proposed, _ = self.index.shortlist(vector, count)
-        else:
-            products = self.index.vectors_inner_products(vector) * self.index.column(column)
-            proposed = np.argsort(-products, kind="stable")[:count]
-        return [int(row) for row in proposed]
 
     def _by_gradient(
         self,
@@ -551,7 +457,9 @@ class Tracer:
         series = self._series(settings.methods, progress)
         searches = []
         for asked in block:
-            rows = self._candidates(asked.question, methods, settings, asked.notes)
+            rows = self.candidates.of(
+                asked.question, methods, settings.methods, settings.room, asked.notes
+            )
             asked.scored.update({method.name: len(rows) for method in methods})
             directions, said = directions_of(names, asked.question, curvature, series)
             for method in methods:
@@ -593,12 +501,6 @@ def over_query_norm(method: Method, question: Question) -> float:
     if isinstance(method, GradientMethod) and method.over_query_norm:
         return 1.0
     return inverse(question.direction.norm)
-
-
-def has_vector(method: GradientMethod, settings: MethodSettings) -> bool:
-    """Whether the index's vectors rank for this method: they are HAIF's sums of unit gradients."""
-    plain = settings.combine == "sum" and settings.adjustment == Rule().adjustment
-    return method.shortlist_column is not None and (plain or not method.adjusted)
 
 
 def keeping_command(index: Index, methods: str, settings: MethodSettings) -> str:

@@ -88,10 +88,10 @@ def test_estimates_are_those_of_the_definition(name, scope, power, context, meth
     late = settings(scope, power=power)
     with kit.precisely():
         _, question = tracer.question(LEAK, Asking())
-        found = tracer.background(question, METHODS[method], late)
+        found = tracer.candidates.background(question, METHODS[method], late)
         monkeypatch.setattr(token_shortlist, "_MATRIX_BYTES", 1)  # a direction at a time
-        again = tracer.background(question, METHODS[method], late)
-        proposed = tracer._token_shortlist(late).proposed(METHODS[method], question, 5)
+        again = tracer.candidates.background(question, METHODS[method], late)
+        proposed = tracer.candidates.by_tokens(late).proposed(METHODS[method], question, 5)
     right = by_definition(tracer, name, method, scope, power)
     kit.close(found, right, 1e-5)
     kit.close(again, right, 1e-5)
@@ -123,7 +123,9 @@ def test_the_candidates_hold_the_exact_first(method):
         assert short.scored < exact.scored == len(SENTENCES)
         with kit.precisely():
             _, question = tracer.question(leak, Asking())
-            proposed = tracer._token_shortlist(settings()).proposed(METHODS[method], question, 2)
+            proposed = tracer.candidates.by_tokens(settings()).proposed(
+                METHODS[method], question, 2
+            )
         held += exact.records[0].id in {f"r{row}" for row in proposed}
         if exact.records[0].id in {f"r{row}" for row in proposed}:
             assert short.records[0].id == exact.records[0].id

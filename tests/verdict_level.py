@@ -93,7 +93,9 @@ def measure(
         for case, row in zip(part, scores, strict=True):
             exact = row * over_query_norm(METHODS[method], case.question)
             record_N = tracer.index.column("record")
-            projected = tracer.background(case.question, METHODS[method], MethodSettings())
+            projected = tracer.candidates.background(
+                case.question, METHODS[method], MethodSettings()
+            )
             field = Field(
                 by_record(exact, record_N, len(records)),
                 by_record(exact if projected is None else projected, record_N, len(records)),
