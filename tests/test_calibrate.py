@@ -16,6 +16,7 @@ from haiftrace.calibration.controls import Control, draw_controls
 from haiftrace.calibration.draws import GROUPS, Draw, read_draws, read_groups
 from haiftrace.calibration.statistics import Field
 from haiftrace.findings import Finding
+from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
@@ -220,7 +221,7 @@ def test_an_older_calibration_is_not_judged_by(tmp_path, monkeypatch):
     assert verdict is not None
     assert verdict.decision == "inconclusive"
     assert "another version" in verdict.reasons[0]
-    assert f"haiftrace index -o {path} --calibrate 512" in verdict.reasons[0]
+    assert f"haiftrace index -o {path} --methods haif --calibrate 512" in verdict.reasons[0]
     run(path)
     assert trace(path, alpha=SOME).verdict.p_value is not None
 
@@ -270,7 +271,7 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
             run(path)
     assert added == [GROUPS, "calibration-haif"]
     with Index.open(path) as index:
-        assert calibrated_with(index, "haif") is None
+        assert calibrated_with(index, DEFAULT_METHOD) is None
     asked = []
     question = calibrating._Calibrator._question
 
@@ -419,17 +420,16 @@ def test_controls_can_be_added_to_a_complete_index(tmp_path):
     assert made.code == 0, made.err
     assert "Calibrated" not in made.err
     with Index.open(path) as index:
-        assert calibrated_with(index, "haif") is None
+        assert calibrated_with(index, DEFAULT_METHOD) is None
     added = kit.cli("index", "-o", path, "--calibrate", 30)
     assert added.code == 0, added.err
-    assert "Calibrated haif by" in added.err
+    assert f"Calibrated {DEFAULT_METHOD} by" in added.err
     assert "too few for verdicts at alpha 0.01" in added.err
     methods = kit.cli("index", "-o", path, "--methods", "gradient-cosine")
     assert methods.code == 0, methods.err
     with Index.open(path) as index:
-        assert (
-            calibrated_with(index, "haif") == calibrated_with(index, "gradient-cosine") == (30, 0)
-        )
+        for method in (DEFAULT_METHOD, "gradient-cosine"):
+            assert calibrated_with(index, method) == (30, 0)
 
 
 @pytest.mark.parametrize("alpha", ["0", "1", "-0.5", "nan"])
@@ -456,7 +456,7 @@ def test_reports_have_q_values_over_their_findings(calibrated):
     tracer = opened(calibrated)
     leaks = [Leak(PROMPT, ANSWER), Leak("Call Oswin Darrowby at", "555-0109 after six.")]
     with kit.precisely():
-        report = tracer.report(leaks, TraceSettings(alpha=SOME), Silent())
+        report = tracer.report(leaks, TraceSettings("haif", alpha=SOME), Silent())
     found = [finding.verdict for finding in report.findings]
     p = [verdict.p_value for verdict in found]
     q = [verdict.q_value for verdict in found]
@@ -475,4 +475,4 @@ def test_the_same_index_command_keeps_the_controls_that_it_has(tmp_path):
         outcome = kit.cli(*made, *kit.SMALL_OPTIONS, *options)
         assert outcome.code == 0, outcome.err
         with Index.open(path) as index:
-            assert calibrated_with(index, "haif") == (16, 3)
+            assert calibrated_with(index, DEFAULT_METHOD) == (16, 3)

@@ -58,9 +58,10 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     first, *_, ready, calibrated, following = outcome.err.splitlines()
     assert first.startswith("Indexing 12 records, ")
     assert ready.startswith("The index haiftrace-index is ready: 12 records, ")
-    assert calibrated.startswith("Calibrated haif by ")
+    assert calibrated.startswith("Calibrated haif-r by ")
     assert following == 'Next: haiftrace trace "PROMPT"'
-    outcome = cli("trace", PROMPT, "--reveal", cwd=tmp_path)
+    # So small a model does not stop after its answer.
+    outcome = cli("trace", PROMPT, "--span", "555-0142.", "--reveal", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     assert "555-0142." in outcome.out
@@ -92,7 +93,7 @@ def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
     (finding,) = report["findings"]
     assert finding["prompt"] == PROMPT
     assert finding["response"] == ANSWER
-    assert finding["method"] == "haif"
+    assert finding["method"] == "haif-r"
     assert [r["rank"] for r in finding["records"]] == [1, 2, 3, 4, 5]
     for record in finding["records"]:
         number = int(record["id"][1:])

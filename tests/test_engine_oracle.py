@@ -109,9 +109,10 @@ def _with_rounding(
 @pytest.mark.parametrize("scope", ["linear", "all"])
 @pytest.mark.parametrize("name", CASTING)
 def test_casts_inside_an_architecture_cost_their_rounding_only(name: str, scope: str) -> None:
-    # The loop errs by up to 2e-5 itself: which of its quantities does most is chance.
+    # The loop errs by up to 2e-5 itself; by how much, and in which quantity most, is chance, and
+    # another processor rounds otherwise.
     found, by_loop = _with_rounding(name, scope, torch.float64)
-    assert beyond(found, max(1e-6, 2 * max(by_loop.values()))) == {}
+    assert beyond(found, max(1e-6, 3 * max(by_loop.values()))) == {}
 
 
 @pytest.mark.parametrize("scope", ["linear", "all"])

@@ -205,7 +205,8 @@ class GradientEngine:
         if len(directions) == 1 or not self.support.stacked:
             return forward_mode(self._traced, batch, directions)
         # A direction holds its own tangents of the logits, and of what leads to them.
-        row_bytes = 4 * batch.ids_BT.numel() * 4 * self._traced.head.weight.shape[0]
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        row_bytes = 4 * batch.ids_BT.numel() * 4 * vocabulary
         together = max(1, self._memory // row_bytes)
         parts = [
             stacked_forward_mode(self._traced, batch, directions[start : start + together])
