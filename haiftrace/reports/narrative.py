@@ -235,9 +235,8 @@ def _leaks(gate: Gate) -> str:
 
 
 LIMITS = (
-    "A score is an estimate, to first order, of how much more likely the response would become if"
-    " the record had more weight in training. It is evidence, not proof: only training without the"
-    " record proves it.",
+    "A score says, to first order, how strongly training on the record pushes towards the response."
+    " It is evidence, not proof: only training without the record proves it.",
     "A verdict is about the corpus that was indexed. What the base model saw before is not in it.",
     "The p-value is the share of control queries without a source that score as high. The controls"
     " are parts of this corpus's own records; a response that is unlike them is judged less"
