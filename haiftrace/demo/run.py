@@ -12,7 +12,7 @@ from pathlib import Path
 from haiftrace.errors import OutputError
 
 CONTROLS = 200
-"""Control queries: enough for a verdict at 1 %, in a few seconds."""
+"""Control queries: enough for a verdict at 1 %."""
 
 _KINDS = {
     "verbatim": "A leak whose value stands in its record, word for word:",
