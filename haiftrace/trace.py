@@ -32,11 +32,7 @@ from haiftrace.methods import (
     is_adjusted,
 )
 from haiftrace.methods.families import inverse
-from haiftrace.methods.settings import (
-    FactorSettings,
-    MethodSettings,
-    SeriesSettings,
-)
+from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
 from haiftrace.scoring.best import Tally

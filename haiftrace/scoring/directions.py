@@ -52,15 +52,16 @@ class Question:
     @classmethod
     def of(cls, engine: GradientEngine, batch: Batch) -> Question:
         """Of a record whose labels are the traced tokens."""
-        weights_BT = _shares(batch)
+        weights_BT = shares(batch)
         gradient = engine.gradient(batch, weights_BT)
         return cls(batch, weights_BT, gradient, Direction.of(gradient))
 
     @classmethod
     def without_gradient(cls, batch: Batch) -> Question:
         """The same for methods that form gradients of their own, over their own parameters."""
-        return cls(batch, _shares(batch), {}, Direction({}, 0.0))
+        return cls(batch, shares(batch), {}, Direction({}, 0.0))
 
 
-def _shares(batch: Batch) -> Tensor:
+def shares(batch: Batch) -> Tensor:
+    """[1, T] each label's share in the mean over them."""
     return batch.labels_BT.double() / batch.labels_BT.sum()

@@ -1,8 +1,8 @@
 """Exact scores by late interaction: every query direction meets every token of the windows.
 
 The cosines are the dot products over the token norms. The index keeps the norms over a few scopes:
-then a few directions take a forward-mode pass each, and only for more of them, or over another
-scope, every token's gradient is formed. Query directions are taken in chunks that fit the memory; a
+then a few directions share forward-mode passes, and only for more of them, or over another scope,
+every token's gradient is formed. Query directions are taken in chunks that fit the memory; a
 chunk is a pass through the windows.
 """
 
@@ -20,7 +20,8 @@ from haiftrace.methods.settings import LateSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Scored, Tally
-from haiftrace.scoring.directions import Direction, Question
+from haiftrace.scoring.directions import Direction, Question, shares
+from haiftrace.scoring.norms import at_tokens
 from haiftrace.store import Index, StoredWindow
 from haiftrace.store.sample import sample_rows
 
@@ -56,10 +57,8 @@ def stored_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray:
         return window.token_grad_norm
     if scope in window.scope_norms:
         return window.scope_norms[scope]
-    norms_T = np.zeros(len(window.labels))
     kept = index.supplement_values(SUPPLEMENT, window.row)["token_norms"]
-    norms_T[np.asarray(window.labels)] = kept
-    return norms_T
+    return np.asarray(at_tokens(kept, window))
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def sides_of(method: LateMethod, question: Question) -> list[_Side]:
     """
     labels_BT = asking_labels(question)
     asked = replace(question, batch=replace(question.batch, labels_BT=labels_BT))
-    mean_BT = labels_BT.double() / labels_BT.sum()
+    mean_BT = shares(asked.batch)
     return [
         _Side(asked, mean_BT if place is None else _one_hot(asked, place))
         for place in places_of(method, question)

@@ -137,7 +137,7 @@ class NormSource:
             self._from_row(window, norms)
             for need, name in self._supplements.items():
                 values = self._index.supplement_values(name, window.row)
-                norms[need.kind][need.metric] = _spread(values[need.kind], window)
+                norms[need.kind][need.metric] = at_tokens(values[need.kind], window)
         if self._computed:
             self._compute(windows, batch, found)
         return [
@@ -188,7 +188,7 @@ class NormSource:
                     norms[kind][name] = norm
 
 
-def _spread(value: Any, window: StoredWindow) -> Any:
+def at_tokens(value: Any, window: StoredWindow) -> Any:
     """Numbers of the labels at all tokens of the window."""
     if not isinstance(value, np.ndarray):
         return value

@@ -10,7 +10,6 @@ Shape letters: N windows, Q query directions, K dimensions of a token's vector.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from haiftrace.methods.families import LateMethod
 from haiftrace.methods.late import Reference, meeting
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.directions import Question
-from haiftrace.scoring.late import asking_labels
+from haiftrace.scoring.late import sides_of
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
@@ -108,16 +107,15 @@ def queries(
     Args:
         engine: over the scope of the vectors that they meet.
     """
-    labels_BT = asking_labels(question)
-    batch = replace(question.batch, labels_BT=labels_BT)
+    sides = sides_of(method, question)
+    batch = sides[0].question.batch
     if method.by_token:
         tokens = engine.token_gradients(batch, projector)
         assert tokens.vectors_BTD is not None
-        labels_T = labels_BT[0].cpu().numpy().astype(bool)
+        labels_T = batch.labels_BT[0].cpu().numpy().astype(bool)
         each: np.ndarray = tokens.vectors_BTD[0].double().cpu().numpy()[labels_T]
         return each
-    mean_BT = labels_BT.double() / labels_BT.sum()
-    reduced = engine.record_gradients(batch, mean_BT[None], projector)
+    reduced = engine.record_gradients(batch, sides[0].weights_BT[None], projector)
     assert reduced.projected_NBD is not None
     norm = float(reduced.norm_NB[0, 0])
     mean: np.ndarray = reduced.projected_NBD[0].double().cpu().numpy()
