@@ -249,12 +249,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The checkpoint: path, architecture name, parameter count, fingerprint of weights."""
+    """The checkpoint: path, architecture name, parameter counts, fingerprint of weights.
+
+    `scope` names the parameters that this run's methods look at, and `traced_parameters` counts
+    them.
+    """
 
     path: str
     architecture: str
     parameters: int
     traced_parameters: int
+    scope: str
     dtype: str
     fingerprint: str
 

@@ -13,8 +13,8 @@ from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport, Record
 from haiftrace.corpus.files import plain
 from haiftrace.errors import CorpusError, UsageError
-from haiftrace.parts import MatrixPart
 from haiftrace.progress import Progress, duration, size
+from haiftrace.scopes import parameter_count, parse_scopes, select_parameters
 from haiftrace.store import IndexWriter, Totals, WindowRow
 from haiftrace.window_rows import Measured, window_rows
 from haiftrace.windows import Window, windows_of
@@ -174,8 +174,6 @@ def _scopes(
 
     A further scope that the architecture does not have is left out.
     """
-    from haiftrace.scopes import parse_scopes, select_parameters
-
     first, *further = parse_scopes(text)
     scope = _Scope(first, select_parameters(checkpoint.model, first))
     others = {}
@@ -224,17 +222,11 @@ def _manifest_settings(
 
 
 def _about(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
-    owned = dict(checkpoint.model.named_parameters())
     return {
         "architecture": checkpoint.architecture,
         "parameters": checkpoint.parameters,
-        "traced_parameters": sum(_size(name, owned) for name in names),
+        "traced_parameters": parameter_count(checkpoint.model, names),
     }
-
-
-def _size(name: str, owned: dict[str, Any]) -> int:
-    part = None if name in owned else MatrixPart.parse(name)
-    return int(owned[name].numel()) if part is None else part.size(tuple(owned[part.name].shape))
 
 
 class _Reader:

@@ -7,7 +7,7 @@ in `SCOPES`. It may also say which part of a matrix counts, by a name as `haiftr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,15 @@ def select_parameters(model: PreTrainedModel, scope: str = DEFAULT_SCOPE) -> lis
             f"The names look like {_few(places)}.",
         )
     return [place.name for place in places if place.name in matched]
+
+
+def parameter_count(model: PreTrainedModel, names: Iterable[str]) -> int:
+    """How many numbers parameters and parts of them hold together, each counted once."""
+    owned = dict(model.named_parameters())
+    there = set(names)
+    parts = [part for name in there if name not in owned and (part := MatrixPart.parse(name))]
+    whole = sum(owned[name].numel() for name in there if name in owned)
+    return whole + sum(p.size(tuple(owned[p.name].shape)) for p in parts if p.name not in there)
 
 
 def transformer_blocks(model: PreTrainedModel) -> nn.ModuleList | None:

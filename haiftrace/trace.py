@@ -35,6 +35,7 @@ from haiftrace.methods.families import inverse
 from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
+from haiftrace.scopes import parameter_count, select_parameters
 from haiftrace.scoring.best import Tally
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
@@ -128,7 +129,6 @@ class Tracer:
 
     def __init__(self, index: Index, checkpoint: Checkpoint, memory: int = 512 << 20) -> None:
         from haiftrace.engine import GradientEngine
-        from haiftrace.scopes import select_parameters
 
         check_fresh(index, checkpoint)
         self.notes = check_corpus(index)
@@ -156,14 +156,15 @@ class Tracer:
     ) -> Report:
         """What was found, with what it was found in; q-values are over all of it."""
         index, checkpoint = self.index, self.checkpoint
-        about = index.manifest.model
+        scopes, traced = self._looked_at(settings)
         totals = index.manifest.totals
         return Report(
             model=ModelInfo(
                 path=str(checkpoint.path),
                 architecture=checkpoint.architecture,
                 parameters=checkpoint.parameters,
-                traced_parameters=about["traced_parameters"],
+                traced_parameters=traced,
+                scope=", ".join(scopes),
                 dtype=checkpoint.dtype,
                 fingerprint=checkpoint.fingerprint,
             ),
@@ -188,6 +189,21 @@ class Tracer:
                 **settings.methods.described(find_methods(settings.method)),
             },
         )
+
+    def _looked_at(self, settings: TraceSettings) -> tuple[list[str], int]:
+        """The scopes that the methods of a run look at, and how many parameters these hold."""
+        own = self.index.settings["scope"]
+        found = find_methods(settings.method)
+        scopes = [
+            settings.methods.late.scope if isinstance(method, LateMethod) else own
+            for method in found
+            if not isinstance(method, LexicalMethod)
+        ]
+        scopes = list(dict.fromkeys(scopes)) or [own]
+        names = {
+            name for scope in scopes for name in select_parameters(self.checkpoint.model, scope)
+        }
+        return scopes, parameter_count(self.checkpoint.model, names)
 
     def trace(self, leak: Leak, settings: TraceSettings, progress: Progress) -> tuple[Finding, ...]:
         """One leak: for each method the records that made the response likelier, best first."""
@@ -371,7 +387,6 @@ class Tracer:
     def engine_over(self, scope: str) -> GradientEngine:
         """An engine over other parameters than the index's; made once."""
         from haiftrace.engine import GradientEngine
-        from haiftrace.scopes import select_parameters
 
         if scope not in self._engines:
             names = select_parameters(self.checkpoint.model, scope)

@@ -127,6 +127,7 @@ def report_of(*findings: Finding, **more: Any) -> Report:
             architecture="LlamaForCausalLM",
             parameters=134_515_008,
             traced_parameters=106_168_320,
+            scope="linear",
             dtype="float32",
             fingerprint="sha256:3f2a",
         ),

@@ -43,6 +43,7 @@ def pii_results(outcome: PiiOutcome) -> Results:
         "decoys": over_all_seeds(outcome.decoys),
         "shortlist": outcome.shortlist,
         "norms": outcome.norms,
+        "parts": outcome.parts,
     }
     return Results(
         bench=settings.kind,

@@ -85,6 +85,7 @@ class PiiOutcome:
         prediction: rows of results.json on the answers.
         ranks: of the sources, by every method and variation.
         shortlist, norms, decoys: rows of results.json.
+        parts: the same, on the seconds that each part of the tracing took when it was computed.
         fingerprints: of the stages.
         seconds: of this run.
     """
@@ -98,6 +99,7 @@ class PiiOutcome:
     fingerprints: dict[str, str]
     seconds: float
     decoys: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
@@ -120,6 +122,7 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     shortlist: list[dict[str, Any]] = []
     norms: list[dict[str, Any]] = []
     decoys: list[dict[str, Any]] = []
+    took: list[dict[str, Any]] = []
     fingerprints: dict[str, str] = {}
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
@@ -137,10 +140,11 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
                     shortlist += found.get("shortlist", ())
                     norms += found.get("norms", ())
                     decoys += found.get("decoys", ())
+                    took += found.get("seconds", ())
                     fingerprints[stage.name] = stage.fingerprint
     seconds = time.monotonic() - began
     return PiiOutcome(
-        settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds, decoys
+        settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds, decoys, took
     )
 
 

@@ -6,6 +6,7 @@ the ablation. Adding a method, or the ablation, repeats nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ NORMS = "norms"
 LATE = "late"
 
 Found = dict[str, list[dict[str, Any]]]
-"""Plain data: "ranks", "decoys", "shortlist" and "norms", as far as a part has them."""
+"""Plain data: "ranks", "decoys", "shortlist" and "norms", as far as a part has them, and "seconds",
+one row on what the part took."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,25 @@ def trace_parts(
         {POOL: pool},
     )
     for part in parts:
+        wall, processor = time.monotonic(), time.process_time()
         if part.name == NORMS:
             index = bench.tracer(DEFAULT.scope, DEFAULT.pool).index
-            yield part, {"norms": norm_profile(index, data, regime, seed)}
+            found: Found = {"norms": norm_profile(index, data, regime, seed)}
         elif part.name == DECOYS:
             scores = _against_decoys(bench, told, part) if decoys else {}
-            yield part, {"decoys": decoy_rows(scores, pool, told, decoys, regime, seed)}
+            found = {"decoys": decoy_rows(scores, pool, told, decoys, regime, seed)}
         elif part.name == SHORTLIST:
-            yield part, {"shortlist": list(_shortlist(bench, tracing, part, progress))}
+            found = {"shortlist": list(_shortlist(bench, tracing, part, progress))}
         else:
-            yield part, {"ranks": [asdict(ranks) for ranks in _ranks(bench, tracing, part)]}
+            found = {"ranks": [asdict(ranks) for ranks in _ranks(bench, tracing, part)]}
+        took = {
+            "regime": regime,
+            "seed": seed,
+            "part": part.name,
+            "wall": round(time.monotonic() - wall, 1),
+            "processor": round(time.process_time() - processor, 1),
+        }
+        yield part, {**found, "seconds": [took]}
 
 
 def read_ranks(row: dict[str, Any]) -> Ranks:

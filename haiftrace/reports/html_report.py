@@ -274,7 +274,7 @@ def _made(report: Report) -> list[tuple[str, str]]:
     """What the report was made from and with, for a table."""
     model, index = report.model, report.index
     parameters = f"{size_text(model.parameters)} parameters"
-    traced = f"{size_text(model.traced_parameters)} traced ({inert(index.scope)})"
+    traced = f"{size_text(model.traced_parameters)} traced ({model.scope})"
     rows = [
         ("Checkpoint", model.path),
         ("Model", f"{model.architecture}, {parameters}, {traced}, {model.dtype}"),

@@ -85,6 +85,7 @@ def _report(report: Report) -> dict[str, Any]:
             "architecture": model.architecture,
             "parameters": model.parameters,
             "traced_parameters": model.traced_parameters,
+            "scope": model.scope,
             "dtype": model.dtype,
             "fingerprint": model.fingerprint,
         },

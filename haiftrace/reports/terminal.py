@@ -109,7 +109,7 @@ def _head(page: Page, report: Report) -> None:
             index.path,
             count_text(index.records, "record"),
             count_text(index.tokens, "token"),
-            f"scope {index.scope}",
+            f"scope {model.scope}",
         ),
     )
 
