@@ -6,7 +6,7 @@ A kept file is durable before the next is begun, so an interrupted run goes on w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ from haiftrace.store import Index, StoredWindow, SupplementWriter
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
-    from haiftrace.engine import GradientEngine
+    from haiftrace.engine import Batch, GradientEngine
 
 Values = dict[str, float | np.ndarray]
 
@@ -149,18 +149,14 @@ def _keep_norms(
     source: NormSource,
     progress: Progress,
 ) -> None:
-    def of_rows(rows: Sequence[int]) -> Iterator[Values]:
-        found: dict[int, Values] = {}
-        for windows in window_batches(index, rows, engine.device):
-            batch = batch_of(windows, engine.device)
-            for window, norms in zip(windows, source.of(windows, batch), strict=True):
-                found[window.row] = {
-                    need.kind: _at_labels(getattr(norms, need.kind)[need.metric], window)
-                    for need in kept.needs
-                }
-            progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
-        return (found[row] for row in rows)
+    def of_batch(windows: Sequence[StoredWindow], batch: Batch) -> Iterator[Values]:
+        for window, norms in zip(windows, source.of(windows, batch), strict=True):
+            yield {
+                need.kind: _at_labels(getattr(norms, need.kind)[need.metric], window)
+                for need in kept.needs
+            }
 
+    of_rows = _by_batch(index, engine, of_batch, progress)
     _keep_by_shard(writer, kept.name, kept.settings, index, progress, of_rows)
 
 
@@ -174,17 +170,32 @@ def _keep_late(
     engine = GradientEngine(checkpoint.model, select_parameters(checkpoint.model, scope), memory)
     with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
 
-        def of_rows(rows: Sequence[int]) -> Iterator[Values]:
-            found: dict[int, Values] = {}
-            for windows in window_batches(index, rows, engine.device):
-                norms_BT = engine.token_gradients(batch_of(windows, engine.device)).norms_BT
-                for window, norms_T in zip(windows, norms_BT.cpu().numpy(), strict=True):
-                    norms = _at_labels(norms_T[: len(window.labels)], window)
-                    found[window.row] = {"token_norms": norms}
-                progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
-            return (found[row] for row in rows)
+        def of_batch(windows: Sequence[StoredWindow], batch: Batch) -> Iterator[Values]:
+            norms_BT = engine.token_gradients(batch).norms_BT.cpu().numpy()
+            for window, norms_T in zip(windows, norms_BT, strict=True):
+                yield {"token_norms": _at_labels(norms_T[: len(window.labels)], window)}
 
+        of_rows = _by_batch(index, engine, of_batch, progress)
         _keep_by_shard(writer, LATE_NORMS, scope_settings(scope), index, progress, of_rows)
+
+
+def _by_batch(
+    index: Index,
+    engine: GradientEngine,
+    of_batch: Callable[[Sequence[StoredWindow], Batch], Iterable[Values]],
+    progress: Progress,
+) -> Callable[[Sequence[int]], Iterator[Values]]:
+    """What is kept of rows, in their order, from what is found of batches of windows."""
+
+    def of_rows(rows: Sequence[int]) -> Iterator[Values]:
+        found: dict[int, Values] = {}
+        for windows in window_batches(index, rows, engine.device):
+            of_windows = of_batch(windows, batch_of(windows, engine.device))
+            found.update(zip((window.row for window in windows), of_windows, strict=True))
+            progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
+        return (found[row] for row in rows)
+
+    return of_rows
 
 
 def _at_labels(value: float | np.ndarray, window: StoredWindow) -> float | np.ndarray:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from haiftrace.errors import IndexStoreError
-from haiftrace.store import Index, WindowRow
+from haiftrace.store import Index, WindowRow, faiss_file
 from haiftrace.store import shortlist as shortlist_module
 from tests.store_samples import (
     assert_same,
@@ -134,7 +134,7 @@ def test_search_index_is_the_same_where_faiss_must_build_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_index(tmp_path / "a", make_records(6))
-    monkeypatch.setattr(shortlist_module, "_flat_header", lambda dim, count: None)
+    monkeypatch.setattr(faiss_file, "_header", lambda empty, a_row, count: None)
     write_index(tmp_path / "b", make_records(6))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
-from haiftrace.store import Index, token_search
+from haiftrace.store import Index, faiss_file, token_search
 from tests.store_samples import (
     contents,
     make_records,
@@ -81,7 +81,7 @@ def test_the_same_rows_give_the_same_file(tmp_path, monkeypatch, sample):
         for number in range(4):
             writer.append_record(records[number], cursor=number + 1)
     write_index(tmp_path / "b", records)
-    monkeypatch.setattr(token_search, "_header", lambda trained, count: None)
+    monkeypatch.setattr(faiss_file, "_header", lambda empty, a_row, count: None)
     write_index(tmp_path / "c", records)
     made = {contents(tmp_path / name)["tokens.faiss"] for name in ("a", "b", "c")}
     assert len(made) == 1

@@ -5,57 +5,23 @@ A flat FAISS index: exact inner products of the projected vectors, [N, D] float3
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from haiftrace.errors import IndexStoreError
 from haiftrace.store.durable import HashingSink
-from haiftrace.store.manifest import REBUILD_HINT
+from haiftrace.store.faiss_file import open_vectors, write_vectors
 
 _BLOCK_BYTES = 32 << 20
 
 
 def write_flat_index(sink: HashingSink, dim: int, count: int, blocks: Iterable[np.ndarray]) -> None:
-    """Write a FAISS IndexFlatIP over `count` vectors, given as blocks [n, dim].
-
-    The vectors pass through; they are held together only where this FAISS lays its file out in
-    an unknown way.
-    """
+    """Write a FAISS IndexFlatIP over `count` vectors, given as blocks [n, dim]."""
     import faiss
 
-    header = _flat_header(dim, count)
-    if header is None:
-        index = faiss.IndexFlatIP(dim)
-        for block in blocks:
-            index.add(np.ascontiguousarray(block, dtype=np.float32))
-        sink.write(faiss.serialize_index(index).tobytes())
-        return
-    sink.write(header)
-    for block in blocks:
-        sink.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
-
-
-def _flat_header(dim: int, count: int) -> bytes | None:
-    # FAISS's own file of an empty index, with the two counts put in: of vectors after the
-    # four-letter code and the dimension, of numbers at the end. Known to be right only if the
-    # same gives exactly FAISS's file for one vector.
-    import faiss
-
-    def header(rows: int) -> bytes:
-        empty = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dim)).tobytes())
-        struct.pack_into("<q", empty, 8, rows)
-        struct.pack_into("<Q", empty, len(empty) - 8, rows * dim)
-        return bytes(empty)
-
-    probe = np.arange(1, dim + 1, dtype=np.float32)[None]
-    index = faiss.IndexFlatIP(dim)
-    index.add(probe)
-    known = header(1) + probe.astype("<f4").tobytes()
-    return header(count) if known == faiss.serialize_index(index).tobytes() else None
+    write_vectors(sink, faiss.IndexFlatIP(dim), dim, count, blocks)
 
 
 class Shortlist:
@@ -67,21 +33,7 @@ class Shortlist:
         Raises:
             IndexStoreError: FAISS cannot read it, or it has another shape than [count, dim].
         """
-        import faiss
-
-        try:
-            index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-        except RuntimeError:
-            raise IndexStoreError(
-                f"The index is damaged: FAISS cannot read {path}.", REBUILD_HINT
-            ) from None
-        if (index.ntotal, index.d) != (count, dim):
-            raise IndexStoreError(
-                f"The index is damaged: {path} holds {index.ntotal} vectors of {index.d} "
-                f"dimensions instead of {count} of {dim}.",
-                REBUILD_HINT,
-            )
-        self._index: Any = index
+        self._index: Any = open_vectors(path, dim, count)
         self._dim = dim
         self._count = count
 

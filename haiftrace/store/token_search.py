@@ -11,7 +11,6 @@ save some of that, and lose the estimates of all windows that a verdict is compa
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from haiftrace.errors import IndexStoreError
 from haiftrace.store.durable import HashingSink
+from haiftrace.store.faiss_file import open_vectors, write_vectors
 from haiftrace.store.manifest import REBUILD_HINT
 
 SAMPLE = 1 << 16
@@ -43,15 +43,7 @@ def write_token_index(
         dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     index.train(_sample(count, blocks()))
-    header = _header(index, count)
-    if header is None:
-        for block in blocks():
-            index.add(np.ascontiguousarray(block, dtype=np.float32))
-        sink.write(faiss.serialize_index(index).tobytes())
-        return
-    sink.write(header)
-    for block in blocks():
-        sink.write(index.sa_encode(np.ascontiguousarray(block, dtype=np.float32)).tobytes())
+    write_vectors(sink, index, index.sa_code_size(), count, blocks())
 
 
 def _sample(count: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
@@ -67,27 +59,6 @@ def _sample(count: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _header(trained: Any, count: int) -> bytes | None:
-    # As for records.faiss: FAISS's own file of an empty index, with the counts put in, of vectors
-    # after the four-letter code and the dimension, of bytes at the end; None where that is not how
-    # this FAISS lays out its file.
-    import faiss
-
-    empty = faiss.serialize_index(trained).tobytes()
-
-    def header(rows: int) -> bytes:
-        filled = bytearray(empty)
-        struct.pack_into("<q", filled, 8, rows)
-        struct.pack_into("<Q", filled, len(filled) - 8, rows * trained.sa_code_size())
-        return bytes(filled)
-
-    probe = np.linspace(-1, 1, trained.d, dtype=np.float32)[None]
-    one = faiss.clone_index(trained)
-    one.add(probe)
-    known = header(1) + trained.sa_encode(probe).tobytes()
-    return header(count) if known == faiss.serialize_index(one).tobytes() else None
-
-
 class TokenSearch:
     """The index of a file, mapped into memory where FAISS can do so."""
 
@@ -101,22 +72,14 @@ class TokenSearch:
         Raises:
             IndexStoreError: FAISS cannot read it, or it does not hold these tokens.
         """
-        import faiss
-
-        try:
-            index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
-        except RuntimeError:
-            raise IndexStoreError(
-                f"The index is damaged: FAISS cannot read {path}.", REBUILD_HINT
-            ) from None
         self._starts = np.concatenate([[0], np.cumsum(label_counts, dtype=np.int64)])
-        if (index.ntotal, index.d) != (count, dim) or self._starts[-1] != count:
+        if self._starts[-1] != count:
             raise IndexStoreError(
-                f"The index is damaged: {path} holds {index.ntotal} vectors of {index.d} "
-                f"dimensions instead of {self._starts[-1]} of {dim}.",
+                f"The index is damaged: it has {self._starts[-1]} label tokens and not the"
+                f" {count} that its manifest tells.",
                 REBUILD_HINT,
             )
-        self._index: Any = index
+        self._index: Any = open_vectors(path, dim, count)
         self._dim = dim
 
     def products(self, queries_QK: np.ndarray) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
