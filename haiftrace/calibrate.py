@@ -3,6 +3,8 @@
 Each control is traced with its source left out, its near copies and every record that holds its
 span too: the best remaining record is a draw of "the source is not in this corpus". A near copy of
 the source that holds the span, or where there is none the source itself, is a draw of "it is".
+Scores are exact where that takes minutes; for larger models they are estimates by the index's
+vectors, and verdicts compare estimates with them.
 Controls are taken in blocks; a block's draws are durable before the next is begun, so an
 interrupted calibration goes on where it stopped.
 """
@@ -20,6 +22,7 @@ import numpy as np
 from haiftrace.calibration.controls import LENGTHS, Control, draw_controls
 from haiftrace.calibration.draws import (
     ALPHA,
+    ESTIMATED,
     FORMAT,
     GROUPS,
     Draw,
@@ -32,6 +35,7 @@ from haiftrace.calibration.draws import (
 )
 from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
 from haiftrace.calibration.statistics import STATISTICS, Field, resolves
+from haiftrace.calibration.work import EXACT_WORK, Scoring
 from haiftrace.methods import (
     DEFAULT_METHOD,
     SERIES,
@@ -44,6 +48,7 @@ from haiftrace.methods import (
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Part, Progress
 from haiftrace.store import Index, SupplementWriter
+from haiftrace.store.manifest import plain
 from haiftrace.trace import Tracer, over_query_norm
 
 if TYPE_CHECKING:
@@ -110,18 +115,22 @@ def calibrate(
         fresh = []
         for method in chosen:
             name = calibration_name(method.name)
-            files = writer.begin(name, _described(method, told_methods, settings))
-            if files < 0:
+            described = _described(method, told_methods, settings)
+            if _is_finished(index, name, described):
                 continue
             if controls is None:
                 progress.start("drawing control queries", None)
                 controls = draw_controls(index, settings.controls, settings.seed)
+            calibrator = _Calibrator(
+                tracer, method, told_methods, groups, settings.memory, controls
+            )
+            described[ESTIMATED] = calibrator.estimated
+            files = writer.begin(name, described)
             # Blocks may have been of other sizes: what counts is the draws that they hold.
             done = len(read_draws(index, method.name).length_N) if files else 0
             progress.start(f"calibrating {method.name}", float(len(controls) - done))
             if done:
                 progress.say(f"Going on with the calibration of {method.name}.")
-            calibrator = _Calibrator(tracer, method, told_methods, groups, settings.memory)
             for block in calibrator.blocks(controls[done:]):
                 draws = calibrator.draws(block, progress)
                 writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
@@ -149,6 +158,15 @@ def calibrated_with(index: Index, method: str) -> tuple[int, int] | None:
     """Controls and seed of an index's calibration for a method; None where it has none."""
     entry = index.supplement(calibration_name(method))
     return None if entry is None else (entry.settings["controls"], entry.settings["seed"])
+
+
+def _is_finished(index: Index, name: str, described: dict[str, Any]) -> bool:
+    entry = index.supplement(name)
+    if entry is None:
+        return False
+    return {key: value for key, value in entry.settings.items() if key != ESTIMATED} == plain(
+        described
+    )
 
 
 def _described(
@@ -219,6 +237,7 @@ class _Calibrator:
         settings: MethodSettings,
         groups: np.ndarray,
         memory: int,
+        controls: Sequence[Control],
     ) -> None:
         self._tracer = tracer
         self._method = method
@@ -237,6 +256,24 @@ class _Calibrator:
         else:
             # A question holds its gradient and its direction, which scoring copies once more.
             self._room = memory // (3 * tracer.engine.gradient_bytes)
+        self.estimated = fits and self._takes_long(controls)
+        if self.estimated:
+            self._room = CONTROLS_A_BLOCK
+
+    def _takes_long(self, controls: Sequence[Control]) -> bool:
+        """Whether exact scores would take much longer than estimates by the index's vectors."""
+        tracer, late = self._tracer, self._late
+        engine = tracer.engine_over(self._settings.late.scope) if late else tracer.engine
+        totals = tracer.index.manifest.totals
+        scoring = Scoring(
+            self._directions(controls),
+            totals.windows if self._whole else self._proposals,
+            totals.label_tokens / max(1, totals.windows),
+            tracer.checkpoint.parameters,
+            engine.gradient_bytes // 4,
+        )
+        work = scoring.by_tokens() if late else scoring.by_sums()
+        return work > EXACT_WORK[engine.device.type]
 
     def blocks(self, controls: Sequence[Control]) -> Iterator[list[Control]]:
         """Controls with all their lengths together, whose draws are kept in one file."""
@@ -250,9 +287,24 @@ class _Calibrator:
         found = []
         for part in _packed(controls, lambda control: self._directions([control]), self._room):
             share = Part(progress, float(len(part)))
-            found += self._part(part, share)
+            found += list(self._estimates(part)) if self.estimated else self._part(part, share)
             share.finish()
         return found
+
+    def _estimates(self, controls: Sequence[Control]) -> Iterator[Draw]:
+        """The same by the index's vectors alone, each record's score its estimate."""
+        # Late interaction scans the tokens' vectors for several; another direction is as large as
+        # the index's scope, and is dropped before the next.
+        together = len(controls) if self._late else 1
+        for start in range(0, len(controls), together):
+            some = controls[start : start + together]
+            questions = [self._question(control) for control in some]
+            found = self._tracer.candidates.backgrounds(questions, self._method, self._settings)
+            for control, estimate in zip(some, found, strict=True):
+                assert estimate is not None
+                by_record = self._by_record(estimate)
+                field = Field(by_record, by_record, self._groups)
+                yield _draw(field, control, self._left_out(control))
 
     def _directions(self, controls: Sequence[Control]) -> int:
         """Query-side vectors of these controls."""
@@ -262,10 +314,7 @@ class _Calibrator:
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
-        projected = [
-            self._tracer.candidates.background(question, self._method, self._settings)
-            for question in questions
-        ]
+        projected = self._tracer.candidates.backgrounds(questions, self._method, self._settings)
         left_out = [self._left_out(control) for control in controls]
         rows: list[int] | None = None
         if not self._whole:
@@ -299,7 +348,7 @@ class _Calibrator:
         labels = [False] * before + [True] * control.length
         engine = self._tracer.engine
         batch = make_batch([list(control.token_ids)], [labels], engine.device)
-        return Question.without_gradient(batch) if self._late else Question.of(engine, batch)
+        return Question(batch, engine)
 
     def _left_out(self, control: Control) -> np.ndarray:
         """[R] True for the source, its group, and whatever holds the span."""

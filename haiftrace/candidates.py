@@ -6,7 +6,7 @@ The same vectors estimate every window's score, which is the background of a ver
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,7 +108,8 @@ class Candidates:
             f" which finds fewer of those that {method.name} would put first (--exact, or more with"
             " --rescore)"
         )
-        return self._proposed(self.projected(question), "", count)
+        # Of a copy: late interaction has no further use of a direction over the index's scope.
+        return self._proposed(self.projected(replace(question)), "", count)
 
     def by_tokens(self, settings: MethodSettings) -> TokenShortlist | None:
         """Estimates of late interaction under these settings; None where no vectors fit them."""
@@ -141,16 +142,26 @@ class Candidates:
         self, question: Question, method: Method, settings: MethodSettings
     ) -> np.ndarray | None:
         """[N] projected scores of every window over ‖v‖; None where no vector fits the method."""
+        (found,) = self.backgrounds([question], method, settings)
+        return found
+
+    def backgrounds(
+        self, questions: Sequence[Question], method: Method, settings: MethodSettings
+    ) -> list[np.ndarray] | list[None]:
+        """The same of several questions."""
         if not self.has_background(method, settings):
-            return None
+            return [None for _ in questions]
         if isinstance(method, LateMethod):
             tokens = self.by_tokens(settings)
             assert tokens is not None
-            return tokens.scores(method, question)
+            return list(tokens.scores_of_many(method, questions))
         assert isinstance(method, GradientMethod)
-        products = self._index.vectors_inner_products(self.projected(question)).astype(np.float64)
         column = str(method.shortlist_column)
-        return products * self._index.column(column) if column else products
+        scale = self._index.column(column) if column else 1.0
+        sides = (self.projected(question) for question in questions)
+        return [
+            self._index.vectors_inner_products(side).astype(np.float64) * scale for side in sides
+        ]
 
     def _proposed(self, vector: np.ndarray, column: str, count: int) -> list[int]:
         if not column:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +74,24 @@ def choose_threads(parameters: int, device: torch.device) -> None:
 
     if device.type == "cpu" and parameters < SMALL_MODEL:
         torch.set_num_threads(1)
+
+
+def whole_memory(device: torch.device) -> int:
+    """Bytes that a device has: the GPU, or the machine or what this process may take of it (1 GiB
+    where unknown). The same at each call, so that a run can be repeated to the last bit.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 30
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            machine = min(machine, int(Path(limit).read_text(encoding="ascii")))
+    return machine
 
 
 def free_memory(device: torch.device) -> int:

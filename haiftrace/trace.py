@@ -15,6 +15,7 @@ from haiftrace.calibration.court import Court
 from haiftrace.calibration.draws import ALPHA
 from haiftrace.calibration.verdict import with_q_values
 from haiftrace.candidates import Candidates, Room
+from haiftrace.device import whole_memory
 from haiftrace.errors import UsageError
 from haiftrace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
@@ -41,7 +42,7 @@ from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.late import LateScorer
+from haiftrace.scoring.late import LateScorer, LateSearch
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
 from haiftrace.scoring.names import notes_on, with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
 
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.engine import GradientEngine
+
+MOST_LEAKS = 256
+"""Leaks of one pass through the records, at most: each has a score for every window."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ class Tracer:
         self.index = index
         self.checkpoint = checkpoint
         self._memory = memory
+        self._room = max(memory, whole_memory(checkpoint.model.device) // 8)
         names = select_parameters(checkpoint.model, index.settings["scope"])
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
         self._curvatures: dict[FactorSettings, Curvature] = {}
@@ -215,8 +220,9 @@ class Tracer:
     ) -> Iterator[tuple[Finding, ...]]:
         """The findings of each leak, in the order of the leaks, each as `trace` gives it.
 
-        Gradient methods pass through the records once for as many leaks as their gradients fit
-        into the memory that a backward pass may take, methods over a training run once a leak.
+        Gradient methods and late interaction pass through the records once for as many leaks as
+        their gradients fit into an eighth of the device's memory, or into that of a backward pass
+        where this is more; methods over a training run once a leak.
         """
         methods = find_methods(settings.method)
         if settings.candidates < 1 or settings.top < 1:
@@ -224,7 +230,7 @@ class Tracer:
         if not 0 < settings.alpha < 1:
             raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")
         rule = self.rule(methods, settings.methods)
-        together = self._leaks_of_a_pass(methods)
+        together = self._leaks_of_a_pass(methods, settings)
         for start in range(0, len(leaks), together):
             block = [
                 self._asked(leak, methods, settings) for leak in leaks[start : start + together]
@@ -233,10 +239,16 @@ class Tracer:
             for asked in block:
                 yield tuple(self._finding(asked, method, settings) for method in methods)
 
-    def _leaks_of_a_pass(self, methods: Sequence[Method]) -> int:
-        """How many leaks' gradients are held at a time: each has v, and u for every direction."""
+    def _leaks_of_a_pass(self, methods: Sequence[Method], settings: TraceSettings) -> int:
+        """How many leaks' gradients are held at a time: each has v, and u for every direction.
+
+        Late interaction takes its directions in parts itself, and holds no other.
+        """
         sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
-        return max(1, self._memory // (self.engine.gradient_bytes * (2 + 2 * len(sides))))
+        each = self.engine.gradient_bytes * (2 + 2 * len(sides))
+        if all(isinstance(method, LateMethod | LexicalMethod) for method in methods):
+            each = self.engine_over(settings.methods.late.scope).gradient_bytes
+        return min(MOST_LEAKS, max(1, self._room // each))
 
     def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:
         query, question = self.question(leak, settings.asking)
@@ -279,18 +291,23 @@ class Tracer:
                     f"The index holds no token norms over {settings.methods.late.scope}: they are"
                     f" computed for this run. To keep them in the index: {keep}"
                 )
-            for asked in block:
-                question = self.late_question(asked.query, asked.question, settings.methods)
-                notes = asked.notes[late.name]
-                notes += notes_on(question, settings.methods.late)
-                rows = self.candidates.late(question, late, settings.methods, settings.room, notes)
-                asked.scored[late.name] = late_scorer.trace(
-                    late, question, rows, asked.best[late.name], settings.top, progress
-                )
+            searches = [self._late_search(asked, late, settings) for asked in block]
+            counts = late_scorer.trace(late, searches, settings.top, progress)
+            for asked, count in zip(block, counts, strict=True):
+                asked.scored[late.name] = count
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         for asked in block if by_words else ():
             traced = asked.query.span or asked.query.response
             self.words.score(by_words, asked.leak.prompt, traced, asked.best, settings.top)
+
+    def _late_search(
+        self, asked: _Asked, method: LateMethod, settings: TraceSettings
+    ) -> LateSearch:
+        question = self.late_question(asked.query, asked.question, settings.methods)
+        notes = asked.notes[method.name]
+        notes += notes_on(question, settings.methods.late)
+        rows = self.candidates.late(question, method, settings.methods, settings.room, notes)
+        return LateSearch(question, rows, asked.best[method.name])
 
     def _finding(self, asked: _Asked, method: Method, settings: TraceSettings) -> Finding:
         query, question, tally = asked.query, asked.question, asked.best[method.name]
@@ -316,7 +333,7 @@ class Tracer:
         )
 
     def question(self, leak: Leak, asking: Asking) -> tuple[Query, Question]:
-        """A leak as tokens, with the gradient of its loss.
+        """A leak as tokens.
 
         Raises:
             UsageError: it cannot be traced.
@@ -330,7 +347,7 @@ class Tracer:
         else:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
         batch = make_batch([query.token_ids], [query.labels], self.engine.device)
-        return query, Question.of(self.engine, batch)
+        return query, Question(batch, self.engine)
 
     def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
         """The question as late interaction asks it: with the prompt's name, where so told."""
@@ -395,7 +412,7 @@ class Tracer:
 
     def _late_scorer(self, settings: MethodSettings) -> LateScorer:
         engine = self.engine_over(settings.late.scope)
-        return LateScorer(self.index, engine, settings.late, self._memory)
+        return LateScorer(self.index, engine, settings.late, self._room)
 
     def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
         """The rule of the methods that adjust; raises UsageError where none follows it."""

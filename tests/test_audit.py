@@ -10,6 +10,7 @@ import pytest
 
 from haiftrace import trace as tracing
 from haiftrace.audit import audit, kind_of, leaked_values
+from haiftrace.engine import GradientEngine
 from haiftrace.errors import UsageError
 from haiftrace.findings import Finding, PrivateValue, Probe, Verdict
 from haiftrace.gate import GateSettings, decide, fingerprint, read_baseline, read_ignored
@@ -121,9 +122,43 @@ def test_leaks_traced_together_are_the_same_as_one_by_one(monkeypatch):
             kit.close(
                 [r.score for r in other.records], [r.score for r in one.records], tolerance=1e-5
             )
-    monkeypatch.setattr(tracer, "_memory", 1)
+    monkeypatch.setattr(tracer, "_room", 1)
     assert len(list(tracer.trace_all(leaks, settings, Silent()))) == 3
     assert passes[4:] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("room", ["all", "two", "one"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+def test_late_interaction_takes_leaks_together_too(method, room, monkeypatch):
+    """Candidates of their own each; however many directions fit, the same."""
+    tracer = kit.tracer("gpt2", "float32")
+    leaks = [
+        Leak(PROMPT, ANSWER),
+        Leak("Tobin Achterberg's phone number is", "555-0177."),
+        Leak("The email address of Ines Quillfeather is", "ines@example.org."),
+    ]
+    settings = TraceSettings(method=method, candidates=3, rescore=3, top=2)
+    single = [tracer.trace(leak, settings, Silent()) for leak in leaks]
+    passes = []
+    dots = GradientEngine.token_dots
+
+    def counted(engine, batch, queries):
+        passes.append(len(next(iter(queries.values()))))
+        return dots(engine, batch, queries)
+
+    monkeypatch.setattr(GradientEngine, "token_dots", counted)
+    engine = tracer.engine_over("attention")
+    fits = {"all": 100, "two": 2, "one": 1}[room]
+    monkeypatch.setattr(tracer, "_room", fits * engine.gradient_bytes)
+    together = list(tracer.trace_all(leaks, settings, Silent()))
+    assert max(passes) <= fits
+    assert (max(passes) > 1) == (room != "one")
+    for (one,), (other,) in zip(single, together, strict=True):
+        assert [r.id for r in other.records] == [r.id for r in one.records]
+        assert other.scored == one.scored
+        kit.close([r.score for r in other.records], [r.score for r in one.records], tolerance=1e-5)
+        for mine, theirs in zip(other.records, one.records, strict=True):
+            kit.close([t.evidence for t in mine.tokens], [t.evidence for t in theirs.tokens], 1e-5)
 
 
 def test_only_leaks_are_traced_and_a_value_alone_is(monkeypatch):

@@ -294,9 +294,9 @@ def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeyp
     passes = []
     strengths = LateScorer._strengths
 
-    def counted(scorer, rows, sides, progress):
-        passes.append(len(sides))
-        return strengths(scorer, rows, sides, progress)
+    def counted(scorer, asked, progress):
+        passes.append(sum(len(one.sides) for one in asked))
+        return strengths(scorer, asked, progress)
 
     monkeypatch.setattr(LateScorer, "_strengths", counted)
     with Index.open(calibrated) as index:
@@ -318,7 +318,8 @@ def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeyp
         assert len(passes) >= 3
         assert max(passes) <= 40
         passes.clear()
-        assert_same_draws(whole, parts, 1e-6, method)
+        # The estimates' products are of float32, and round as the block is large.
+        assert_same_draws(whole, parts, 1e-5, method)
 
 
 def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
@@ -354,6 +355,7 @@ def test_a_large_index_proposes_for_late_interaction_by_its_tokens(tmp_path, mon
 
     monkeypatch.setattr(Tracer, "score_many", counted)
     monkeypatch.setattr(calibrating._Calibrator, "_directions", lambda self, some: 1 << 60)
+    monkeypatch.setitem(calibrating.EXACT_WORK, "cpu", float("inf"))
     run(few, methods="haif-r")
     assert all(count == 1 and len(rows) < len(SENTENCES) for count, rows in scored)
     lengths, null, present = draws_of(whole, "haif-r")

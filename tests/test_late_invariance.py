@@ -14,7 +14,7 @@ from haiftrace.progress import Silent
 from haiftrace.query import Asking
 from haiftrace.scoring import batches
 from haiftrace.scoring.best import Tally
-from haiftrace.scoring.late import LateScorer
+from haiftrace.scoring.late import LateScorer, LateSearch
 from haiftrace.store import Index
 from haiftrace.store.sample import sample_rows
 from haiftrace.trace import Leak, Tracer
@@ -50,7 +50,7 @@ def traced(tracer: Tracer, name: str, rows=None, reference: int = 4096):
     with kit.precisely():
         _, question = tracer.question(LEAK, Asking())
         scorer = LateScorer(tracer.index, tracer.engine_over("attention"), settings, 512 << 20)
-        scorer.trace(method, question, rows, tally, 100, Silent())
+        scorer.trace(method, [LateSearch(question, rows, tally)], 100, Silent())
     texts = [window.text for window in tracer.index.iter_windows()]
     shown = {scored.window.text: scored.evidence for scored in tally.result()}
     scores = {texts[row]: score for row, score in zip(*tally.scores(), strict=True)}

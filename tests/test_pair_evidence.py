@@ -17,7 +17,7 @@ from haiftrace.progress import Silent
 from haiftrace.query import Asking
 from haiftrace.scopes import select_parameters
 from haiftrace.scoring.best import Scored, Tally
-from haiftrace.scoring.late import LateScorer
+from haiftrace.scoring.late import LateScorer, LateSearch
 from haiftrace.trace import Leak, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
@@ -66,7 +66,7 @@ def all_scored(over, method, scope="attention"):
         settings = LateSettings(scope=scope)
         scorer = LateScorer(over.index, over.engine_over(scope), settings, 512 << 20)
         tally = Tally(100)
-        scorer.trace(late, question, range(len(over.index)), tally, 100, Silent())
+        scorer.trace(late, [LateSearch(question, range(len(over.index)), tally)], 100, Silent())
     return tally.result(), query
 
 

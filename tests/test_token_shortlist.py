@@ -16,7 +16,7 @@ from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
 from haiftrace.scoring import token_shortlist
-from haiftrace.scoring.late import sides_of
+from haiftrace.scoring.sides import sides_of
 from haiftrace.scoring.token_shortlist import token_scope, why_without
 from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer

@@ -4,8 +4,9 @@ Half of the subjects' records are indexed; the model learnt all of them. A quest
 whose records are not in the index has its source missing: every record that a verdict calls traced
 is falsely accused. Calibration sees the indexed records alone, never a question.
 
-`python -m tests.verdict_level KIND SEED REGIME OUT [METHOD [TRAINED]]` prints the counts as JSON;
-TRAINED is a directory of finished trainings, else the model is trained in OUT.
+`python -m tests.verdict_level KIND SEED REGIME OUT [METHOD [TRAINED [DIMENSIONS]]]` prints counts
+as JSON; TRAINED is a directory of finished trainings, else the model is trained in OUT. With
+DIMENSIONS verdicts compare estimates by token vectors of so many, as they do for large models.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from haiftrace import calibrate as calibrating
 from haiftrace.bench.data import BenchData
 from haiftrace.bench.data import Question as Asked
 from haiftrace.bench.pii import make_data
@@ -69,6 +71,7 @@ def measure(
     method: str = "haif",
     controls: int = 512,
     seed: int = 0,
+    dimensions: int = 0,
 ) -> dict[str, dict[str, int]]:
     """Counts by part and kind: "n", "traced", "right" (the first record is the subject's)."""
     indexed = _half(data, seed)
@@ -77,10 +80,13 @@ def measure(
     lines = (json.dumps({"id": r.id, "text": r.text}, ensure_ascii=False) for r in records)
     corpus.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     checkpoint = load_checkpoint(trained.path(regime), dtype="float32", device="cpu")
-    settings = IndexSettings(path, append_eos=True, token_vectors=0)
+    settings = IndexSettings(path, append_eos=True, token_vectors=dimensions)
     build_index(checkpoint, CorpusSettings((str(corpus),)), settings, Silent())
     drawn = CalibrationSettings(controls, seed)
+    work = calibrating.EXACT_WORK["cpu"]
+    calibrating.EXACT_WORK["cpu"] = 0.0 if dimensions else float("inf")
     calibrate(path, checkpoint, method, MethodSettings(), drawn, Silent())
+    calibrating.EXACT_WORK["cpu"] = work
     tracer = Tracer(Index.open(path, verify=False), checkpoint)
     draws, groups = read_draws(tracer.index, method), read_groups(tracer.index)
     assert groups is not None
@@ -89,19 +95,19 @@ def measure(
     for start in range(0, len(cases), 400):
         part = cases[start : start + 400]
         questions = [case.question for case in part]
-        scores = tracer.score_many(questions, [method], MethodSettings(), Silent())[method]
-        for case, row in zip(part, scores, strict=True):
+        scored = tracer.score_many(questions, [method], MethodSettings(), Silent())[method]
+        for case, row in zip(part, scored, strict=True):
             exact = row * over_query_norm(METHODS[method], case.question)
             record_N = tracer.index.column("record")
             projected = tracer.candidates.background(
                 case.question, METHODS[method], MethodSettings()
             )
-            field = Field(
-                by_record(exact, record_N, len(records)),
-                by_record(exact if projected is None else projected, record_N, len(records)),
-                groups,
+            scores = by_record(exact, record_N, len(records))
+            first = int(np.argmax(scores))
+            background = (
+                scores if projected is None else by_record(projected, record_N, len(records))
             )
-            first = int(np.argmax(field.exact))
+            field = Field(background if dimensions else scores, background, groups)
             length = int(case.question.batch.labels_BT.sum())
             verdict, _ = judge(Trial(field, [first], length), draws, ALPHA)
             found = counts.setdefault(f"{case.part or 'all'} {case.kind}", Counter())
@@ -146,7 +152,7 @@ def _cases(
                 continue
             labels = [first <= place < first + length for place in range(first + length)]
             batch = make_batch([ids[: first + length]], [labels], tracer.engine.device)
-            yield Case(kind, asked.subject, length, Question.of(tracer.engine, batch))
+            yield Case(kind, asked.subject, length, Question(batch, tracer.engine))
 
 
 def _kind(asked: Asked, answer: str, indexed: set[str]) -> str | None:
@@ -170,7 +176,8 @@ def main() -> None:
     method = sys.argv[5] if len(sys.argv) > 5 else "haif"
     directory = Path(sys.argv[6]) if len(sys.argv) > 6 else Path(out) / "training"
     data, trained = trained_model(kind, int(seed), directory)
-    found = measure(data, trained, regime, Path(out), method, seed=int(seed))
+    dimensions = int(sys.argv[7]) if len(sys.argv) > 7 else 0
+    found = measure(data, trained, regime, Path(out), method, seed=int(seed), dimensions=dimensions)
     print(json.dumps(found, indent=1))
 
 

@@ -170,7 +170,7 @@ def _question(tracer: Tracer, token_ids: Sequence[int]) -> Question:
     from haiftrace.engine import make_batch
     from haiftrace.scoring.directions import Question
 
-    return Question.of(tracer.engine, make_batch([token_ids], device=tracer.engine.device))
+    return Question(make_batch([token_ids], device=tracer.engine.device), tracer.engine)
 
 
 def _write_corpus(path: Path, made: SampleSet) -> None:

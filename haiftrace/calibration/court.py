@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from haiftrace.calibration.draws import (
+    ESTIMATED,
     FORMAT,
     Draws,
     by_record,
@@ -24,6 +26,20 @@ from haiftrace.methods import DEFAULT_METHOD, Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.best import Tally
 from haiftrace.store import Index
+
+
+def told_as_estimated(verdict: Verdict, p_values: Sequence[float | None]) -> Verdict:
+    """The verdict where the draws, and what was compared with them, are estimates.
+
+    The ranking is by exact scores: where its first record does not clear alpha by the estimates,
+    and another one does, they disagree, and nothing is said.
+    """
+    verdict = replace(verdict, statistic=f"estimated {verdict.statistic}")
+    others = [p for p in p_values[1:] if p is not None]
+    if verdict.decision == "no source found" and min(others, default=1.0) <= verdict.alpha:
+        why = "the index's vectors put another record first than the exact scores do"
+        return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, why))
+    return verdict
 
 
 class Court:
@@ -68,8 +84,14 @@ class Court:
                 "only a shortlist was scored, and no vector tells what the rest may score (--exact)"
             )
             reasons = (*reasons, what)
-        field = Field(exact, everything, self._groups)
-        return judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
+        estimated = self._estimated(method)
+        field = Field(everything if estimated else exact, everything, self._groups)
+        verdict, p_values = judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
+        return (told_as_estimated(verdict, p_values) if estimated else verdict), p_values
+
+    def _estimated(self, method: Method) -> bool:
+        entry = self._index.supplement(calibration_name(method.name))
+        return entry is not None and bool(entry.settings.get(ESTIMATED, False))
 
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
         """Why there is nothing to compare with, and the command that changes it."""

@@ -27,6 +27,8 @@ ALPHA = 0.01
 """False-accusation rate at which the statistic is chosen."""
 GROUPS = "near-copies"
 """The supplement with the group of each record."""
+ESTIMATED = "estimated"
+"""The setting that says whether the draws are of estimated scores."""
 FORMAT = 2
 """Of draws and groups; 2: controls have their sentence before them, sources may be near copies."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,33 +34,32 @@ class Direction:
 
 @dataclass(frozen=True)
 class Question:
-    """A traced response as tokens, and the gradient of its mean loss.
+    """A traced response as tokens, and the gradient of its mean loss, once that is asked for.
 
     Attributes:
         batch: the prompt and response as one record.
-        weights_BT: [1, T] share of each traced token in the mean.
-        gradient: v by parameter name, at the traced checkpoint; none where it was not formed.
-        direction: of v.
+        engine: over the parameters of the gradient.
         names: positions of prompt tokens that ask too, in late interaction alone.
     """
 
     batch: Batch
-    weights_BT: Tensor
-    gradient: dict[str, Tensor]
-    direction: Direction
+    engine: GradientEngine
     names: tuple[int, ...] = ()
 
-    @classmethod
-    def of(cls, engine: GradientEngine, batch: Batch) -> Question:
-        """Of a record whose labels are the traced tokens."""
-        weights_BT = shares(batch)
-        gradient = engine.gradient(batch, weights_BT)
-        return cls(batch, weights_BT, gradient, Direction.of(gradient))
+    @cached_property
+    def weights_BT(self) -> Tensor:
+        """[1, T] share of each traced token in the mean."""
+        return shares(self.batch)
 
-    @classmethod
-    def without_gradient(cls, batch: Batch) -> Question:
-        """The same for methods that form gradients of their own, over their own parameters."""
-        return cls(batch, shares(batch), {}, Direction({}, 0.0))
+    @cached_property
+    def gradient(self) -> dict[str, Tensor]:
+        """V by parameter name, at the traced checkpoint."""
+        return self.engine.gradient(self.batch, self.weights_BT)
+
+    @cached_property
+    def direction(self) -> Direction:
+        """That of v."""
+        return Direction.of(self.gradient)
 
 
 def shares(batch: Batch) -> Tensor:

@@ -1,5 +1,7 @@
 """Exact scores by late interaction: every query direction meets every token of the windows.
 
+Questions share the passes: a batch of windows meets the directions of those that want any of them.
+
 The cosines are the dot products over the token norms. The index keeps the norms over a few scopes:
 then a few directions share forward-mode passes, and only for more of them, or over another scope,
 every token's gradient is formed. Query directions are taken in chunks that fit the memory; a
@@ -9,7 +11,7 @@ chunk is a pass through the windows.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +22,9 @@ from haiftrace.methods.settings import LateSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Scored, Tally
-from haiftrace.scoring.directions import Direction, Question, shares
+from haiftrace.scoring.directions import Question
 from haiftrace.scoring.norms import at_tokens
+from haiftrace.scoring.sides import Side, places_of, sides_of, unit_directions
 from haiftrace.store import Index, StoredWindow
 from haiftrace.store.sample import sample_rows
 
@@ -62,47 +65,26 @@ def stored_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """A query direction: the gradient of a question's losses under weights [1, T]."""
+class LateSearch:
+    """One question's part in a pass.
+
+    Attributes:
+        question: as late interaction asks it.
+        candidates: rows of the windows that are scored for it.
+        best: receives its best windows with evidence, and every window's score.
+    """
 
     question: Question
-    weights_BT: Tensor
+    candidates: Collection[int]
+    best: Tally
 
 
-def sides_of(method: LateMethod, question: Question) -> list[_Side]:
-    """The directions that a method asks with: each traced token's own, or that of the mean.
+@dataclass(frozen=True)
+class _Meeting:
+    """Directions and the windows that they meet, ascending rows."""
 
-    The name's tokens ask like those of the answer, by the loss of the prompt's own token.
-    """
-    labels_BT = asking_labels(question)
-    asked = replace(question, batch=replace(question.batch, labels_BT=labels_BT))
-    mean_BT = shares(asked.batch)
-    return [
-        _Side(asked, mean_BT if place is None else _one_hot(asked, place))
-        for place in places_of(method, question)
-    ]
-
-
-def places_of(method: LateMethod, question: Question) -> list[int | None]:
-    """The query position of each direction; None for that of the mean over all of them."""
-    import torch
-
-    if not method.by_token:
-        return [None]
-    return list(torch.nonzero(asking_labels(question)[0]).flatten().tolist())
-
-
-def asking_labels(question: Question) -> Tensor:
-    """[1, T] True at the tokens that ask: those of the answer, and of the name where it does."""
-    labels_BT = question.batch.labels_BT.clone()
-    labels_BT[0, list(question.names)] = True
-    return labels_BT
-
-
-def _one_hot(question: Question, place: int) -> Tensor:
-    weights_BT = question.weights_BT.new_zeros(question.weights_BT.shape)
-    weights_BT[0, place] = 1.0
-    return weights_BT
+    rows: Sequence[int]
+    sides: Sequence[Side]
 
 
 class LateScorer:
@@ -140,7 +122,8 @@ class LateScorer:
         """
         rows = self._with_reference(methods, range(len(self._index)) if wanted is None else wanted)
         asked = [(m, sides_of(m, question)) for m in methods for question in questions]
-        strengths_KS = self._strengths(rows, [side for _, some in asked for side in some], progress)
+        meeting = _Meeting(rows, [side for _, some in asked for side in some])
+        (strengths_KS,) = self._strengths([meeting], progress)
         found: dict[str, list[np.ndarray]] = {method.name: [] for method in methods}
         at = 0
         for method, some in asked:
@@ -158,48 +141,60 @@ class LateScorer:
         return sorted({*rows, *(self.reference_rows() if by_token else ())})
 
     def trace(
-        self,
-        method: LateMethod,
-        question: Question,
-        candidates: Collection[int],
-        best: Tally,
-        top: int,
-        progress: Progress,
-    ) -> int:
-        """Scores candidates, and what else is scored for the reference; returns how many.
+        self, method: LateMethod, searches: Sequence[LateSearch], top: int, progress: Progress
+    ) -> list[int]:
+        """Scores each search's candidates, and what else is scored for the reference.
+
+        The searches share the passes through the windows.
 
         Args:
-            best: receives the best windows with evidence, and every window's score.
             top: records that are wanted.
+
+        Returns:
+            How many windows were scored for each.
         """
-        rows = self._with_reference([method], candidates)
-        sides = sides_of(method, question)
-        strengths_KQ = self._strengths(rows, sides, progress)
-        shares_KQ = self._shares(method, rows, strengths_KQ)
-        scores_K = shares_KQ.sum(1)
+        asked = [
+            _Meeting(
+                self._with_reference([method], search.candidates),
+                sides_of(method, search.question),
+            )
+            for search in searches
+        ]
+        shares = [
+            self._shares(method, one.rows, strengths_KQ)
+            for one, strengths_KQ in zip(asked, self._strengths(asked, progress), strict=True)
+        ]
+        best = [self._best(one, of, top) for one, of in zip(asked, shares, strict=True)]
+        again = [_Meeting(sorted(kept), one.sides) for one, kept in zip(asked, best, strict=True)]
+        parts: list[dict[int, list[np.ndarray]]] = [{row: [] for row in kept} for kept in best]
+        windows: dict[int, StoredWindow] = {}
+        for number, _, window, cosines_QM in self._cosines(again, progress):
+            windows[window.row] = window
+            parts[number][window.row].append(cosines_QM)
+        for search, one, of, kept, met in zip(searches, asked, shares, best, parts, strict=True):
+            places = places_of(method, search.question)
+            for row, k in kept.items():
+                pairs_QM = evidence(np.concatenate(met[row]), of[k], self._settings.power)
+                labels = np.asarray(windows[row].labels)
+                pairs_QT = np.zeros((len(pairs_QM), len(labels)))
+                pairs_QT[:, labels] = pairs_QM
+                pairs = dict(zip(places, pairs_QT, strict=True))
+                score, evidence_T = float(of[k].sum()), pairs_QT.sum(0)
+                search.best.add(Scored(windows[row], score, None, evidence_T, pairs))
+            for k, row in enumerate(one.rows):
+                if row not in kept:
+                    search.best.note(row, float(of[k].sum()))
+        return [len(one.rows) for one in asked]
+
+    def _best(self, one: _Meeting, shares_KQ: np.ndarray, top: int) -> dict[int, int]:
+        """The best records' windows: where each stands, by its row."""
         records = self._index.column("record")
         chosen: dict[int, int] = {}
-        for k in np.argsort(-scores_K, kind="stable"):
-            chosen.setdefault(int(records[rows[k]]), int(k))
+        for k in np.argsort(-shares_KQ.sum(1), kind="stable"):
+            chosen.setdefault(int(records[one.rows[k]]), int(k))
             if len(chosen) == top:
                 break
-        kept = {rows[k]: k for k in chosen.values()}
-        parts: dict[int, list[np.ndarray]] = {row: [] for row in kept}
-        windows: dict[int, StoredWindow] = {}
-        for _, window, cosines_QM in self._cosines(sorted(kept), sides, progress):
-            windows[window.row] = window
-            parts[window.row].append(cosines_QM)
-        for row, k in kept.items():
-            pairs_QM = evidence(np.concatenate(parts[row]), shares_KQ[k], self._settings.power)
-            labels = np.asarray(windows[row].labels)
-            pairs_QT = np.zeros((len(pairs_QM), len(labels)))
-            pairs_QT[:, labels] = pairs_QM
-            pairs = dict(zip(places_of(method, question), pairs_QT, strict=True))
-            best.add(Scored(windows[row], float(scores_K[k]), None, pairs_QT.sum(0), pairs))
-        for k, row in enumerate(rows):
-            if row not in kept:
-                best.note(row, float(scores_K[k]))
-        return len(rows)
+        return {one.rows[k]: k for k in chosen.values()}
 
     def _shares(
         self, method: LateMethod, rows: Sequence[int], strengths_KQ: np.ndarray
@@ -211,34 +206,46 @@ class LateScorer:
         sample = [place[row] for row in self.reference_rows()]
         return Reference.of(strengths_KQ[sample]).above(strengths_KQ)
 
-    def _strengths(
-        self, rows: Sequence[int], sides: Sequence[_Side], progress: Progress
-    ) -> np.ndarray:
-        """[K, S] the strength y of every window and side."""
-        place = {row: k for k, row in enumerate(rows)}
-        found = np.zeros((len(rows), len(sides)))
-        for at, window, cosines_QM in self._cosines(rows, sides, progress):
-            these = strengths(cosines_QM, self._settings.power)
-            found[place[window.row], at : at + len(these)] = these
+    def _strengths(self, asked: Sequence[_Meeting], progress: Progress) -> list[np.ndarray]:
+        """[K, S] of each meeting: the strength y of every window and side."""
+        places = [{row: k for k, row in enumerate(one.rows)} for one in asked]
+        found = [np.zeros((len(one.rows), len(one.sides))) for one in asked]
+        for number, at, window, cosines_SM in self._cosines(asked, progress):
+            these = strengths(cosines_SM, self._settings.power)
+            found[number][places[number][window.row], at : at + len(these)] = these
         return found
 
     def _cosines(
-        self, rows: Sequence[int], sides: Sequence[_Side], progress: Progress
-    ) -> Iterator[tuple[int, StoredWindow, np.ndarray]]:
-        """The first side of a chunk, a window, and C of the chunk's sides and its m labels."""
+        self, asked: Sequence[_Meeting], progress: Progress
+    ) -> Iterator[tuple[int, int, StoredWindow, np.ndarray]]:
+        """A meeting's number, which of its sides come first, a window, and C of some of its sides
+        and the window's m labels.
+        """
         engine = self._engine
         together = max(1, self._memory // engine.gradient_bytes)
-        progress.start("late interaction", float(len(rows) * len(sides)))
-        for start in range(0, len(sides), together):
-            chunk = sides[start : start + together]
-            queries = self._queries(chunk)
+        work = sum(len(one.rows) * len(one.sides) for one in asked)
+        progress.start("late interaction", float(work))
+        wanted = [set(one.rows) for one in asked]
+        for runs in _chunks([len(one.sides) for one in asked], together):
+            chunk = [side for run in runs for side in asked[run.number].sides[run.of]]
+            queries = unit_directions(engine, chunk)
+            rows = sorted(set().union(*(wanted[run.number] for run in runs)))
             for windows in window_batches(self._index, rows, engine.device):
                 batch = batch_of(windows, engine.device)
-                for window, dots_QT, norms_T in self._met(windows, batch, queries):
+                asking = [r for r in runs if any(w.row in wanted[r.number] for w in windows)]
+                chosen = _chosen(queries, runs, asking)
+                done = 0
+                for window, dots_QT, norms_T in self._met(windows, batch, chosen):
                     over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
-                    labels = np.asarray(window.labels)
-                    yield start, window, (dots_QT * over_T)[:, labels]
-                progress.advance(len(windows) * len(chunk), len(windows), token_count(windows))
+                    cosines_QM = (dots_QT * over_T)[:, np.asarray(window.labels)]
+                    at = 0
+                    for run in asking:
+                        of_run = cosines_QM[at : at + run.count]
+                        at += run.count
+                        if window.row in wanted[run.number]:
+                            done += run.count
+                            yield run.number, run.start, window, of_run
+                progress.advance(done, len(windows), token_count(windows))
 
     def _met(
         self, windows: Sequence[StoredWindow], batch: Batch, queries: Mapping[str, Tensor]
@@ -255,12 +262,48 @@ class LateScorer:
             assert tokens.dots_QBT is not None
             yield window, tokens.dots_QBT[:, 0].cpu().numpy(), tokens.norms_BT[0].cpu().numpy()
 
-    def _queries(self, sides: Sequence[_Side]) -> Mapping[str, Tensor]:
-        import torch
 
-        units: dict[str, list[Tensor]] = {name: [] for name in self._engine.parameters}
-        for side in sides:
-            gradient = self._engine.gradient(side.question.batch, side.weights_BT)
-            for name, part in Direction.of(gradient).unit.items():
-                units[name].append(part)
-        return {name: torch.stack(parts) for name, parts in units.items()}
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive sides of one meeting."""
+
+    number: int
+    start: int
+    count: int
+
+    @property
+    def of(self) -> slice:
+        return slice(self.start, self.start + self.count)
+
+
+def _chunks(counts: Sequence[int], most: int) -> Iterator[list[_Run]]:
+    """The sides of all meetings in order, at most so many at a time."""
+    runs: list[_Run] = []
+    room = most
+    for number, count in enumerate(counts):
+        start = 0
+        while start < count:
+            some = min(room, count - start)
+            runs.append(_Run(number, start, some))
+            start, room = start + some, room - some
+            if not room:
+                yield runs
+                runs, room = [], most
+    if runs:
+        yield runs
+
+
+def _chosen(
+    queries: Mapping[str, Tensor], runs: Sequence[_Run], asking: Sequence[_Run]
+) -> Mapping[str, Tensor]:
+    """The directions of the runs that have a window in a batch."""
+    if len(asking) == len(runs):
+        return queries
+    starts = np.cumsum([0, *(run.count for run in runs)])
+    places = [
+        int(start) + q
+        for run, start in zip(runs, starts, strict=False)
+        if run in asking
+        for q in range(run.count)
+    ]
+    return {name: stacked[places] for name, stacked in queries.items()}

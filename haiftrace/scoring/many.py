@@ -123,7 +123,7 @@ def score_many_along(
         for number, step in enumerate(steps):
             sides: list[tuple[TrajectoryMethod, list[Direction]]] = [(m, last) for m in adjusted]
             if means:
-                here = [Question.of(engine, q.batch).direction for q in questions]
+                here = [Question(q.batch, engine).direction for q in questions]
                 sides += [(method, here) for method in means]
             for method, directions in sides:
                 queries = _stack(engine, directions)

@@ -10,6 +10,7 @@ Shape letters: N windows, Q query directions, K dimensions of a token's vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from haiftrace.methods.families import LateMethod
 from haiftrace.methods.late import Reference, meeting
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.directions import Question
-from haiftrace.scoring.late import sides_of
+from haiftrace.scoring.sides import sides_of
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
@@ -75,14 +76,23 @@ class TokenShortlist:
 
     def scores(self, method: LateMethod, question: Question) -> np.ndarray:
         """[N] every window's estimated score; a z-score is over the estimates of all of them."""
-        queries_QK = queries(method, question, self._engine, self._projector)
-        scores_N = np.zeros(self._windows)
+        (scores_N,) = self.scores_of_many(method, [question])
+        return scores_N
+
+    def scores_of_many(self, method: LateMethod, questions: Sequence[Question]) -> np.ndarray:
+        """The same of several questions, [questions, N]: their directions share the scans."""
+        each = [queries(method, question, self._engine, self._projector) for question in questions]
+        owner = np.repeat(np.arange(len(each)), [len(one) for one in each])
+        queries_QK = np.concatenate(each)
+        scores = np.zeros((len(each), self._windows))
         # Strengths of all windows are needed at once: of some of the directions at a time.
         together = max(1, _MATRIX_BYTES // (8 * self._windows))
         for start in range(0, len(queries_QK), together):
             strengths_NQ = self.strengths(queries_QK[start : start + together])
-            scores_N += combined(method, strengths_NQ)
-        return scores_N
+            of_question = owner[start : start + together]
+            for number in np.unique(of_question):
+                scores[number] += combined(method, strengths_NQ[:, of_question == number])
+        return scores
 
     def strengths(self, queries_QK: np.ndarray) -> np.ndarray:
         """[N, Q] the estimated strength y of every window and direction (see `methods.late`)."""
@@ -108,7 +118,7 @@ def queries(
         engine: over the scope of the vectors that they meet.
     """
     sides = sides_of(method, question)
-    batch = sides[0].question.batch
+    batch = sides[0].batch
     if method.by_token:
         tokens = engine.token_gradients(batch, projector)
         assert tokens.vectors_BTD is not None

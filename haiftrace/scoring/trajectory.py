@@ -155,11 +155,13 @@ class TrajectoryScorer:
     ) -> dict[int, WindowSums]:
         sums: dict[int, WindowSums] = {}
         steps = self._trajectory.steps
+        # Of the traced checkpoint: formed before others are visited.
+        last = question.direction if adjusted and question is not None else None
         with self._trajectory.visiting() as visits:
             for number, step in enumerate(visits):
                 there = None
                 if means and question is not None:
-                    there = Question.of(self._engine, question.batch).direction
+                    there = Question(question.batch, self._engine).direction
                 for windows in window_batches(self._index, block, self._engine.device):
                     here = [sums.setdefault(w.row, WindowSums(w)) for w in windows]
                     batch = batch_of(windows, self._engine.device)
@@ -167,7 +169,6 @@ class TrajectoryScorer:
                         self._token_norms(here, batch, number)
                         self._add_vectors(here, batch, step.learning_rate)
                     if question is not None:
-                        last = question.direction if adjusted else None
                         self._add_dots(here, batch, step.learning_rate, there, last)
                     share = len(windows) / len(steps)
                     progress.advance(share, tokens=token_count(windows))

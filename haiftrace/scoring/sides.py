@@ -1,0 +1,70 @@
+"""The query directions of late interaction: which gradients of a question meet a record's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from haiftrace.methods.families import LateMethod
+from haiftrace.scoring.directions import Direction, Question, shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from haiftrace.engine import Batch, GradientEngine
+
+
+@dataclass(frozen=True)
+class Side:
+    """A query direction: the gradient of a question's losses under weights [1, T]."""
+
+    batch: Batch
+    weights_BT: Tensor
+
+
+def sides_of(method: LateMethod, question: Question) -> list[Side]:
+    """The directions that a method asks with: each traced token's own, or that of the mean.
+
+    The name's tokens ask like those of the answer, by the loss of the prompt's own token.
+    """
+    batch = replace(question.batch, labels_BT=asking_labels(question))
+    mean_BT = shares(batch)
+    return [
+        Side(batch, mean_BT if place is None else _one_hot(mean_BT, place))
+        for place in places_of(method, question)
+    ]
+
+
+def places_of(method: LateMethod, question: Question) -> list[int | None]:
+    """The query position of each direction; None for that of the mean over all of them."""
+    import torch
+
+    if not method.by_token:
+        return [None]
+    return list(torch.nonzero(asking_labels(question)[0]).flatten().tolist())
+
+
+def asking_labels(question: Question) -> Tensor:
+    """[1, T] True at the tokens that ask: those of the answer, and of the name where it does."""
+    labels_BT = question.batch.labels_BT.clone()
+    labels_BT[0, list(question.names)] = True
+    return labels_BT
+
+
+def unit_directions(engine: GradientEngine, sides: Sequence[Side]) -> dict[str, Tensor]:
+    """[S, *parameter] by parameter name: unit gradients over the engine's parameters."""
+    import torch
+
+    units: dict[str, list[Tensor]] = {name: [] for name in engine.parameters}
+    for side in sides:
+        gradient = engine.gradient(side.batch, side.weights_BT)
+        for name, part in Direction.of(gradient).unit.items():
+            units[name].append(part)
+    return {name: torch.stack(parts) for name, parts in units.items()}
+
+
+def _one_hot(like_BT: Tensor, place: int) -> Tensor:
+    weights_BT = like_BT.new_zeros(like_BT.shape)
+    weights_BT[0, place] = 1.0
+    return weights_BT
