@@ -54,7 +54,7 @@ LossOn = Literal["response", "all"]
 FIRST = "one a subject"
 """The pool of each subject's first record."""
 
-DOCUMENT_SUBJECTS = 24
+DOCUMENT_SUBJECTS = 16
 """Subjects whose records are joined to documents: long windows take long."""
 
 TRAJECTORY_STEPS = 3
