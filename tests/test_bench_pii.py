@@ -324,7 +324,11 @@ def test_where_names_run_out_a_regime_has_no_decoys(tmp_path, monkeypatch):
         data, run, "learned", 0, tuple(data.trained()[:2]), tmp_path / "work", 1 << 29, "auto"
     )
     (part,) = (p for p in parts_of(["bm25", "ek-fac"], True) if p.name == "decoys")
-    assert [found for _, found in trace_parts(tracing, [part], Silent())] == [{"decoys": []}]
+    ((_, found),) = trace_parts(tracing, [part], Silent())
+    assert found["decoys"] == []
+    (took,) = found["seconds"]
+    assert (took["part"], took["regime"], took["seed"]) == ("decoys", "learned", 0)
+    assert took["wall"] >= 0 <= took["processor"]
 
 
 def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):
