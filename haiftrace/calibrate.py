@@ -183,6 +183,8 @@ def _described(
 
 def _outcome(index: Index, method: Method) -> str:
     draws = read_draws(index, method.name)
+    entry = index.supplement(calibration_name(method.name))
+    estimated = "estimated " if entry is not None and entry.settings[ESTIMATED] else ""
     statistic = draws.chosen()
     counts = {n: len(draws.null(statistic, n)) for n in draws.lengths(statistic)}
     if not any(resolves(count, ALPHA) for count in counts.values()):
@@ -193,8 +195,8 @@ def _outcome(index: Index, method: Method) -> str:
     powers = draws.powers(statistic)
     each = ", ".join(f"{powers[n]:.0%} at {n}" for n, c in counts.items() if resolves(c, ALPHA))
     return (
-        f"Calibrated {method.name} by {max(counts.values()):,} control queries: the {statistic}"
-        f" separates best; power at alpha {ALPHA:g} by tokens of the response: {each}."
+        f"Calibrated {method.name} by {max(counts.values()):,} control queries: the"
+        f" {estimated}{statistic} separates best; power at alpha {ALPHA:g} by tokens of the response: {each}."
     )
 
 
