@@ -196,7 +196,8 @@ def _outcome(index: Index, method: Method) -> str:
     each = ", ".join(f"{powers[n]:.0%} at {n}" for n, c in counts.items() if resolves(c, ALPHA))
     return (
         f"Calibrated {method.name} by {max(counts.values()):,} control queries: the"
-        f" {estimated}{statistic} separates best; power at alpha {ALPHA:g} by tokens of the response: {each}."
+        f" {estimated}{statistic} separates best; power at alpha {ALPHA:g} by tokens of the"
+        f" response: {each}."
     )
 
 
