@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from haiftrace import calibrate as calibrating
+from haiftrace import control_draws
 from haiftrace.calibrate import CalibrationSettings, calibrate, calibrated_with
 from haiftrace.calibration.controls import Control, draw_controls
 from haiftrace.calibration.draws import GROUPS, Draw, read_draws, read_groups
@@ -118,7 +119,7 @@ def test_a_near_copy_that_holds_the_span_is_the_source():
         control = Control(0, 0, 0, (5, 6, 7), 1, np.array(containing))
         left_out = np.array([True, True, True, False, False, False, False])
         left_out[containing] = True
-        return calibrating._draw(field, control, left_out)
+        return control_draws._draw(field, control, left_out)
 
     held = drawn([0, 2, 3])
     assert held.present["score"] == 0.5
@@ -256,7 +257,7 @@ def test_the_same_seed_gives_the_same_and_another_another(calibrated, tmp_path):
 def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
     path = tmp_path / "index"
     shutil.copytree(kit.index_path(), path)
-    monkeypatch.setattr(calibrating, "CONTROLS_A_BLOCK", 10)
+    monkeypatch.setattr(control_draws, "CONTROLS_A_BLOCK", 10)
     add, added = SupplementWriter.add_tensors, []
 
     def interrupted(writer, name, tensors, about):
@@ -273,14 +274,14 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
     with Index.open(path) as index:
         assert calibrated_with(index, DEFAULT_METHOD) is None
     asked = []
-    question = calibrating._Calibrator._question
+    question = control_draws.ControlDraws._question
 
     def counted(calibrator, control):
         asked.append(control.number)
         return question(calibrator, control)
 
-    monkeypatch.setattr(calibrating._Calibrator, "_question", counted)
-    monkeypatch.setattr(calibrating, "CONTROLS_A_BLOCK", 7)  # of another size than before
+    monkeypatch.setattr(control_draws.ControlDraws, "_question", counted)
+    monkeypatch.setattr(control_draws, "CONTROLS_A_BLOCK", 7)  # of another size than before
     run(path)
     assert min(asked) == 10
     assert_same_draws(calibrated, path, 1e-9)
@@ -306,13 +307,13 @@ def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeyp
         shutil.copytree(kit.index_path(), whole)
         shutil.copytree(kit.index_path(), parts)
         with monkeypatch.context() as patch:
-            patch.setattr(calibrating, "CONTROLS_A_BLOCK", 4)
+            patch.setattr(control_draws, "CONTROLS_A_BLOCK", 4)
             run(whole, methods=method)
         assert passes == [sides]
         passes.clear()
         engine = opened(parts).engine_over("attention")
         with monkeypatch.context() as patch:
-            patch.setattr(calibrating, "CONTROLS_A_BLOCK", 4)
+            patch.setattr(control_draws, "CONTROLS_A_BLOCK", 4)
             few = CalibrationSettings(MANY.controls, memory=40 * engine.gradient_bytes)
             run(parts, few, method)
         assert len(passes) >= 3
@@ -325,7 +326,7 @@ def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeyp
 def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
     path = tmp_path / "index"
     shutil.copytree(kit.index_path(projection_dim=4096), path)
-    monkeypatch.setattr(calibrating, "SCORED_WHOLE", 0)
+    monkeypatch.setattr(control_draws, "SCORED_WHOLE", 0)
     run(path)
     whole_lengths, whole_null, whole_present = draws_of(calibrated)
     lengths, null, present = draws_of(path)
@@ -344,8 +345,8 @@ def test_a_large_index_proposes_for_late_interaction_by_its_tokens(tmp_path, mon
     for path in (whole, few):
         shutil.copytree(kit.index_path(), path)
     run(whole, methods="haif-r")
-    monkeypatch.setattr(calibrating, "SCORED_WHOLE", 0)
-    monkeypatch.setattr(calibrating, "PROPOSED_LATE", 5)
+    monkeypatch.setattr(control_draws, "SCORED_WHOLE", 0)
+    monkeypatch.setattr(control_draws, "PROPOSED_LATE", 5)
     scored = []
     score = Tracer.score_many
 
@@ -354,8 +355,8 @@ def test_a_large_index_proposes_for_late_interaction_by_its_tokens(tmp_path, mon
         return score(self, questions, names, settings, progress, rows)
 
     monkeypatch.setattr(Tracer, "score_many", counted)
-    monkeypatch.setattr(calibrating._Calibrator, "_directions", lambda self, some: 1 << 60)
-    monkeypatch.setitem(calibrating.EXACT_WORK, "cpu", float("inf"))
+    monkeypatch.setattr(control_draws.ControlDraws, "_directions", lambda self, some: 1 << 60)
+    monkeypatch.setitem(control_draws.EXACT_WORK, "cpu", float("inf"))
     run(few, methods="haif-r")
     assert all(count == 1 and len(rows) < len(SENTENCES) for count, rows in scored)
     lengths, null, present = draws_of(whole, "haif-r")

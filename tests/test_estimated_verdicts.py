@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from haiftrace import calibrate as calibrating
 from haiftrace.calibrate import CalibrationSettings, calibrate
 from haiftrace.calibration.controls import draw_controls
 from haiftrace.calibration.court import told_as_estimated
@@ -32,7 +31,7 @@ SOME = 0.05
 
 @pytest.fixture
 def exact_is_too_much(monkeypatch):
-    monkeypatch.setitem(calibrating.EXACT_WORK, "cpu", 0.0)
+    monkeypatch.setitem(EXACT_WORK, "cpu", 0.0)
 
 
 def run(path: Path, method: str) -> None:
@@ -111,7 +110,7 @@ def test_what_is_finished_is_kept_whatever_it_took(tmp_path, monkeypatch):
         before = index.supplement(calibration_name("haif-r"))
         assert before is not None
         assert before.settings["estimated"] is False
-    monkeypatch.setitem(calibrating.EXACT_WORK, "cpu", 0.0)
+    monkeypatch.setitem(EXACT_WORK, "cpu", 0.0)
     run(path, "haif-r")
     with Index.open(path) as index:
         assert index.supplement(calibration_name("haif-r")) == before

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from haiftrace import calibrate as calibrating
 from haiftrace.bench.data import BenchData
 from haiftrace.bench.data import Question as Asked
 from haiftrace.bench.pii import make_data
@@ -31,6 +30,7 @@ from haiftrace.calibrate import CalibrationSettings, calibrate
 from haiftrace.calibration.draws import by_record, read_draws, read_groups
 from haiftrace.calibration.statistics import Field
 from haiftrace.calibration.verdict import Trial, judge
+from haiftrace.calibration.work import EXACT_WORK
 from haiftrace.checkpoint import load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.engine import make_batch
@@ -83,10 +83,10 @@ def measure(
     settings = IndexSettings(path, append_eos=True, token_vectors=dimensions)
     build_index(checkpoint, CorpusSettings((str(corpus),)), settings, Silent())
     drawn = CalibrationSettings(controls, seed)
-    work = calibrating.EXACT_WORK["cpu"]
-    calibrating.EXACT_WORK["cpu"] = 0.0 if dimensions else float("inf")
+    work = EXACT_WORK["cpu"]
+    EXACT_WORK["cpu"] = 0.0 if dimensions else float("inf")
     calibrate(path, checkpoint, method, MethodSettings(), drawn, Silent())
-    calibrating.EXACT_WORK["cpu"] = work
+    EXACT_WORK["cpu"] = work
     tracer = Tracer(Index.open(path, verify=False), checkpoint)
     draws, groups = read_draws(tracer.index, method), read_groups(tracer.index)
     assert groups is not None
