@@ -333,7 +333,7 @@ def test_where_names_run_out_a_regime_has_no_decoys(tmp_path, monkeypatch):
 
 def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):
     data, leaks = by_hand()
-    monkeypatch.setattr(bench_tracing, "DOCUMENT_SUBJECTS", 2)
+    monkeypatch.setitem(bench_tracing.DOCUMENT_SUBJECTS, data.kind, 2)
     documents = bench_tracing.candidates(data, "documents")
     assert [[r.id for r in parts] for parts in documents] == [["r0"], ["r1", "r2"]]
     assert bench_tracing.in_pool(data, leaks, "documents") == leaks[:1]

@@ -54,8 +54,8 @@ LossOn = Literal["response", "all"]
 FIRST = "one a subject"
 """The pool of each subject's first record."""
 
-DOCUMENT_SUBJECTS = 16
-"""Subjects whose records are joined to documents: long windows take long."""
+DOCUMENT_SUBJECTS = {"pii-e": 16, "pii-cr": 100}
+"""Subjects whose records are joined to documents: the time goes with the square of the length."""
 
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
@@ -128,7 +128,7 @@ def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
         return [(record,) for record in {r.subject: r for r in reversed(data.records)}.values()]
     if pool != "documents":
         return [(record,) for record in data.records]
-    there = set(list(data.subjects)[:DOCUMENT_SUBJECTS])
+    there = set(list(data.subjects)[: DOCUMENT_SUBJECTS[data.kind]])
     return joined_records([record for record in data.records if record.subject in there])
 
 
