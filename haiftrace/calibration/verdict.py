@@ -103,14 +103,15 @@ def judge(
 
 
 def compared_lengths(length: int, calibrated: Sequence[int]) -> list[int]:
-    """The calibrated lengths that a response is compared with.
+    """The calibrated lengths that a response is compared with, of which the largest p-value counts.
 
-    Its own, or the two that it lies between, of which the larger p-value counts; the nearest
-    where it is shorter or longer than all of them.
+    The next shorter and the next longer one, and its own where that is calibrated: alpha is a
+    matter of the few largest of some hundred draws, so no length's are trusted alone.
     """
-    below = [n for n in calibrated if n <= length]
-    above = [n for n in calibrated if n >= length]
-    return sorted({max(below, default=min(calibrated)), min(above, default=max(calibrated))})
+    own = {n for n in calibrated if n == length}
+    below = [n for n in calibrated if n < length]
+    above = [n for n in calibrated if n > length]
+    return sorted(own | set(sorted(below)[-1:]) | set(sorted(above)[:1]))
 
 
 def may_hide(field: Field, first: int, statistic: str, clear: float) -> bool:
