@@ -182,6 +182,27 @@ def test_a_bench_ranks_as_a_trace_does(kind, arch, tmp_path):
             assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max(), finding.method
 
 
+def test_a_bench_that_goes_on_keeps_its_index_and_what_is_in_it(tmp_path):
+    data, run = trained("pii-cr", "gpt2")
+
+    def begun() -> Bench:
+        return Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+
+    first = begun()
+    first.keep(["ek-fac"])
+    path = first.tracer("linear", "all").index.path
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factors, "computed_factors", None)
+        again = begun()
+        again.keep(["ek-fac"])
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"} == before
+    # Over another corpus it is made anew.
+    few = replace(data, records=data.records[:3])
+    other = Bench(tmp_path, few, run, "memorised", 1 << 29, Silent())
+    assert len(other.tracer("linear", "all").index) == 3
+
+
 @pytest.mark.parametrize("combine", ["positive", "max"])
 def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
     data, run = trained("pii-cr", "gpt2")

@@ -18,6 +18,7 @@ from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.training import Trained
 from haiftrace.corpus import CorpusSettings
 from haiftrace.device import free_memory
+from haiftrace.errors import IndexStoreError
 from haiftrace.index import IndexSettings, build_index
 from haiftrace.methods import (
     COMBINES,
@@ -196,20 +197,20 @@ class Bench:
             corpus = self._work / f"{name}.jsonl"
             given = [(record,) for record in self._pools.get(pool, ())]
             _write_corpus(corpus, given or candidates(self._data, pool))
-            build_index(
-                self.checkpoint,
-                CorpusSettings((str(corpus),)),
-                IndexSettings(
-                    path,
-                    scope,
-                    append_eos=True,
-                    projection_dim=16,
-                    token_vectors=0,
-                    memory=self._memory,
-                    overwrite=True,
-                ),
-                self._progress,
+            settings = IndexSettings(
+                path,
+                scope,
+                append_eos=True,
+                projection_dim=16,
+                token_vectors=0,
+                memory=self._memory,
             )
+            read = CorpusSettings((str(corpus),))
+            try:
+                build_index(self.checkpoint, read, settings, self._progress)
+            except IndexStoreError:  # of another training, or of another version
+                anew = replace(settings, overwrite=True)
+                build_index(self.checkpoint, read, anew, self._progress)
             opened = Index.open(path, verify=False)
             self._tracers[scope, pool] = Tracer(opened, self.checkpoint, self._memory)
         return self._tracers[scope, pool]
