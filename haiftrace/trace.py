@@ -244,10 +244,14 @@ class Tracer:
 
         Late interaction takes its directions in parts itself, and holds no other.
         """
-        sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
-        each = self.engine.gradient_bytes * (2 + 2 * len(sides))
-        if all(isinstance(method, LateMethod | LexicalMethod) for method in methods):
+        by_gradient = [m for m in methods if not isinstance(m, LexicalMethod)]
+        if not by_gradient:
+            return MOST_LEAKS
+        if all(isinstance(method, LateMethod) for method in by_gradient):
             each = self.engine_over(settings.methods.late.scope).gradient_bytes
+        else:
+            sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
+            each = self.engine.gradient_bytes * (2 + 2 * len(sides))
         return min(MOST_LEAKS, max(1, self._room // each))
 
     def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:

@@ -16,7 +16,7 @@ from haiftrace.findings import Finding, PrivateValue, Probe, Verdict
 from haiftrace.gate import GateSettings, decide, fingerprint, read_baseline, read_ignored
 from haiftrace.probes import ProbeCase, read_probes, single_probe
 from haiftrace.progress import Silent
-from haiftrace.trace import Leak, TraceSettings
+from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, refused
 from tests.report_samples import record_of
@@ -159,6 +159,19 @@ def test_late_interaction_takes_leaks_together_too(method, room, monkeypatch):
         kit.close([r.score for r in other.records], [r.score for r in one.records], tolerance=1e-5)
         for mine, theirs in zip(other.records, one.records, strict=True):
             kit.close([t.evidence for t in mine.tokens], [t.evidence for t in theirs.tokens], 1e-5)
+
+
+def test_search_by_words_needs_no_scope_of_another_method(monkeypatch):
+    """An architecture without attention has none that late interaction could look at."""
+
+    def refused(tracer, scope):
+        raise UsageError(f"nothing is in the scope {scope}")
+
+    monkeypatch.setattr(Tracer, "engine_over", refused)
+    (finding,) = kit.tracer("gpt2", "float32").trace(
+        Leak(PROMPT, ANSWER), TraceSettings(method="bm25"), Silent()
+    )
+    assert finding.records[0].id == "r1"
 
 
 def test_only_leaks_are_traced_and_a_value_alone_is(monkeypatch):
