@@ -27,6 +27,7 @@ from haiftrace.calibration.draws import (
     GROUPS,
     calibration_name,
     draw_tensors,
+    is_estimated,
     read_draws,
     read_groups,
     told,
@@ -164,8 +165,7 @@ def _described(
 
 def _outcome(index: Index, method: Method) -> str:
     draws = read_draws(index, method.name)
-    entry = index.supplement(calibration_name(method.name))
-    estimated = "estimated " if entry is not None and entry.settings[ESTIMATED] else ""
+    estimated = "estimated " if is_estimated(index, method.name) else ""
     statistic = draws.chosen()
     counts = {n: len(draws.null(statistic, n)) for n in draws.lengths(statistic)}
     if not any(resolves(count, ALPHA) for count in counts.values()):

@@ -113,8 +113,8 @@ class ControlDraws:
             found = self._tracer.candidates.backgrounds(questions, self._method, self._settings)
             for control, estimate in zip(some, found, strict=True):
                 assert estimate is not None
-                by_record = self._by_record(estimate)
-                field = Field(by_record, by_record, self._groups)
+                scores = self._by_record(estimate)
+                field = Field(scores, scores, self._groups)
                 yield _draw(field, control, self._left_out(control))
 
     def _directions(self, controls: Sequence[Control]) -> int:

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from haiftrace.calibration.draws import (
-    ESTIMATED,
     FORMAT,
     Draws,
     by_record,
     calibration_name,
+    is_estimated,
     read_draws,
     read_groups,
     told,
@@ -84,14 +84,10 @@ class Court:
                 "only a shortlist was scored, and no vector tells what the rest may score (--exact)"
             )
             reasons = (*reasons, what)
-        estimated = self._estimated(method)
+        estimated = is_estimated(self._index, method.name)
         field = Field(everything if estimated else exact, everything, self._groups)
         verdict, p_values = judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
         return (told_as_estimated(verdict, p_values) if estimated else verdict), p_values
-
-    def _estimated(self, method: Method) -> bool:
-        entry = self._index.supplement(calibration_name(method.name))
-        return entry is not None and bool(entry.settings.get(ESTIMATED, False))
 
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
         """Why there is nothing to compare with, and the command that changes it."""

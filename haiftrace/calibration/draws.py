@@ -110,6 +110,12 @@ def calibration_name(method: str) -> str:
     return f"calibration-{method}"
 
 
+def is_estimated(index: Index, method: str) -> bool:
+    """Whether a method's draws, where the index has any, are of estimated scores."""
+    entry = index.supplement(calibration_name(method))
+    return entry is not None and bool(entry.settings.get(ESTIMATED, False))
+
+
 def told(method: Method, settings: MethodSettings) -> dict[str, Any]:
     """The settings that a method's draws hold for."""
     return plain(settings.described([method]))

@@ -164,7 +164,8 @@ class LateScorer:
             self._shares(method, one.rows, strengths_KQ)
             for one, strengths_KQ in zip(asked, self._strengths(asked, progress), strict=True)
         ]
-        best = [self._best(one, of, top) for one, of in zip(asked, shares, strict=True)]
+        records = self._index.column("record")
+        best = [_best(one, of, records, top) for one, of in zip(asked, shares, strict=True)]
         again = [_Meeting(sorted(kept), one.sides) for one, kept in zip(asked, best, strict=True)]
         parts: list[dict[int, list[np.ndarray]]] = [{row: [] for row in kept} for kept in best]
         windows: dict[int, StoredWindow] = {}
@@ -185,16 +186,6 @@ class LateScorer:
                 if row not in kept:
                     search.best.note(row, float(of[k].sum()))
         return [len(one.rows) for one in asked]
-
-    def _best(self, one: _Meeting, shares_KQ: np.ndarray, top: int) -> dict[int, int]:
-        """The best records' windows: where each stands, by its row."""
-        records = self._index.column("record")
-        chosen: dict[int, int] = {}
-        for k in np.argsort(-shares_KQ.sum(1), kind="stable"):
-            chosen.setdefault(int(records[one.rows[k]]), int(k))
-            if len(chosen) == top:
-                break
-        return {one.rows[k]: k for k in chosen.values()}
 
     def _shares(
         self, method: LateMethod, rows: Sequence[int], strengths_KQ: np.ndarray
@@ -232,8 +223,9 @@ class LateScorer:
             rows = sorted(set().union(*(wanted[run.number] for run in runs)))
             for windows in window_batches(self._index, rows, engine.device):
                 batch = batch_of(windows, engine.device)
-                asking = [r for r in runs if any(w.row in wanted[r.number] for w in windows)]
-                chosen = _chosen(queries, runs, asking)
+                asks = [any(w.row in wanted[run.number] for w in windows) for run in runs]
+                asking = [run for run, does in zip(runs, asks, strict=True) if does]
+                chosen = _chosen(queries, runs, asks)
                 done = 0
                 for window, dots_QT, norms_T in self._met(windows, batch, chosen):
                     over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
@@ -261,6 +253,16 @@ class LateScorer:
             tokens = self._engine.token_gradients(row, queries=queries)
             assert tokens.dots_QBT is not None
             yield window, tokens.dots_QBT[:, 0].cpu().numpy(), tokens.norms_BT[0].cpu().numpy()
+
+
+def _best(one: _Meeting, shares_KQ: np.ndarray, record_N: np.ndarray, top: int) -> dict[int, int]:
+    """The best records' windows: where each stands in the meeting, by its row."""
+    chosen: dict[int, int] = {}
+    for k in np.argsort(-shares_KQ.sum(1), kind="stable"):
+        chosen.setdefault(int(record_N[one.rows[k]]), int(k))
+        if len(chosen) == top:
+            break
+    return {one.rows[k]: k for k in chosen.values()}
 
 
 @dataclass(frozen=True)
@@ -294,16 +296,10 @@ def _chunks(counts: Sequence[int], most: int) -> Iterator[list[_Run]]:
 
 
 def _chosen(
-    queries: Mapping[str, Tensor], runs: Sequence[_Run], asking: Sequence[_Run]
+    queries: Mapping[str, Tensor], runs: Sequence[_Run], asks: Sequence[bool]
 ) -> Mapping[str, Tensor]:
     """The directions of the runs that have a window in a batch."""
-    if len(asking) == len(runs):
+    if all(asks):
         return queries
-    starts = np.cumsum([0, *(run.count for run in runs)])
-    places = [
-        int(start) + q
-        for run, start in zip(runs, starts, strict=False)
-        if run in asking
-        for q in range(run.count)
-    ]
+    places = np.flatnonzero(np.repeat(asks, [run.count for run in runs])).tolist()
     return {name: stacked[places] for name, stacked in queries.items()}

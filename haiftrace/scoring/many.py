@@ -117,7 +117,7 @@ def score_many_along(
         if entry is None or entry.settings != attif_settings(trajectory, rule):
             raise KeyError(SUPPLEMENT)
     found = {method.name: np.zeros((len(questions), len(index))) for method in methods}
-    last = [question.direction for question in questions]
+    last = [question.direction for question in questions] if adjusted else []
     progress.start("scoring records along the training run", float(len(index)))
     with trajectory.visiting() as steps:
         for number, step in enumerate(steps):
