@@ -384,15 +384,25 @@ class Tracer:
         if by_gradient:
             curvature = self.curvature(settings, progress)
             series = self._series(settings, progress)
-            asked = []
-            for question in questions:
-                sides = dict.fromkeys(method.direction for method in by_gradient)
-                directions, _ = directions_of(sides, question, curvature, series)
-                asked.append(Asked(directions, question.direction.norm))
+
+            def ask(side: str) -> Iterator[Asked]:
+                for question in questions:
+                    passing = question.passing()
+                    directions, _ = directions_of([side], passing, curvature, series)
+                    yield Asked(directions[side], passing.direction.norm)
+
             needs = needs_of(by_gradient, rule)
             norms = NormSource(self.index, self.engine, curvature, needs, rule)
             found |= score_many(
-                self.index, self.engine, asked, by_gradient, rule, norms, progress, rows
+                self.index,
+                self.engine,
+                ask,
+                len(questions),
+                by_gradient,
+                rule,
+                norms,
+                progress,
+                rows,
             )
         by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
         if by_trajectory:

@@ -61,6 +61,9 @@ DOCUMENT_SUBJECTS = {"pii-e": 16, "pii-cr": 100}
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
 
+BEING_FOUND = 4
+"""Vectors held while one direction is found: v, what it becomes, and the products between."""
+
 SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
 """LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
 
@@ -250,7 +253,7 @@ class Bench:
         tracer = self.tracer(variation.scope, variation.pool)
         records = tracer.index.column("record")
         found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-        together = _together(tracer, methods)
+        together = _together(tracer)
         for start in range(0, len(leaks), together):
             part = leaks[start : start + together]
             for name, windows in self._windows(tracer, part, variation, methods).items():
@@ -289,13 +292,10 @@ class Bench:
         return found | {"haif": self._token_scores[key][variation.combine]}
 
 
-def _together(tracer: Tracer, methods: Sequence[str]) -> int:
-    """How many questions' directions fit in memory at once: each method's, and the plain one."""
-    found = (METHODS[name] for name in methods)
-    sides = {"gradient"} | {m.direction for m in found if isinstance(m, GradientMethod)}
-    # A direction is held beside the gradient it was made from; one side's are stacked once more.
-    each = tracer.engine.gradient_bytes * (2 * len(sides) + 1)
-    return max(1, free_memory(tracer.engine.device) // (2 * each))
+def _together(tracer: Tracer) -> int:
+    """How many questions' directions fit in memory at once, beside the one that is being found."""
+    room = free_memory(tracer.engine.device) // 2
+    return max(1, room // tracer.engine.gradient_bytes - BEING_FOUND)
 
 
 class WithoutTalk(Silent):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,10 @@ class Question:
     def direction(self) -> Direction:
         """That of v."""
         return Direction.of(self.gradient)
+
+    def passing(self) -> Question:
+        """The same question, whose gradient is not kept here: it goes with what is returned."""
+        return self if "gradient" in vars(self) else replace(self)
 
 
 def shares(batch: Batch) -> Tensor:

@@ -7,9 +7,9 @@ that combine tokens in another way than by a sum need the tokens themselves (see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -32,23 +32,18 @@ Scores = dict[str, np.ndarray]
 """[Q, N] by the method's name: a row a question, a column a window of the index."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question as the gradient methods see it.
+class Asked(NamedTuple):
+    """A question as a gradient method sees it: its query-side vector u, and ‖v‖."""
 
-    Attributes:
-        directions: query-side vectors u, by the name that methods know them by.
-        query_norm: ‖v‖.
-    """
-
-    directions: Mapping[str, Direction]
+    direction: Direction
     query_norm: float
 
 
 def score_many(
     index: Index,
     engine: GradientEngine,
-    asked: Sequence[Asked],
+    ask: Callable[[str], Iterable[Asked]],
+    count: int,
     methods: Sequence[GradientMethod],
     rule: Rule,
     norms: NormSource,
@@ -57,26 +52,23 @@ def score_many(
 ) -> Scores:
     """Every window's score for every question, by methods that sum over tokens.
 
-    Memory holds the directions of all questions.
+    Memory holds the vectors of all questions for one query side at a time.
 
     Args:
+        ask: gives the questions, one after the other, by the name that methods know a side by.
+        count: of the questions.
         rows: only these windows, ascending; a column of the result each.
     """
     assert rule.combine == "sum" or not any(method.adjusted for method in methods)
     places = range(len(index)) if rows is None else rows
     column = {row: place for place, row in enumerate(rows or ())}
-    found = {method.name: np.zeros((len(asked), len(places))) for method in methods}
-    progress.start("scoring records", float(len(places)))
-    for name in dict.fromkeys(method.direction for method in methods):
+    found = {method.name: np.zeros((count, len(places))) for method in methods}
+    sides = list(dict.fromkeys(method.direction for method in methods))
+    for number, name in enumerate(sides):
         here = [method for method in methods if method.direction == name]
-        queries = _stack(engine, [one.directions[name] for one in asked])
-        lengths_Q = np.array([one.directions[name].norm for one in asked])
-        over_Q = {
-            method.name: np.array(
-                [inverse(one.query_norm) if method.over_query_norm else 1.0 for one in asked]
-            )
-            for method in here
-        }
+        queries, lengths_Q, over_Q = _stack(engine, ask(name), count)
+        # A side may take its own time to find: the rest of the work is told anew after it.
+        progress.start("scoring records", float(len(places) * (len(sides) - number)))
         for windows in window_batches(index, places, engine.device):
             batch = batch_of(windows, engine.device)
             each = norms.of(windows, batch)
@@ -88,10 +80,9 @@ def score_many(
             dots_NBQ = _dots(engine, batch, weights_NBT, queries)
             columns = [window.row if rows is None else column[window.row] for window in windows]
             for dots_BQ, method in zip(dots_NBQ, here, strict=True):
-                scaled = dots_BQ * lengths_Q * over_Q[method.name]
+                scaled = dots_BQ * lengths_Q * (over_Q if method.over_query_norm else 1.0)
                 found[method.name][:, columns] = scaled.T
-            share = len(here) / len(methods)
-            progress.advance(len(windows) * share, tokens=token_count(windows))
+            progress.advance(len(windows), tokens=token_count(windows))
     return found
 
 
@@ -117,28 +108,26 @@ def score_many_along(
         if entry is None or entry.settings != attif_settings(trajectory, rule):
             raise KeyError(SUPPLEMENT)
     found = {method.name: np.zeros((len(questions), len(index))) for method in methods}
-    last = [question.direction for question in questions] if adjusted else []
+    count = len(questions)
+    # At the traced checkpoint, so before another one's weights are in the model.
+    last = [_stack(engine, _at_hand(questions), count)] if adjusted else []
     progress.start("scoring records along the training run", float(len(index)))
     with trajectory.visiting() as steps:
         for number, step in enumerate(steps):
-            sides: list[tuple[TrajectoryMethod, list[Direction]]] = [(m, last) for m in adjusted]
-            if means:
-                here = [Question(q.batch, engine).direction for q in questions]
-                sides += [(method, here) for method in means]
-            for method, directions in sides:
-                queries = _stack(engine, directions)
-                lengths_Q = np.array([direction.norm for direction in directions])
-                for windows in window_batches(index, range(len(index)), engine.device):
-                    batch = batch_of(windows, engine.device)
-                    weights_NBT = np.zeros((1, *batch.ids_BT.shape))
-                    for row, window in zip(weights_NBT[0], windows, strict=True):
-                        factors_T = _factors_at(index, window, number, method, rule)
-                        row[: len(factors_T)] = factors_T * step.learning_rate
-                    (dots_BQ,) = _dots(engine, batch, weights_NBT, queries)
-                    rows = [window.row for window in windows]
-                    found[method.name][:, rows] += (dots_BQ * lengths_Q).T
-                    share = len(windows) / len(trajectory.steps) / len(methods)
-                    progress.advance(share, tokens=token_count(windows))
+            here = [_stack(engine, _anew(questions, engine), count)] if means else []
+            for some, stacks in ((adjusted, last), (means, here)):
+                for method, (queries, lengths_Q, _) in product(some, stacks):
+                    for windows in window_batches(index, range(len(index)), engine.device):
+                        batch = batch_of(windows, engine.device)
+                        weights_NBT = np.zeros((1, *batch.ids_BT.shape))
+                        for row, window in zip(weights_NBT[0], windows, strict=True):
+                            factors_T = _factors_at(index, window, number, method, rule)
+                            row[: len(factors_T)] = factors_T * step.learning_rate
+                        (dots_BQ,) = _dots(engine, batch, weights_NBT, queries)
+                        rows = [window.row for window in windows]
+                        found[method.name][:, rows] += (dots_BQ * lengths_Q).T
+                        share = len(windows) / len(trajectory.steps) / len(methods)
+                        progress.advance(share, tokens=token_count(windows))
     return found
 
 
@@ -154,13 +143,38 @@ def _factors_at(
     return factors * inverse(float(values["adjusted_norm"]))
 
 
-def _stack(engine: GradientEngine, directions: Sequence[Direction]) -> dict[str, Tensor]:
+def _at_hand(questions: Sequence[Question]) -> Iterator[Asked]:
+    for question in questions:
+        direction = question.passing().direction
+        yield Asked(direction, direction.norm)
+
+
+def _anew(questions: Sequence[Question], engine: GradientEngine) -> Iterator[Asked]:
+    """At the weights that are in the model now."""
+    for question in questions:
+        direction = Question(question.batch, engine).direction
+        yield Asked(direction, direction.norm)
+
+
+def _stack(
+    engine: GradientEngine, asked: Iterable[Asked], count: int
+) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray]:
+    """Unit vectors [Q, *parameter] by parameter name, their norms [Q], and 1/‖v‖ [Q].
+
+    The vectors are taken one at a time, so that no more than one is held twice.
+    """
     import torch
 
-    return {
-        name: torch.stack([direction.unit[name] for direction in directions])
-        for name in engine.parameters
-    }
+    stacked: dict[str, Tensor] = {}
+    norms_Q, over_Q = np.zeros(count), np.zeros(count)
+    for place, one in enumerate(asked):
+        for name in engine.parameters:
+            unit = one.direction.unit[name]
+            if name not in stacked:
+                stacked[name] = unit.new_empty((count, *unit.shape))
+            stacked[name][place] = unit
+        norms_Q[place], over_Q[place] = one.direction.norm, inverse(one.query_norm)
+    return stacked, norms_Q, over_Q
 
 
 def _dots(
