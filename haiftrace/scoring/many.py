@@ -163,7 +163,6 @@ def _stack(
 
     The vectors are taken one at a time, so that no more than one is held twice.
     """
-    import torch
 
     stacked: dict[str, Tensor] = {}
     norms_Q, over_Q = np.zeros(count), np.zeros(count)
