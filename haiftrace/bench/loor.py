@@ -25,7 +25,7 @@ from haiftrace.bench.statistics import Proportion
 from haiftrace.bench.tracing import DEFAULT, Bench
 from haiftrace.bench.training import train
 from haiftrace.errors import UsageError
-from haiftrace.methods import METHODS, find_methods
+from haiftrace.methods import METHODS, LateMethod, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
@@ -162,7 +162,8 @@ def _run_seed(
         indexes = work / f"{trained.directory.name}-memorised"
         indexes.mkdir(exist_ok=True)
         progress.say(f"Tracing {len(cases)} answers over {len(data.records)} records.")
-        bench = Bench(indexes, data, trained, "memorised", settings.memory, progress)
+        late = any(isinstance(METHODS[name], LateMethod) for name in names)
+        bench = Bench(indexes, data, trained, "memorised", settings.memory, progress, late=late)
         bench.keep(names)
         leaks = [replace(one.question, answer=one.text) for one in cases]
         scores = bench.scores(leaks, DEFAULT, names)

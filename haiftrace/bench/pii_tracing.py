@@ -151,6 +151,12 @@ def trace_parts(
         progress,
         tracing.device,
         {POOL: pool},
+        any(
+            isinstance(METHODS[n], LateMethod)
+            for part in parts
+            for _, some in part.scored
+            for n in some
+        ),
     )
     for part in parts:
         wall, processor = time.monotonic(), time.process_time()

@@ -128,29 +128,32 @@ def _by_tokens(
     """[Q, N] by method and dimension: what one vector a label token estimates."""
     engine, index = tracer.engine_over(late.scope), tracer.index
     asked = [(method, question) for method in methods for question in questions]
-    found: dict[tuple[str, int], np.ndarray] = {}
     dimensions = DIMENSIONS["token"]
-    progress.start("shortlist by tokens", float(len(index) * len(dimensions)))
-    for dimension in dimensions:
-        projector = engine.projector(dimension, 0)
-        sides = [queries(method, question, engine, projector) for method, question in asked]
-        stacked_SK = np.concatenate(sides)
-        strengths_NS = np.zeros((len(index), len(stacked_SK)))
-        for windows in window_batches(index, range(len(index)), engine.device):
-            batch = batch_of(windows, engine.device)
-            vectors_BTD = engine.token_gradients(batch, projector).vectors_BTD
-            assert vectors_BTD is not None
+    projectors = [engine.projector(dimension, 0) for dimension in dimensions]
+    sides = [[queries(m, question, engine, one) for m, question in asked] for one in projectors]
+    stacked = [np.concatenate(of_one) for of_one in sides]
+    strengths_PNS = np.zeros((len(projectors), len(index), len(stacked[0])))
+    everything = tuple(engine.parameters)
+    progress.start("shortlist by tokens", float(len(index)))
+    for windows in window_batches(index, range(len(index)), engine.device):
+        batch = batch_of(windows, engine.device)
+        labels_BT = batch.labels_BT.cpu().numpy().astype(bool)
+        # One backward pass for all projections.
+        each = engine.scoped_token_gradients(batch, [(everything, one) for one in projectors])
+        for strengths_NS, stacked_SK, tokens in zip(strengths_PNS, stacked, each, strict=True):
+            assert tokens.vectors_BTD is not None
             # In the index they are of half precision.
-            kept_BTD = vectors_BTD.half().float().cpu().numpy()
-            labels_BT = batch.labels_BT.cpu().numpy().astype(bool)
+            kept_BTD = tokens.vectors_BTD.half().float().cpu().numpy()
             for window, kept_TD, labels_T in zip(windows, kept_BTD, labels_BT, strict=True):
                 cosines_SM = stacked_SK @ kept_TD[labels_T].T
                 strengths_NS[window.row] = strengths(cosines_SM, late.power)
-            progress.advance(len(windows), tokens=token_count(windows))
+        progress.advance(len(windows), tokens=token_count(windows))
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for dimension, strengths_NS, of_one in zip(dimensions, strengths_PNS, sides, strict=True):
         scores, at = [], 0
-        for (method, _), side_QK in zip(asked, sides, strict=True):
-            scores.append(combined(method, strengths_NS[:, at : at + len(side_QK)]))
-            at += len(side_QK)
+        for (method, _), side_SK in zip(asked, of_one, strict=True):
+            scores.append(combined(method, strengths_NS[:, at : at + len(side_SK)]))
+            at += len(side_SK)
         for number, method in enumerate(methods):
             of_method = scores[number * len(questions) : (number + 1) * len(questions)]
             found[method.name, dimension] = np.stack(of_method)

@@ -164,6 +164,7 @@ class Bench:
         trained: the training.
         regime: which of its checkpoints.
         pools: further pools of candidates by name.
+        late: late interaction is to be scored, so its token norms are kept in the same pass.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class Bench:
         progress: Progress,
         device: str = "auto",
         pools: Mapping[str, Sequence[Record]] | None = None,
+        late: bool = False,
     ) -> None:
         from haiftrace.checkpoint import load_checkpoint
 
@@ -184,6 +186,7 @@ class Bench:
         self._memory = memory
         self._progress = progress
         self._pools = pools or {}
+        self._late = late
         self.checkpoint: Checkpoint = load_checkpoint(
             trained.path(regime), dtype="float32", device=device
         )
@@ -200,9 +203,10 @@ class Bench:
             corpus = self._work / f"{name}.jsonl"
             given = [(record,) for record in self._pools.get(pool, ())]
             _write_corpus(corpus, given or candidates(self._data, pool))
+            late = self._late and scope == DEFAULT.scope
             settings = IndexSettings(
                 path,
-                scope,
+                f"{scope},{DEFAULT.late_scope}" if late else scope,
                 append_eos=True,
                 projection_dim=16,
                 token_vectors=0,
