@@ -203,6 +203,27 @@ def test_a_bench_that_goes_on_keeps_its_index_and_what_is_in_it(tmp_path):
     assert len(other.tracer("linear", "all").index) == 3
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_an_index_for_other_methods_serves_a_bench_that_goes_on(late, tmp_path):
+    data, run = trained("pii-cr", "gpt2")
+
+    def bench(late: bool) -> Bench:
+        return Bench(tmp_path, data, run, "memorised", 1 << 29, Silent(), late=late)
+
+    path = bench(late).tracer("linear", "all").index.path
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"}
+    again = bench(not late)
+    tracer = again.tracer("linear", "all")
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"} == before
+    (leak,) = data.trained()[:1]
+    found = again.scores([leak], Variation(), ["haif-r"])["haif-r"][0]
+    settings = TraceSettings("haif-r", top=100)
+    (finding,) = tracer.trace(Leak(leak.prompt, leak.response), settings, Silent())
+    right = {record.id: record.score for record in finding.records}
+    expected = np.array([right[record.id] for record in data.records])
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("combine", ["positive", "max"])
 def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
     data, run = trained("pii-cr", "gpt2")

@@ -107,12 +107,14 @@ def _with_rounding(
 
 
 @pytest.mark.parametrize("scope", ["linear", "all"])
-@pytest.mark.parametrize("name", CASTING)
-def test_casts_inside_an_architecture_cost_their_rounding_only(name: str, scope: str) -> None:
-    # The loop errs by up to 2e-5 itself; by how much, and in which quantity most, is chance, and
-    # another processor rounds otherwise.
-    found, by_loop = _with_rounding(name, scope, torch.float64)
-    assert beyond(found, max(1e-6, 3 * max(by_loop.values()))) == {}
+def test_casts_inside_an_architecture_cost_their_rounding_only(scope: str) -> None:
+    # The loop errs by up to 2e-5 itself; by how much, and in which architecture and quantity most,
+    # is chance (a sum that happens to cancel), and another processor rounds otherwise.
+    each = {name: _with_rounding(name, scope, torch.float64) for name in CASTING}
+    allowed = 3 * max(max(by_loop.values()) for _, by_loop in each.values())
+    assert allowed < 1e-4
+    for name, (found, _) in each.items():
+        assert beyond(found, allowed) == {}, name
 
 
 @pytest.mark.parametrize("scope", ["linear", "all"])

@@ -203,24 +203,33 @@ class Bench:
             corpus = self._work / f"{name}.jsonl"
             given = [(record,) for record in self._pools.get(pool, ())]
             _write_corpus(corpus, given or candidates(self._data, pool))
-            late = self._late and scope == DEFAULT.scope
-            settings = IndexSettings(
-                path,
-                f"{scope},{DEFAULT.late_scope}" if late else scope,
-                append_eos=True,
-                projection_dim=16,
-                token_vectors=0,
-                memory=self._memory,
-            )
-            read = CorpusSettings((str(corpus),))
-            try:
-                build_index(self.checkpoint, read, settings, self._progress)
-            except IndexStoreError:  # of another training, or of another version
-                anew = replace(settings, overwrite=True)
-                build_index(self.checkpoint, read, anew, self._progress)
+            self._index(path, scope, CorpusSettings((str(corpus),)))
             opened = Index.open(path, verify=False)
             self._tracers[scope, pool] = Tracer(opened, self.checkpoint, self._memory)
         return self._tracers[scope, pool]
+
+    def _index(self, path: Path, scope: str, corpus: CorpusSettings) -> None:
+        settings = IndexSettings(
+            path,
+            scope,
+            append_eos=True,
+            projection_dim=16,
+            token_vectors=0,
+            memory=self._memory,
+        )
+        both = replace(settings, parameters=f"{scope},{DEFAULT.late_scope}")
+        ways = [settings]
+        if scope == DEFAULT.scope:
+            # What an earlier run kept for other methods serves as well.
+            ways = [both, settings] if self._late else [settings, both]
+        for way in ways:
+            try:
+                build_index(self.checkpoint, corpus, way, self._progress)
+                return
+            except IndexStoreError:  # it is another index
+                continue
+        # Of another training, or of another version.
+        build_index(self.checkpoint, corpus, replace(ways[0], overwrite=True), self._progress)
 
     def keep(self, methods: Sequence[str]) -> None:
         """Puts what the methods need into the index over the default scope and pool."""
