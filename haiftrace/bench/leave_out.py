@@ -120,10 +120,16 @@ def leave_one_out(
     start = load_start(experiment.start)
     runs: list[int | None] = [None, *range(len(experiment.data.records))]
     rows: list[list[float]] = []
+    steps = experiment.preset.schedule.steps(len(experiment.data.records))
+    begun: list[bool] = []
     for first in range(0, len(runs), TOGETHER):
         some = runs[first : first + TOGETHER]
 
         def make(aside: Path, some: Sequence[int | None] = some) -> None:
+            if not begun:
+                begun.append(True)
+                left = float(steps * (len(runs) - len(rows)))
+                progress.start(f"Retraining without each of {len(runs) - 1} records", left)
             losses = [
                 _retrained(experiment, start, end.tokenizer, examples, k, progress).tolist()
                 for k in some
@@ -152,13 +158,8 @@ def _retrained(
 ) -> np.ndarray:
     """Losses of the answers after one retraining; with other rounding where nothing is left out."""
     model = copy.deepcopy(start)
-    records = experiment.data.records
     if leave_out is None:
         _perturb(model, experiment.seed)
-        what = "Retraining with other rounding"
-    else:
-        what = f"Retraining without record {leave_out + 1} of {len(records)}"
-    progress.start(what, experiment.preset.schedule.steps(len(records)))
     run_training(
         experiment.data,
         experiment.preset,
