@@ -125,10 +125,10 @@ def leave_one_out(
     for first in range(0, len(runs), TOGETHER):
         some = runs[first : first + TOGETHER]
 
-        def make(aside: Path, some: Sequence[int | None] = some) -> None:
+        def make(aside: Path, some: Sequence[int | None] = some, first: int = first) -> None:
             if not begun:
                 begun.append(True)
-                left = float(steps * (len(runs) - len(rows)))
+                left = float(steps * (len(runs) - first))
                 progress.start(f"Retraining without each of {len(runs) - 1} records", left)
             losses = [
                 _retrained(experiment, start, end.tokenizer, examples, k, progress).tolist()
