@@ -85,8 +85,10 @@ def test_a_document_with_any_record_of_the_subject_is_a_source():
 
 def test_rows_are_by_attribute_seed_and_over_all():
     parts = [
-        Ranks("learned", "haif", DEFAULT, 0, (1, 4, 20), ("phone", "phone", "email")),
-        Ranks("learned", "haif", DEFAULT, 1, (1,), ("phone",)),
+        Ranks(
+            "learned", "haif", DEFAULT, 0, (1, 4, 20), ("phone", "phone", "email"), ("a", "b", "c")
+        ),
+        Ranks("learned", "haif", DEFAULT, 1, (1,), ("phone",), ("a",)),
     ]
     rows = {(row["seed"], row["attribute"]): row for row in rows_of(parts)}
     assert set(rows) == {
@@ -110,7 +112,7 @@ def test_a_row_tells_of_a_variation_what_the_method_looks_at():
     late = Variation(late_scope="value", power=1.0)
     about = {"haif": ("linear", "sum", None), "haif-li": ("value", None, 1.0)}
     for method, (scope, combine, power) in about.items():
-        (row, *_) = rows_of([Ranks("learned", method, late, 0, (1,), ("phone",))])
+        (row, *_) = rows_of([Ranks("learned", method, late, 0, (1,), ("phone",), ("a",))])
         assert (row["scope"], row["combine"], row["power"]) == (scope, combine, power)
     # What was traced before these choices were there is not traced again.
     assert DEFAULT.told() == {

@@ -11,6 +11,7 @@ from haiftrace.bench.decoys import BOTH, DECOYS, MOST_LEAKS, over_all_seeds
 from haiftrace.bench.figures import Panel, Series, lines
 from haiftrace.bench.norm_profile import KINDS, mean_shares
 from haiftrace.bench.outputs import Results
+from haiftrace.bench.paired import paired_rows, paired_table
 from haiftrace.bench.pii_run import PiiOutcome
 from haiftrace.bench.presets import FINE_TUNING
 from haiftrace.bench.ranking import AVERAGE, rows_of
@@ -34,12 +35,14 @@ def pii_results(outcome: PiiOutcome) -> Results:
     rows = rows_of(outcome.ranks)
     tracing = [row for row in rows if DEFAULT.row(row["method"]).items() <= row.items()]
     ablation = [row for row in rows if row not in tracing]
+    paired = paired_rows(outcome.ranks)
     settings = outcome.settings
     seeds = list(range(settings.seed, settings.seed + settings.seeds))
     sections = {
         "prediction": outcome.prediction,
         "tracing": tracing,
         "ablation": ablation,
+        "paired": paired,
         "decoys": over_all_seeds(outcome.decoys),
         "shortlist": outcome.shortlist,
         "norms": outcome.norms,
@@ -51,13 +54,15 @@ def pii_results(outcome: PiiOutcome) -> Results:
         seeds=seeds,
         fingerprints=outcome.fingerprints,
         sections=sections,
-        table=_document(outcome, tracing, ablation),
+        table=_document(outcome, tracing, ablation, paired),
         figures=_figures(outcome),
         seconds=outcome.seconds,
     )
 
 
-def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
+def _document(
+    outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Row], paired: Sequence[Row]
+) -> str:
     settings = outcome.settings
     many = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
     model = settings.arch if settings.model is None else f"fine-tuned {Path(settings.model).name}"
@@ -72,6 +77,14 @@ def _document(outcome: PiiOutcome, tracing: Sequence[Row], ablation: Sequence[Ro
         _tracing(tracing),
         *_published(outcome),
     ]
+    compared = paired_table(paired)
+    if compared is not None:
+        parts += [
+            "## The same leaks by two methods: difference of top-1",
+            "In percentage points, over the leaks that both methods traced; in brackets the 95 %"
+            " interval of paired differences (Newcombe 1998, method 10).",
+            compared,
+        ]
     if ablation:
         parts += [
             "## What matters: top-1 over all answers",

@@ -40,7 +40,7 @@ from haiftrace.methods import (
 )
 from haiftrace.progress import Progress
 
-FORMAT = 3
+FORMAT = 4
 SERIES_LEAKS = 20
 """Leaks that LiSSA traces, which solves a linear system for each."""
 
@@ -184,8 +184,8 @@ def read_ranks(row: dict[str, Any]) -> Ranks:
     """What `trace_parts` wrote down."""
     told = dict(row)
     variation = Variation(**told.pop("variation"))
-    ranks, attributes = tuple(told.pop("ranks")), tuple(told.pop("attributes"))
-    return Ranks(**told, variation=variation, ranks=ranks, attributes=attributes)
+    told |= {name: tuple(told[name]) for name in ("ranks", "attributes", "leaks")}
+    return Ranks(**told, variation=variation)
 
 
 def spread(leaks: Sequence[Question], most: int) -> list[Question]:

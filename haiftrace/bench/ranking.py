@@ -23,6 +23,7 @@ class Ranks:
     Attributes:
         ranks: one a leak.
         attributes: what each leak's question asks for.
+        leaks: ids of the questions.
     """
 
     regime: str
@@ -31,6 +32,7 @@ class Ranks:
     seed: int
     ranks: tuple[int, ...]
     attributes: tuple[str, ...]
+    leaks: tuple[str, ...]
 
 
 def ranks_of(
@@ -43,14 +45,14 @@ def ranks_of(
 ) -> list[Ranks]:
     """Ranks by every method whose scores [leaks, candidates] are given."""
     subjects = [{r.subject for r in parts} for parts in candidates(data, variation.pool)]
-    attributes = tuple(q.attribute for q in leaks)
+    attributes, ids = tuple(q.attribute for q in leaks), tuple(q.id for q in leaks)
     found = []
     for method, scores_QR in scores.items():
         ranks = [
             best_rank(row, [k for k, who in enumerate(subjects) if q.subject in who])
             for row, q in zip(scores_QR, leaks, strict=True)
         ]
-        found.append(Ranks(regime, method, variation, seed, tuple(ranks), attributes))
+        found.append(Ranks(regime, method, variation, seed, tuple(ranks), attributes, ids))
     return found
 
 
@@ -68,7 +70,7 @@ def one_a_subject(
         first.setdefault(record.subject, number)
     columns = list(first.values())
     order = {subject: place for place, subject in enumerate(first)}
-    attributes = tuple(q.attribute for q in leaks)
+    attributes, ids = tuple(q.attribute for q in leaks), tuple(q.id for q in leaks)
     pool = replace(variation, pool=FIRST)
     return [
         Ranks(
@@ -81,6 +83,7 @@ def one_a_subject(
                 for row, q in zip(scores_QR, leaks, strict=True)
             ),
             attributes,
+            ids,
         )
         for method, scores_QR in scores.items()
     ]
