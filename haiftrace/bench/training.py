@@ -142,7 +142,7 @@ def train(
     directory = work / _name(data, preset, arch, seed, start, more, compute)
     if (directory / RESULT).is_file():
         progress.say(f"The model is trained already: {directory}")
-        return _read(directory)
+        return read_training(directory)
     unfinished = work / f".{directory.name}.unfinished"
     try:
         for leftover in (unfinished, directory):
@@ -159,7 +159,7 @@ def train(
             f"The trained model could not be kept in {work}: {error.strerror or error}.",
             "Check the disk and permissions, or give another directory with --out.",
         ) from error
-    return _read(directory)
+    return read_training(directory)
 
 
 def build_tokenizer(
@@ -394,7 +394,8 @@ def _name(
     return f"{data.kind}-{data.locale}-{preset.name}-{arch}-seed{seed}-{digest[:10]}"
 
 
-def _read(directory: Path) -> Trained:
+def read_training(directory: Path) -> Trained:
+    """A finished training that `train` left in a directory."""
     content = json.loads((directory / RESULT).read_text(encoding="utf-8"))
     return Trained(
         directory=directory,

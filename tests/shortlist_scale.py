@@ -1,0 +1,244 @@
+"""How often the shortlist holds the exact first record, in corpora of up to 100,000 records.
+
+The corpus is the records of a trained PII-E model and passages of real prose, a mebibyte of which
+gives about 15,000. One pass gives every record's exact scores by late interaction, its tokens'
+projections and its HAIF vector, as an index would keep them; no index is written.
+
+`python -m tests.shortlist_scale TRAINED PROSE OUT [RECORDS [LEAKS]]`: TRAINED is a finished
+training of `haiftrace bench pii-e`, PROSE a text file, OUT takes rows of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from haiftrace.bench.pii import make_data
+from haiftrace.bench.pii_run import leaks_of
+from haiftrace.bench.pii_tracing import spread
+from haiftrace.bench.presets import find_preset
+from haiftrace.bench.statistics import Proportion
+from haiftrace.bench.training import read_training
+from haiftrace.checkpoint import load_checkpoint
+from haiftrace.engine import Batch, GradientEngine, make_batch
+from haiftrace.engine.capture import Wanted
+from haiftrace.methods import HAIF, METHODS, LateMethod
+from haiftrace.methods.late import strengths
+from haiftrace.methods.settings import LateSettings
+from haiftrace.query import Asking, given
+from haiftrace.scopes import select_parameters
+from haiftrace.scoring.directions import Question
+from haiftrace.scoring.sides import sides_of, unit_directions
+from haiftrace.scoring.token_shortlist import combined, queries
+
+DIMENSIONS = (128, 256, 512)
+RECORD_DIMENSION = 2048
+BITS = (16, 8, 4, 1)
+CANDIDATES = (16, 64, 256)
+PASSAGE = 48
+"""Tokens of a passage."""
+
+TOGETHER = 384
+"""Padded tokens of a batch."""
+
+LATE = LateSettings()
+
+
+def rounded(vectors_MK: np.ndarray, bits: int) -> np.ndarray:
+    """The vectors as so many bits a number would keep them, each with a scale of its own."""
+    if bits == 16:
+        return vectors_MK.astype(np.float16).astype(np.float64)
+    size_M1 = np.abs(vectors_MK)
+    if bits == 1:
+        return np.sign(vectors_MK) * size_M1.mean(1, keepdims=True)
+    most = 2 ** (bits - 1) - 1
+    scale_M1 = np.maximum(size_M1.max(1, keepdims=True), 1e-30) / most
+    return np.round(vectors_MK / scale_M1) * scale_M1
+
+
+class Vectors(NamedTuple):
+    """What is kept of tokens: dimensions, and bits of each."""
+
+    dimension: int
+    bits: int
+
+
+KEPT = [Vectors(dimension, bits) for dimension in DIMENSIONS for bits in BITS]
+
+
+class Corpus:
+    """Strengths of every record for every query direction, exact and estimated, as they come.
+
+    Args:
+        over_late: an engine over the scope of late interaction.
+        linear: one over the scope of the records' vectors.
+    """
+
+    def __init__(
+        self, over_late: GradientEngine, linear: GradientEngine, questions: Sequence[Question]
+    ) -> None:
+        self._engine, self._linear = over_late, linear
+        self._projectors = [over_late.projector(dimension, 0) for dimension in DIMENSIONS]
+        self._record_projector = linear.projector(RECORD_DIMENSION, 0)
+        self.methods = [m for m in METHODS.values() if isinstance(m, LateMethod)]
+        asked = [(method, question) for method in self.methods for question in questions]
+        sides = [sides_of(*one) for one in asked]
+        self.counts = [len(some) for some in sides]
+        self._units = unit_directions(over_late, [side for some in sides for side in some])
+        self._asking = [
+            np.concatenate([queries(*one, over_late, projector) for one in asked])
+            for projector in self._projectors
+        ]
+        self._record_side = torch.stack(
+            [linear.project(q.direction.unit, self._record_projector) for q in questions]
+        )
+        self.exact: list[np.ndarray] = []
+        self.by_token: dict[Vectors, list[np.ndarray]] = {kept: [] for kept in KEPT}
+        self.by_record: list[np.ndarray] = []
+
+    def add(self, batch: Batch) -> None:
+        """A batch's records, in order."""
+        keys = frozenset(self._engine.parameters)
+        first, *others = [Wanted(projector, keys=keys) for projector in self._projectors]
+        wanted = Wanted(first.projector, self._units, True, keys=keys, others=tuple(others))
+        found = self._engine._token_gradients(batch, wanted)
+        assert found.dots_QBT is not None
+        norms_BT = found.norms_BT.cpu().numpy()
+        over_BT = np.divide(1.0, norms_BT, out=np.zeros_like(norms_BT), where=norms_BT > 0)
+        dots_QBT = found.dots_QBT.cpu().numpy()
+        for place, labels_T in enumerate(batch.labels_BT.cpu().numpy().astype(bool)):
+            cosines_SM = (dots_QBT[:, place] * over_BT[place])[:, labels_T]
+            self.exact.append(strengths(cosines_SM, LATE.power))
+            of_each = zip(DIMENSIONS, self._asking, (found, *found.others), strict=True)
+            for dimension, asking_SK, tokens in of_each:
+                assert tokens.vectors_BTD is not None
+                vectors_MK = tokens.vectors_BTD[place].double().cpu().numpy()[labels_T]
+                for bits in BITS:
+                    met_SM = asking_SK @ rounded(vectors_MK, bits).T
+                    self.by_token[Vectors(dimension, bits)].append(strengths(met_SM, LATE.power))
+        norms = self._linear.token_gradients(batch).norms_BT.cpu().numpy()
+        weights_BT = np.stack([HAIF.weights(norms_T) for norms_T in norms])
+        reduced = self._linear.record_gradients(
+            batch, torch.from_numpy(weights_BT[None]), self._record_projector
+        )
+        assert reduced.projected_NBD is not None
+        lengths_B = reduced.norm_NB[0].double().clamp_min(1e-300)
+        self.by_record += list(
+            (reduced.projected_NBD[0] @ self._record_side.T)
+            .double()
+            .div(lengths_B[:, None])
+            .numpy()
+        )
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Recall over what was added so far."""
+        count = len(self.exact)
+        for name, exact_QN in self._scores(self.exact).items():
+            record = np.stack(self.by_record, 1)
+            estimates: dict[tuple[str, int, int], np.ndarray] = {
+                ("record", RECORD_DIMENSION, 32): record
+            }
+            for kept, some in self.by_token.items():
+                estimates["token", kept.dimension, kept.bits] = self._scores(some)[name]
+            for (vectors, dimension, bits), found_QN in estimates.items():
+                first = np.take_along_axis(found_QN, exact_QN.argmax(1)[:, None], 1)
+                before_Q = (found_QN > first).sum(1)
+                for candidates in CANDIDATES:
+                    held = Proportion(int((before_Q < candidates).sum()), len(before_Q))
+                    yield {
+                        "records": count,
+                        "method": name,
+                        "vectors": vectors,
+                        "dimension": dimension,
+                        "bits": bits,
+                        "candidates": candidates,
+                        **held.row(),
+                    }
+
+    def _scores(self, strengths_of: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """[Q, N] by method."""
+        strengths_NS = np.stack(strengths_of)
+        ends = np.cumsum(self.counts)
+        each = [
+            combined(self.methods[number * len(self.methods) // len(ends)], strengths_NS[:, a:b])
+            for number, (a, b) in enumerate(zip(ends - self.counts, ends, strict=True))
+        ]
+        of_one = len(each) // len(self.methods)
+        return {
+            method.name: np.stack(each[number * of_one : (number + 1) * of_one])
+            for number, method in enumerate(self.methods)
+        }
+
+
+def batches(
+    records: Sequence[Sequence[int]], passages: Iterator[Sequence[int]], most: int
+) -> Iterator[Batch]:
+    """The model's records first, then prose."""
+    held: list[Sequence[int]] = []
+    given_out = 0
+
+    def longest(more: Sequence[int]) -> int:
+        return max(len(one) for one in (*held, more))
+
+    for one in (*records, *passages):
+        if given_out + len(held) == most:
+            break
+        if held and longest(one) * (len(held) + 1) > TOGETHER:
+            given_out += len(held)
+            yield make_batch(held)
+            held = []
+        held.append(one)
+    if held:
+        yield make_batch(held)
+
+
+def measure(
+    trained: Path, prose: Path, out: Path, most: int, leaks: int, say: Callable[[str], None]
+) -> None:
+    """Writes rows at 1, 3, 10, … thousand records, and at the end."""
+    torch.set_num_threads(1)
+    run = read_training(trained)
+    preset = find_preset("tiny", "pii-e")
+    seed = json.loads((trained / "training.json").read_text("utf-8"))["settings"]["data_seed"]
+    data = make_data("pii-e", "en_US", preset.subjects, preset.per_subject, seed, None)
+    checkpoint = load_checkpoint(run.path("memorised"), dtype="float32", device="cpu")
+    over_late, linear = (
+        GradientEngine(checkpoint.model, select_parameters(checkpoint.model, scope))
+        for scope in (LATE.scope, "linear")
+    )
+    questions = []
+    for leak in spread(leaks_of(data, run, "memorised"), leaks):
+        query = given(checkpoint, leak.prompt, leak.response, Asking(), None)
+        batch = make_batch([query.token_ids], [query.labels])
+        questions.append(Question(batch, linear))
+    corpus = Corpus(over_late, linear, questions)
+    tokenizer = checkpoint.tokenizer
+    records = [tokenizer(r.text)["input_ids"] + [tokenizer.eos_token_id] for r in data.records]
+    ids = tokenizer(prose.read_text("utf-8", errors="replace"))["input_ids"]
+    passages = (ids[at : at + PASSAGE] for at in range(0, len(ids) - PASSAGE, PASSAGE))
+    marks = [m for k in (1, 10, 100) for m in (1000 * k, 3000 * k)]
+    began, told = time.monotonic(), 0
+    with out.open("w", encoding="utf-8") as file:
+        for batch in batches(records, passages, most):
+            corpus.add(batch)
+            count = len(corpus.exact)
+            reached = [mark for mark in marks if told < mark <= count]
+            if reached or count >= most:
+                for row in corpus.rows():
+                    file.write(json.dumps(row) + "\n")
+                file.flush()
+                say(f"{count:,} records, {time.monotonic() - began:.0f} s")
+                told = count
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    numbers = [int(number) for number in arguments[3:]]
+    measure(*map(Path, arguments[:3]), *(numbers + [30_000, 24][len(numbers) :]), print)
