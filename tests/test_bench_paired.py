@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from haiftrace.bench.paired import Paired, compare, paired_rows, paired_table
 from haiftrace.bench.ranking import Ranks
-from haiftrace.bench.tracing import DEFAULT, FIRST, Variation
+from haiftrace.bench.variation import DEFAULT, FIRST, Variation
 
 COUNTS = st.integers(0, 200)
 

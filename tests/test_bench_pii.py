@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from haiftrace.bench import pii_run, pii_tracing
-from haiftrace.bench import tracing as bench_tracing
+from haiftrace.bench import pii_run, pii_tracing, variation
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.decoys import BOTH, OTHER_NAME, OTHER_VALUE, POOL, make_decoys
 from haiftrace.bench.models import Shape
@@ -26,8 +25,9 @@ from haiftrace.bench.pii_tracing import PLAIN, Tracing, parts_of, read_ranks, sp
 from haiftrace.bench.presets import FINE_TUNING, PAPER_SIZES, find_preset
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of, rows_of
 from haiftrace.bench.statistics import wilson
-from haiftrace.bench.tracing import DEFAULT, Bench, Variation, joined_records, trajectory
+from haiftrace.bench.tracing import Bench, trajectory
 from haiftrace.bench.training import train
+from haiftrace.bench.variation import DEFAULT, Variation, joined_records
 from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.methods import METHODS
@@ -377,11 +377,11 @@ def test_where_names_run_out_a_regime_has_no_decoys(tmp_path, monkeypatch):
 
 def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):
     data, leaks = by_hand()
-    monkeypatch.setitem(bench_tracing.DOCUMENT_SUBJECTS, data.kind, 2)
-    documents = bench_tracing.candidates(data, "documents")
+    monkeypatch.setitem(variation.DOCUMENT_SUBJECTS, data.kind, 2)
+    documents = variation.candidates(data, "documents")
     assert [[r.id for r in parts] for parts in documents] == [["r0"], ["r1", "r2"]]
-    assert bench_tracing.in_pool(data, leaks, "documents") == leaks[:1]
-    assert bench_tracing.in_pool(data, leaks, "all") == leaks
+    assert variation.in_pool(data, leaks, "documents") == leaks[:1]
+    assert variation.in_pool(data, leaks, "all") == leaks
 
 
 def test_checkpoints_of_a_regime_are_those_up_to_it():

@@ -17,8 +17,9 @@ from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_run import leaks_of
 from haiftrace.bench.presets import find_preset
 from haiftrace.bench.ranking import ranks_of
-from haiftrace.bench.tracing import DEFAULT, Bench
+from haiftrace.bench.tracing import Bench
 from haiftrace.bench.training import train
+from haiftrace.bench.variation import DEFAULT
 from haiftrace.progress import Silent
 
 OTHERS = ("gradient-product", "gradient-cosine", "ek-fac")

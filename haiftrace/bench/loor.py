@@ -22,8 +22,9 @@ from haiftrace.bench.loor_data import LoorPreset, loor_preset, make_populations
 from haiftrace.bench.outputs import WORK_NAME, check_installed, check_out, versions
 from haiftrace.bench.stages import Stages
 from haiftrace.bench.statistics import Proportion
-from haiftrace.bench.tracing import DEFAULT, Bench
+from haiftrace.bench.tracing import Bench
 from haiftrace.bench.training import train
+from haiftrace.bench.variation import DEFAULT
 from haiftrace.errors import UsageError
 from haiftrace.methods import METHODS, LateMethod, find_methods
 from haiftrace.progress import Progress

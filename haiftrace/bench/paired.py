@@ -15,7 +15,7 @@ from typing import Any
 from haiftrace.bench.ranking import Ranks
 from haiftrace.bench.statistics import Interval, wilson
 from haiftrace.bench.tables import NONE, markdown_table
-from haiftrace.bench.tracing import DEFAULT
+from haiftrace.bench.variation import DEFAULT
 from haiftrace.methods import METHODS
 from haiftrace.methods.registry import DEFAULT_METHOD
 

@@ -18,7 +18,7 @@ from haiftrace.bench.ranking import AVERAGE, rows_of
 from haiftrace.bench.shortlist import CANDIDATES
 from haiftrace.bench.statistics import Proportion
 from haiftrace.bench.tables import NONE, markdown_table, number, percent
-from haiftrace.bench.tracing import DEFAULT
+from haiftrace.bench.variation import DEFAULT
 from haiftrace.methods import METHODS
 
 if TYPE_CHECKING:

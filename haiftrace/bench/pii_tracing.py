@@ -27,8 +27,9 @@ from haiftrace.bench.decoys import (
 from haiftrace.bench.norm_profile import norm_profile
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
-from haiftrace.bench.tracing import DEFAULT, FIRST, Bench, Variation, in_pool
+from haiftrace.bench.tracing import Bench
 from haiftrace.bench.training import Trained
+from haiftrace.bench.variation import DEFAULT, FIRST, Variation, in_pool
 from haiftrace.errors import UsageError
 from haiftrace.methods import (
     METHODS,

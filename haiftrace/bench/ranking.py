@@ -10,7 +10,7 @@ import numpy as np
 
 from haiftrace.bench.data import BenchData, Question
 from haiftrace.bench.statistics import best_rank, rank_scores
-from haiftrace.bench.tracing import FIRST, Variation, candidates
+from haiftrace.bench.variation import FIRST, Variation, candidates
 
 AVERAGE = "average"
 """The attribute of a row over all leaks."""

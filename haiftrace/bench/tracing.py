@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.training import Trained
+from haiftrace.bench.variation import DEFAULT, LossOn, Variation, candidates
 from haiftrace.corpus import CorpusSettings
 from haiftrace.device import free_memory
 from haiftrace.errors import IndexStoreError
@@ -34,7 +35,6 @@ from haiftrace.methods.settings import (
     DampingSetting,
     LateSettings,
     MethodSettings,
-    QueryTokens,
     SeriesSettings,
 )
 from haiftrace.prepare import prepare
@@ -50,14 +50,6 @@ if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
     from haiftrace.scoring.directions import Question as Asked
 
-LossOn = Literal["response", "all"]
-
-FIRST = "one a subject"
-"""The pool of each subject's first record."""
-
-DOCUMENT_SUBJECTS = {"pii-e": 16, "pii-cr": 100}
-"""Subjects whose records are joined to documents: the time goes with the square of the length."""
-
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
 
@@ -66,80 +58,6 @@ BEING_FOUND = 4
 
 SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
 """LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
-
-
-@dataclass(frozen=True)
-class Variation:
-    """What a table of tracing accuracy varies beside the method.
-
-    Attributes:
-        scope: parameters that count, but for late interaction.
-        loss_on: whether the question's tokens are traced too.
-        combine: how token evidence is combined, but in late interaction.
-        pool: the candidates: "all" records, "one a subject", "documents" of 1, 2, 4 and 8 records
-            joined, or one that a bench was given.
-        late_scope, power, query_tokens: of late interaction.
-    """
-
-    scope: str = "linear"
-    loss_on: LossOn = "response"
-    combine: Combine = "sum"
-    pool: str = "all"
-    late_scope: str = LateSettings.scope
-    power: float = LateSettings.power
-    query_tokens: QueryTokens = LateSettings.query_tokens
-
-    def told(self) -> dict[str, Any]:
-        """As plain data; what late interaction is told where it is another than usual."""
-        usual = Variation()
-        late = ("late_scope", "power", "query_tokens")
-        return {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in late or value != getattr(usual, key)
-        }
-
-    def row(self, method: str) -> dict[str, Any]:
-        """What of it a method looks at, as rows of results.json tell it."""
-        late = isinstance(METHODS[method], LateMethod)
-        names = self.query_tokens != "answer"
-        return {
-            "scope": self.late_scope if late else self.scope,
-            "loss_on": f"{self.loss_on}+name" if late and names else self.loss_on,
-            "combine": None if late else self.combine,
-            "pool": self.pool,
-            "power": self.power if late else None,
-        }
-
-
-DEFAULT = Variation()
-
-
-def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
-    """The records in their order as documents of 1, 2, 4, 8, 1, 2, … of them."""
-    documents: list[tuple[Record, ...]] = []
-    at = 0
-    while at < len(records):
-        size = (1, 2, 4, 8)[len(documents) % 4]
-        documents.append(tuple(records[at : at + size]))
-        at += size
-    return documents
-
-
-def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
-    """What is ranked: all records, or each subject's first, or documents by some subjects."""
-    if pool == FIRST:
-        return [(record,) for record in {r.subject: r for r in reversed(data.records)}.values()]
-    if pool != "documents":
-        return [(record,) for record in data.records]
-    there = set(list(data.subjects)[: DOCUMENT_SUBJECTS[data.kind]])
-    return joined_records([record for record in data.records if record.subject in there])
-
-
-def in_pool(data: BenchData, leaks: Sequence[Question], pool: str) -> list[Question]:
-    """The leaks whose source is among the candidates."""
-    there = {record.subject for parts in candidates(data, pool) for record in parts}
-    return [question for question in leaks if question.subject in there]
 
 
 def trajectory(trained: Trained, regime: str) -> str:
