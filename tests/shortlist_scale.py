@@ -38,9 +38,9 @@ from haiftrace.scoring.directions import Question
 from haiftrace.scoring.sides import sides_of, unit_directions
 from haiftrace.scoring.token_shortlist import combined, queries
 
-DIMENSIONS = (128, 256, 512)
+DIMENSIONS = (128, 256, 512, 1024, 2048)
 RECORD_DIMENSION = 2048
-BITS = (16, 8, 4, 1)
+BITS = (16, 4, 1)
 CANDIDATES = (16, 64, 256)
 PASSAGE = 48
 """Tokens of a passage."""
