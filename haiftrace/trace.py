@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +12,11 @@ from haiftrace import __version__
 from haiftrace.calibration.court import Court
 from haiftrace.calibration.draws import ALPHA
 from haiftrace.calibration.verdict import with_q_values
-from haiftrace.candidates import Candidates, Room
-from haiftrace.device import whole_memory
+from haiftrace.candidates import Room
 from haiftrace.errors import UsageError
 from haiftrace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
-from haiftrace.freshness import check_corpus, check_fresh, load_indexed
+from haiftrace.freshness import load_indexed
 from haiftrace.methods import (
     DEFAULT_METHOD,
     INVERSE,
@@ -33,29 +30,25 @@ from haiftrace.methods import (
     is_adjusted,
 )
 from haiftrace.methods.families import inverse
-from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
+from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.query import Asking, Query, ask, given
 from haiftrace.scopes import parameter_count, select_parameters
+from haiftrace.scorers import Scorers, keeping_command
 from haiftrace.scoring.best import Tally
 from haiftrace.scoring.directions import Question
-from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.late import LateScorer, LateSearch
-from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
-from haiftrace.scoring.names import notes_on, with_names
-from haiftrace.scoring.norms import NormSource, needs_of, rule_of
-from haiftrace.scoring.series import Series
+from haiftrace.scoring.late import LateSearch
+from haiftrace.scoring.names import notes_on
+from haiftrace.scoring.norms import NormSource, needs_of
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
-from haiftrace.scoring.words import WordScorer
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from haiftrace.checkpoint import Checkpoint
-    from haiftrace.engine import GradientEngine
 
 MOST_LEAKS = 256
 """Leaks of one pass through the records, at most: each has a score for every window."""
@@ -119,7 +112,7 @@ class _Asked:
     scored: dict[str, int]
 
 
-class Tracer:
+class Tracer(Scorers):
     """An index and its checkpoint, opened together for one trace or several.
 
     Args:
@@ -132,21 +125,8 @@ class Tracer:
     """
 
     def __init__(self, index: Index, checkpoint: Checkpoint, memory: int = 512 << 20) -> None:
-        from haiftrace.engine import GradientEngine
-
-        check_fresh(index, checkpoint)
-        self.notes = check_corpus(index)
-        self.index = index
-        self.checkpoint = checkpoint
-        self._memory = memory
-        self._room = max(memory, whole_memory(checkpoint.model.device) // 8)
-        names = select_parameters(checkpoint.model, index.settings["scope"])
-        self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
-        self._curvatures: dict[FactorSettings, Curvature] = {}
-        self._all_series: dict[SeriesSettings, Series] = {}
+        super().__init__(index, checkpoint, memory)
         self._court = Court(index)
-        self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
-        self.candidates = Candidates(index, self.engine, self.engine_over)
 
     def report(
         self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress, command: str = ""
@@ -288,7 +268,7 @@ class Tracer:
                 for method in by_trajectory:
                     asked.notes[method.name] += scorer.notes
         for late in (m for m in methods if isinstance(m, LateMethod)):
-            late_scorer = self._late_scorer(settings.methods)
+            late_scorer = self.late_scorer(settings.methods)
             if not late_scorer.has_norms:
                 keep = keeping_command(self.index, late.name, settings.methods)
                 progress.say(
@@ -353,110 +333,6 @@ class Tracer:
         batch = make_batch([query.token_ids], [query.labels], self.engine.device)
         return query, Question(batch, self.engine)
 
-    def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
-        """The question as late interaction asks it: with the prompt's name, where so told."""
-        if settings.late.query_tokens == "answer":
-            return question
-        return with_names(query, question, self.words.frequency, len(self.index))
-
-    def score_many(
-        self,
-        questions: Sequence[Question],
-        names: Sequence[str],
-        settings: MethodSettings,
-        progress: Progress,
-        rows: Sequence[int] | None = None,
-    ) -> Scores:
-        """Scores of every window for many questions, [Q, N] by method, without evidence.
-
-        Args:
-            names: gradient methods that sum over tokens, methods over a training run, and those by
-                late interaction.
-            rows: only these windows, ascending; methods over a training run do not take it.
-
-        Raises:
-            KeyError: the index does not hold what `attif` needs.
-        """
-        methods = find_methods(",".join(names))
-        rule = self.rule(methods, settings)
-        found: Scores = {}
-        by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
-        if by_gradient:
-            curvature = self.curvature(settings, progress)
-            series = self._series(settings, progress)
-
-            def ask(side: str) -> Iterator[Asked]:
-                for question in questions:
-                    passing = question.passing()
-                    directions, _ = directions_of([side], passing, curvature, series)
-                    yield Asked(directions[side], passing.direction.norm)
-
-            needs = needs_of(by_gradient, rule)
-            norms = NormSource(self.index, self.engine, curvature, needs, rule)
-            found |= score_many(
-                self.index,
-                self.engine,
-                ask,
-                len(questions),
-                by_gradient,
-                rule,
-                norms,
-                progress,
-                rows,
-            )
-        by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
-        if by_trajectory:
-            trajectory = training_run(", ".join(names), settings, self.checkpoint)
-            found |= score_many_along(
-                self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
-            )
-        by_late = [m for m in methods if isinstance(m, LateMethod)]
-        if by_late:
-            found |= self._late_scorer(settings).scores(by_late, questions, progress, rows)
-        return found
-
-    def engine_over(self, scope: str) -> GradientEngine:
-        """An engine over other parameters than the index's; made once."""
-        from haiftrace.engine import GradientEngine
-
-        if scope not in self._engines:
-            names = select_parameters(self.checkpoint.model, scope)
-            self._engines[scope] = GradientEngine(self.checkpoint.model, names, self._memory)
-        return self._engines[scope]
-
-    def _late_scorer(self, settings: MethodSettings) -> LateScorer:
-        engine = self.engine_over(settings.late.scope)
-        return LateScorer(self.index, engine, settings.late, self._room)
-
-    def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
-        """The rule of the methods that adjust; raises UsageError where none follows it."""
-        return rule_of(self.index, methods, settings)
-
-    @cached_property
-    def words(self) -> WordScorer:
-        """Search by words over the index's texts."""
-        return WordScorer(self.index)
-
-    def curvature(self, settings: MethodSettings, progress: Progress) -> Curvature:
-        """EK-FAC's damped inverse under these settings, kept for the next leak."""
-        factors = settings.factors
-        if factors not in self._curvatures:
-            keep = keeping_command(self.index, "ek-fac", settings)
-            made = Curvature(self.index, self.engine, factors, progress, keep)
-            self._curvatures[factors] = made
-        return self._curvatures[factors]
-
-    def take_curvature(self, curvature: Curvature) -> None:
-        """Uses factors of another index's records under the same checkpoint and scope."""
-        self._curvatures[curvature.settings] = curvature
-
-    def _series(self, settings: MethodSettings, progress: Progress) -> Series:
-        """LiSSA under these settings, kept for the next leak."""
-        if settings.series not in self._all_series:
-            made = Series(self.index, self.engine, settings.series, progress)
-            self._all_series[settings.series] = made
-        return self._all_series[settings.series]
-
     def _verdict(
         self,
         method: Method,
@@ -496,7 +372,7 @@ class Tracer:
     ) -> None:
         curvature = self.curvature(settings.methods, progress)
         names = {method.direction for method in methods}
-        series = self._series(settings.methods, progress)
+        series = self.series(settings.methods, progress)
         searches = []
         for asked in block:
             rows = self.candidates.of(
@@ -543,12 +419,6 @@ def over_query_norm(method: Method, question: Question) -> float:
     if isinstance(method, GradientMethod) and method.over_query_norm:
         return 1.0
     return inverse(question.direction.norm)
-
-
-def keeping_command(index: Index, methods: str, settings: MethodSettings) -> str:
-    """The command that computes what methods need into the index."""
-    options = settings.options(find_methods(methods))
-    return shlex.join(["haiftrace", "index", "-o", str(index.path), "--methods", methods, *options])
 
 
 def open_tracer(

@@ -1,0 +1,189 @@
+"""What scores the windows of one index under its checkpoint: engines, curvature, words.
+
+Of many questions at once, without evidence, for calibration and the benches; `trace` goes on from
+here to findings.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from haiftrace.candidates import Candidates
+from haiftrace.device import whole_memory
+from haiftrace.freshness import check_corpus, check_fresh
+from haiftrace.methods import (
+    GradientMethod,
+    LateMethod,
+    Method,
+    Rule,
+    TrajectoryMethod,
+    find_methods,
+)
+from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
+from haiftrace.progress import Progress
+from haiftrace.query import Query
+from haiftrace.scopes import select_parameters
+from haiftrace.scoring.directions import Question
+from haiftrace.scoring.factors import Curvature
+from haiftrace.scoring.inverse import directions_of
+from haiftrace.scoring.late import LateScorer
+from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
+from haiftrace.scoring.names import with_names
+from haiftrace.scoring.norms import NormSource, needs_of, rule_of
+from haiftrace.scoring.series import Series
+from haiftrace.scoring.trajectory import training_run
+from haiftrace.scoring.words import WordScorer
+from haiftrace.store import Index
+
+if TYPE_CHECKING:
+    from haiftrace.checkpoint import Checkpoint
+    from haiftrace.engine import GradientEngine
+
+
+class Scorers:
+    """An index and its checkpoint, opened together.
+
+    Args:
+        index: the opened index.
+        checkpoint: the model it was made from.
+        memory: bytes that a backward pass, or a block of record gradients, may take.
+
+    Attributes:
+        notes: what the user should know of the index.
+        engine: over the index's own scope.
+        candidates: what its vectors propose.
+
+    Raises:
+        StaleIndexError: the index was made from another checkpoint, tokenizer or corpus.
+    """
+
+    def __init__(self, index: Index, checkpoint: Checkpoint, memory: int = 512 << 20) -> None:
+        from haiftrace.engine import GradientEngine
+
+        check_fresh(index, checkpoint)
+        self.notes = check_corpus(index)
+        self.index = index
+        self.checkpoint = checkpoint
+        self._memory = memory
+        # Bytes that the directions of several questions may take together.
+        self._room = max(memory, whole_memory(checkpoint.model.device) // 8)
+        names = select_parameters(checkpoint.model, index.settings["scope"])
+        self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
+        self._curvatures: dict[FactorSettings, Curvature] = {}
+        self._all_series: dict[SeriesSettings, Series] = {}
+        self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
+        self.candidates = Candidates(index, self.engine, self.engine_over)
+
+    def score_many(
+        self,
+        questions: Sequence[Question],
+        names: Sequence[str],
+        settings: MethodSettings,
+        progress: Progress,
+        rows: Sequence[int] | None = None,
+    ) -> Scores:
+        """Scores of every window for many questions, [Q, N] by method, without evidence.
+
+        Args:
+            names: gradient methods that sum over tokens, methods over a training run, and those by
+                late interaction.
+            rows: only these windows, ascending; methods over a training run do not take it.
+
+        Raises:
+            KeyError: the index does not hold what `attif` needs.
+        """
+        methods = find_methods(",".join(names))
+        rule = self.rule(methods, settings)
+        found: Scores = {}
+        by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
+        if by_gradient:
+            curvature = self.curvature(settings, progress)
+            series = self.series(settings, progress)
+
+            def ask(side: str) -> Iterator[Asked]:
+                for question in questions:
+                    passing = question.passing()
+                    directions, _ = directions_of([side], passing, curvature, series)
+                    yield Asked(directions[side], passing.direction.norm)
+
+            needs = needs_of(by_gradient, rule)
+            norms = NormSource(self.index, self.engine, curvature, needs, rule)
+            found |= score_many(
+                self.index,
+                self.engine,
+                ask,
+                len(questions),
+                by_gradient,
+                rule,
+                norms,
+                progress,
+                rows,
+            )
+        by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
+        if by_trajectory:
+            trajectory = training_run(", ".join(names), settings, self.checkpoint)
+            found |= score_many_along(
+                self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
+            )
+        by_late = [m for m in methods if isinstance(m, LateMethod)]
+        if by_late:
+            found |= self.late_scorer(settings).scores(by_late, questions, progress, rows)
+        return found
+
+    def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
+        """The question as late interaction asks it: with the prompt's name, where so told."""
+        if settings.late.query_tokens == "answer":
+            return question
+        return with_names(query, question, self.words.frequency, len(self.index))
+
+    def late_scorer(self, settings: MethodSettings) -> LateScorer:
+        """Exact scores by late interaction under these settings."""
+        engine = self.engine_over(settings.late.scope)
+        return LateScorer(self.index, engine, settings.late, self._room)
+
+    def engine_over(self, scope: str) -> GradientEngine:
+        """An engine over other parameters than the index's; made once."""
+        from haiftrace.engine import GradientEngine
+
+        if scope not in self._engines:
+            names = select_parameters(self.checkpoint.model, scope)
+            self._engines[scope] = GradientEngine(self.checkpoint.model, names, self._memory)
+        return self._engines[scope]
+
+    def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
+        """The rule of the methods that adjust; raises UsageError where none follows it."""
+        return rule_of(self.index, methods, settings)
+
+    @cached_property
+    def words(self) -> WordScorer:
+        """Search by words over the index's texts."""
+        return WordScorer(self.index)
+
+    def curvature(self, settings: MethodSettings, progress: Progress) -> Curvature:
+        """EK-FAC's damped inverse under these settings, kept for the next leak."""
+        factors = settings.factors
+        if factors not in self._curvatures:
+            keep = keeping_command(self.index, "ek-fac", settings)
+            made = Curvature(self.index, self.engine, factors, progress, keep)
+            self._curvatures[factors] = made
+        return self._curvatures[factors]
+
+    def take_curvature(self, curvature: Curvature) -> None:
+        """Uses factors of another index's records under the same checkpoint and scope."""
+        self._curvatures[curvature.settings] = curvature
+
+    def series(self, settings: MethodSettings, progress: Progress) -> Series:
+        """LiSSA under these settings, kept for the next leak."""
+        if settings.series not in self._all_series:
+            made = Series(self.index, self.engine, settings.series, progress)
+            self._all_series[settings.series] = made
+        return self._all_series[settings.series]
+
+
+def keeping_command(index: Index, methods: str, settings: MethodSettings) -> str:
+    """The command that computes what methods need into the index."""
+    options = settings.options(find_methods(methods))
+    return shlex.join(["haiftrace", "index", "-o", str(index.path), "--methods", methods, *options])
