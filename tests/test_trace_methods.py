@@ -371,6 +371,8 @@ def test_many_questions_at_once_get_the_scores_of_each_alone(tmp_path):
     settings = MethodSettings(**told)
     questions = [over.question(leak, Asking())[1] for leak in leaks]
     found = over.score_many(questions, names, settings, Silent())
+    # On a real model each is as large as the model: none is held beside what is scored with.
+    assert not any({"gradient", "direction"} & vars(question).keys() for question in questions)
     for number, leak in enumerate(leaks):
         asked = TraceSettings(",".join(names), top=100, methods=settings)
         for finding in over.trace(leak, asked, Silent()):
