@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine import GradientEngine, Support, make_batch
-from haiftrace.engine.engine import FEW_DIRECTIONS
+from haiftrace.engine.engine import FEW_DIRECTIONS, few_directions
 from haiftrace.scopes import select_parameters
 from tests.oracle import (
     Oracle,
@@ -141,6 +141,17 @@ def test_dots_with_few_and_with_many_directions_are_exact(name: str, scope: str)
                 right = rows @ directions.T
                 ours = dots_QBT[:, i, 1 : batch.lengths[i]].T
                 assert float((ours - right).abs().max()) < 1e-9 * float(right.abs().max())
+
+
+def test_forward_passes_are_worth_more_on_longer_records() -> None:
+    counts = [few_directions(make_batch([[1] * length])) for length in (2, 24, 104, 512)]
+    assert counts == sorted(counts)
+    assert counts[0] == counts[1] == FEW_DIRECTIONS
+    # A reverse pass grows with the square: the break-even by the length.
+    assert counts[3] / counts[2] == pytest.approx(512 / 104, rel=0.05)
+    # A few labels at the end are a cheap reverse pass.
+    late = [False] * 100 + [True] * 4
+    assert few_directions(make_batch([[1] * 104], [late])) == FEW_DIRECTIONS
 
 
 @pytest.mark.parametrize("name", NAMES)

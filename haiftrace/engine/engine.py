@@ -158,7 +158,7 @@ class GradientEngine:
             queries: directions by parameter name, [Q, *parameter].
         """
         count = len(next(iter(queries.values())))
-        if count <= _few_directions(batch) or not self.support.batched:
+        if count <= few_directions(batch) or not self.support.batched:
             directions = [{name: part[q] for name, part in queries.items()} for q in range(count)]
             return self.directional(batch, directions)[1]
         # One record at a time: each is cut to what its own labels see.
@@ -299,7 +299,7 @@ class GradientEngine:
         return most
 
 
-def _few_directions(batch: Batch) -> int:
+def few_directions(batch: Batch) -> int:
     """How many forward-mode passes are worth a reverse one that forms every label's gradient."""
     seen_T = torch.arange(batch.length, device=batch.labels_BT.device)
     seen = float((batch.labels_BT * seen_T).sum()) / batch.labels_BT.numel()
