@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from haiftrace.bench import pii_run, pii_tracing, variation
+from haiftrace.bench import pii_run, pii_tracing, tracing, variation
 from haiftrace.bench.data import BenchData, Question, Record
 from haiftrace.bench.decoys import BOTH, OTHER_NAME, OTHER_VALUE, POOL, make_decoys
 from haiftrace.bench.models import Shape
@@ -210,7 +210,8 @@ def test_an_index_for_other_methods_serves_a_bench_that_goes_on(late, tmp_path):
     data, run = trained("pii-cr", "gpt2")
 
     def bench(late: bool) -> Bench:
-        return Bench(tmp_path, data, run, "memorised", 1 << 29, Silent(), late=late)
+        methods = ["haif-r"] if late else []
+        return Bench(tmp_path, data, run, "memorised", 1 << 29, Silent(), methods=methods)
 
     path = bench(late).tracer("linear", "all").index.path
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"}
@@ -224,6 +225,31 @@ def test_an_index_for_other_methods_serves_a_bench_that_goes_on(late, tmp_path):
     right = {record.id: record.score for record in finding.records}
     expected = np.array([right[record.id] for record in data.records])
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_questions_share_a_pass_as_far_as_their_vectors_fit(tmp_path, monkeypatch):
+    data, run = trained("pii-cr", "gpt2")
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+    each = bench.tracer("linear", "all").engine.gradient_bytes
+    monkeypatch.setattr(tracing, "free_memory", lambda device: 2 * 30 * each)
+    counts: list[int] = []
+    windows = Bench._windows
+
+    def counted(self, tracer, leaks, *rest):
+        counts.append(len(leaks))
+        return windows(self, tracer, leaks, *rest)
+
+    monkeypatch.setattr(Bench, "_windows", counted)
+    leaks = (*data.questions, *data.questions, *data.questions)[:27]
+    assert len(leaks) == 27
+    for varied, method in (
+        (Variation(), "haif"),
+        (Variation(), "tracincp"),
+        (Variation(combine="max"), "haif"),
+    ):
+        bench.scores(leaks, varied, [method])
+    # Half of the memory has room for 30 vectors; of a question 1, 2 or 3 are held, and 4 beside.
+    assert counts == [26, 1, 11, 11, 5, 6, 6, 6, 6, 3]
 
 
 @pytest.mark.parametrize("combine", ["positive", "max"])

@@ -26,7 +26,7 @@ from haiftrace.bench.tracing import Bench
 from haiftrace.bench.training import train
 from haiftrace.bench.variation import DEFAULT
 from haiftrace.errors import UsageError
-from haiftrace.methods import METHODS, LateMethod, find_methods
+from haiftrace.methods import METHODS, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
@@ -163,8 +163,7 @@ def _run_seed(
         indexes = work / f"{trained.directory.name}-memorised"
         indexes.mkdir(exist_ok=True)
         progress.say(f"Tracing {len(cases)} answers over {len(data.records)} records.")
-        late = any(isinstance(METHODS[name], LateMethod) for name in names)
-        bench = Bench(indexes, data, trained, "memorised", settings.memory, progress, late=late)
+        bench = Bench(indexes, data, trained, "memorised", settings.memory, progress, methods=names)
         bench.keep(names)
         leaks = [replace(one.question, answer=one.text) for one in cases]
         scores = bench.scores(leaks, DEFAULT, names)

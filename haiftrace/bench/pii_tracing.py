@@ -152,12 +152,7 @@ def trace_parts(
         progress,
         tracing.device,
         {POOL: pool},
-        any(
-            isinstance(METHODS[n], LateMethod)
-            for part in parts
-            for _, some in part.scored
-            for n in some
-        ),
+        {name for part in parts for _, names in part.scored for name in names},
     )
     for part in parts:
         wall, processor = time.monotonic(), time.process_time()

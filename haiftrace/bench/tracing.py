@@ -7,7 +7,7 @@ that it asks about. The scores come from the same registry and the same passes a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +82,7 @@ class Bench:
         trained: the training.
         regime: which of its checkpoints.
         pools: further pools of candidates by name.
-        late: late interaction is to be scored, so its token norms are kept in the same pass.
+        methods: what is to be scored; late interaction's token norms are kept in the index's pass.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Bench:
         progress: Progress,
         device: str = "auto",
         pools: Mapping[str, Sequence[Record]] | None = None,
-        late: bool = False,
+        methods: Collection[str] = (),
     ) -> None:
         from haiftrace.checkpoint import load_checkpoint
 
@@ -104,7 +104,7 @@ class Bench:
         self._memory = memory
         self._progress = progress
         self._pools = pools or {}
-        self._late = late
+        self._late = any(isinstance(METHODS[name], LateMethod) for name in methods)
         self.checkpoint: Checkpoint = load_checkpoint(
             trained.path(regime), dtype="float32", device=device
         )
@@ -184,7 +184,7 @@ class Bench:
         tracer = self.tracer(variation.scope, variation.pool)
         records = tracer.index.column("record")
         found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-        together = _together(tracer)
+        together = _together(tracer, variation, methods)
         for start in range(0, len(leaks), together):
             part = leaks[start : start + together]
             for name, windows in self._windows(tracer, part, variation, methods).items():
@@ -223,10 +223,15 @@ class Bench:
         return found | {"haif": self._token_scores[key][variation.combine]}
 
 
-def _together(tracer: Tracer) -> int:
+def _together(tracer: Tracer, variation: Variation, methods: Sequence[str]) -> int:
     """How many questions' directions fit in memory at once, beside the one that is being found."""
+    held = 1
+    if variation.combine != "sum":
+        held = 3  # v, its direction, and the stack of all
+    elif any(isinstance(METHODS[name], TrajectoryMethod) for name in methods):
+        held = 2  # at the traced checkpoint, and at the one that is visited
     room = free_memory(tracer.engine.device) // 2
-    return max(1, room // tracer.engine.gradient_bytes - BEING_FOUND)
+    return max(1, room // (held * tracer.engine.gradient_bytes) - BEING_FOUND)
 
 
 class WithoutTalk(Silent):
