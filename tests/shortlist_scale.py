@@ -24,7 +24,7 @@ from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_run import leaks_of
 from haiftrace.bench.pii_tracing import spread
 from haiftrace.bench.presets import find_preset
-from haiftrace.bench.statistics import Proportion
+from haiftrace.bench.shortlist import recall_of, scores_of
 from haiftrace.bench.training import read_training
 from haiftrace.checkpoint import load_checkpoint
 from haiftrace.engine import Batch, GradientEngine, make_batch
@@ -36,12 +36,11 @@ from haiftrace.query import Asking, given
 from haiftrace.scopes import select_parameters
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.sides import sides_of, unit_directions
-from haiftrace.scoring.token_shortlist import combined, queries
+from haiftrace.scoring.token_shortlist import queries
 
 DIMENSIONS = (128, 256, 512, 1024, 2048)
 RECORD_DIMENSION = 2048
 BITS = (16, 4, 1)
-CANDIDATES = (16, 64, 256)
 PASSAGE = 48
 """Tokens of a passage."""
 
@@ -87,10 +86,10 @@ class Corpus:
         self._engine, self._linear = over_late, linear
         self._projectors = [over_late.projector(dimension, 0) for dimension in DIMENSIONS]
         self._record_projector = linear.projector(RECORD_DIMENSION, 0)
-        self.methods = [m for m in METHODS.values() if isinstance(m, LateMethod)]
-        asked = [(method, question) for method in self.methods for question in questions]
+        methods = [m for m in METHODS.values() if isinstance(m, LateMethod)]
+        asked = [(method, question) for method in methods for question in questions]
         sides = [sides_of(*one) for one in asked]
-        self.counts = [len(some) for some in sides]
+        self._sides = [(method, len(some)) for (method, _), some in zip(asked, sides, strict=True)]
         self._units = unit_directions(over_late, [side for some in sides for side in some])
         self._asking = [
             np.concatenate([queries(*one, over_late, projector) for one in asked])
@@ -139,21 +138,16 @@ class Corpus:
 
     def rows(self) -> Iterator[dict[str, object]]:
         """Recall over what was added so far."""
-        count = len(self.exact)
-        for name, exact_QN in self._scores(self.exact).items():
-            record = np.stack(self.by_record, 1)
-            estimates: dict[tuple[str, int, int], np.ndarray] = {
-                ("record", RECORD_DIMENSION, 32): record
-            }
-            for kept, some in self.by_token.items():
-                estimates["token", kept.dimension, kept.bits] = self._scores(some)[name]
-            for (vectors, dimension, bits), found_QN in estimates.items():
-                first = np.take_along_axis(found_QN, exact_QN.argmax(1)[:, None], 1)
-                before_Q = (found_QN > first).sum(1)
-                for candidates in CANDIDATES:
-                    held = Proportion(int((before_Q < candidates).sum()), len(before_Q))
+        exact = scores_of(self._sides, np.stack(self.exact))
+        record = np.stack(self.by_record, 1)
+        estimates = {("record", RECORD_DIMENSION, 32): dict.fromkeys(exact, record)}
+        for kept, some in self.by_token.items():
+            estimates["token", *kept] = scores_of(self._sides, np.stack(some))
+        for name, exact_QN in exact.items():
+            for (vectors, dimension, bits), found in estimates.items():
+                for candidates, held in recall_of(exact_QN, found[name]).items():
                     yield {
-                        "records": count,
+                        "records": len(self.exact),
                         "method": name,
                         "vectors": vectors,
                         "dimension": dimension,
@@ -161,20 +155,6 @@ class Corpus:
                         "candidates": candidates,
                         **held.row(),
                     }
-
-    def _scores(self, strengths_of: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """[Q, N] by method."""
-        strengths_NS = np.stack(strengths_of)
-        ends = np.cumsum(self.counts)
-        each = [
-            combined(self.methods[number * len(self.methods) // len(ends)], strengths_NS[:, a:b])
-            for number, (a, b) in enumerate(zip(ends - self.counts, ends, strict=True))
-        ]
-        of_one = len(each) // len(self.methods)
-        return {
-            method.name: np.stack(each[number * of_one : (number + 1) * of_one])
-            for number, method in enumerate(self.methods)
-        }
 
 
 def batches(

@@ -108,11 +108,14 @@ def _with_rounding(
 
 @pytest.mark.parametrize("scope", ["linear", "all"])
 def test_casts_inside_an_architecture_cost_their_rounding_only(scope: str) -> None:
-    # The loop errs by up to 2e-5 itself; by how much, and in which architecture and quantity most,
-    # is chance (a sum that happens to cancel), and another processor rounds otherwise.
+    # The loop errs by up to 2e-5 itself; in which architecture most is chance (a sum that happens
+    # to cancel), and another processor rounds otherwise. HAIF is HAIF-T over a norm.
     each = {name: _with_rounding(name, scope, torch.float64) for name in CASTING}
-    allowed = 3 * max(max(by_loop.values()) for _, by_loop in each.values())
-    assert allowed < 1e-4
+    kinds = each[CASTING[0]][0]
+    worst = {kind: max(by_loop[kind] for _, by_loop in each.values()) for kind in kinds}
+    worst["HAIF"] = max(worst["HAIF"], worst["HAIF-T"])
+    allowed = {kind: max(1e-6, 3 * error) for kind, error in worst.items()}
+    assert max(allowed.values()) < 1e-4
     for name, (found, _) in each.items():
         assert beyond(found, allowed) == {}, name
 

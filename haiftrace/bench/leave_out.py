@@ -119,30 +119,35 @@ def leave_one_out(
     whole_Q = answer_losses(end.model.eval(), examples)
     start = load_start(experiment.start)
     runs: list[int | None] = [None, *range(len(experiment.data.records))]
-    rows: list[list[float]] = []
-    steps = experiment.preset.schedule.steps(len(experiment.data.records))
-    begun: list[bool] = []
-    for first in range(0, len(runs), TOGETHER):
-        some = runs[first : first + TOGETHER]
+    parts = {
+        f"loor-{experiment.seed}-{first}": runs[first : first + TOGETHER]
+        for first in range(0, len(runs), TOGETHER)
+    }
 
-        def make(aside: Path, some: Sequence[int | None] = some, first: int = first) -> None:
-            if not begun:
-                begun.append(True)
-                left = float(steps * (len(runs) - first))
-                progress.start(f"Retraining without each of {len(runs) - 1} records", left)
+    def told(left_out: Sequence[int | None]) -> dict[str, object]:
+        return {
+            "format": FORMAT,
+            "training": experiment.trained.directory.name,
+            "left_out": left_out,
+            "rounding": ROUNDING,
+        }
+
+    missing = [some for name, some in parts.items() if stages.kept(name, told(some)) is None]
+    if missing:
+        steps = experiment.preset.schedule.steps(len(experiment.data.records))
+        work = float(steps * sum(map(len, missing)))
+        progress.start(f"Retraining without each of {len(runs) - 1} records", work)
+    rows: list[list[float]] = []
+    for name, some in parts.items():
+
+        def make(aside: Path, some: Sequence[int | None] = some) -> None:
             losses = [
                 _retrained(experiment, start, end.tokenizer, examples, k, progress).tolist()
                 for k in some
             ]
             (aside / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
 
-        told = {
-            "format": FORMAT,
-            "training": experiment.trained.directory.name,
-            "left_out": some,
-            "rounding": ROUNDING,
-        }
-        stage = stages.stage(f"loor-{experiment.seed}-{first}", told, make)
+        stage = stages.stage(name, told(some), make)
         rows += json.loads((stage.path / "losses.json").read_text(encoding="utf-8"))
     without_RQ = np.array(rows)
     return Retrained((without_RQ[1:] - whole_Q).T, without_RQ[0] - whole_Q)

@@ -16,8 +16,7 @@ from haiftrace.bench.ranking import Ranks
 from haiftrace.bench.statistics import Interval, wilson
 from haiftrace.bench.tables import NONE, markdown_table
 from haiftrace.bench.variation import DEFAULT
-from haiftrace.methods import METHODS
-from haiftrace.methods.registry import DEFAULT_METHOD
+from haiftrace.methods import DEFAULT_METHOD, METHODS
 
 PAPER = "haif"
 """The paper's method; the table compares all with it, and with the default of `trace`."""
@@ -105,10 +104,8 @@ def compare(
 ) -> Paired:
     """Counts over the leaks, by seed and id, that are in both."""
     pairs = [(first[leak], second[leak]) for leak in first if leak in second]
-    return Paired(*(pairs.count(kind) for kind in _KINDS))
-
-
-_KINDS = ((True, True), (True, False), (False, True), (False, False))
+    kinds = ((True, True), (True, False), (False, True), (False, False))
+    return Paired(*(pairs.count(kind) for kind in kinds))
 
 
 def _row(regime: str, method: str, against: str, paired: Paired) -> dict[str, Any]:
@@ -133,19 +130,15 @@ def paired_table(rows: Sequence[Mapping[str, Any]]) -> str | None:
     against = [name for name in dict.fromkeys((PAPER, DEFAULT_METHOD)) if name in methods]
     if not against:
         return None
-    cells = []
-    for method in methods:
-        found = [
-            [
-                row
-                for row in rows
-                if (row["regime"], row["method"], row["against"]) == (regime, method, other)
-                and row["difference"] is not None
-            ]
-            for regime in regimes
-            for other in against
-        ]
-        cells.append([method, *(_points(some[0]) if some else NONE for some in found)])
+    told = {
+        (row["regime"], row["method"], row["against"]): _points(row)
+        for row in rows
+        if row["difference"] is not None
+    }
+    cells = [
+        [method, *(told.get((r, method, other), NONE) for r in regimes for other in against)]
+        for method in methods
+    ]
     columns = [f"{regime}: less {other}" for regime in regimes for other in against]
     return markdown_table(["method", *columns], cells)
 

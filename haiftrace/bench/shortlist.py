@@ -9,7 +9,7 @@ Shape letters: Q questions, N windows, S query directions of all questions toget
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -61,7 +61,7 @@ def shortlist_recall(
             if of == name:
                 estimates["token", dimension] = found_QN
         for (vectors, dimension), found_QN in estimates.items():
-            for count, recall in _recall(exact_QN, found_QN).items():
+            for count, recall in recall_of(exact_QN, found_QN).items():
                 table.append(
                     {
                         "regime": regime,
@@ -77,7 +77,7 @@ def shortlist_recall(
     return table
 
 
-def _recall(exact_QN: np.ndarray, found_QN: np.ndarray) -> dict[int, Proportion]:
+def recall_of(exact_QN: np.ndarray, found_QN: np.ndarray) -> dict[int, Proportion]:
     """By number of candidates: how often the first by exact scores is among them."""
     # Places before the exact first one's, in the order of the estimates.
     first = np.take_along_axis(found_QN, exact_QN.argmax(1)[:, None], 1)
@@ -148,13 +148,27 @@ def _by_tokens(
                 cosines_SM = stacked_SK @ kept_TD[labels_T].T
                 strengths_NS[window.row] = strengths(cosines_SM, late.power)
         progress.advance(len(windows), tokens=token_count(windows))
-    found: dict[tuple[str, int], np.ndarray] = {}
-    for dimension, strengths_NS, of_one in zip(dimensions, strengths_PNS, sides, strict=True):
-        scores, at = [], 0
-        for (method, _), side_SK in zip(asked, of_one, strict=True):
-            scores.append(combined(method, strengths_NS[:, at : at + len(side_SK)]))
-            at += len(side_SK)
-        for number, method in enumerate(methods):
-            of_method = scores[number * len(questions) : (number + 1) * len(questions)]
-            found[method.name, dimension] = np.stack(of_method)
-    return found
+    asking = [(method, len(side)) for (method, _), side in zip(asked, sides[0], strict=True)]
+    return {
+        (name, dimension): scores_QN
+        for dimension, strengths_NS in zip(dimensions, strengths_PNS, strict=True)
+        for name, scores_QN in scores_of(asking, strengths_NS).items()
+    }
+
+
+def scores_of(
+    asking: Iterable[tuple[LateMethod, int]], strengths_NS: np.ndarray
+) -> dict[str, np.ndarray]:
+    """[Q, N] by method.
+
+    Args:
+        asking: the method of each question and how many directions it asks with, in the order of
+            the strengths' columns.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    at = 0
+    for method, count in asking:
+        scores_N = combined(method, strengths_NS[:, at : at + count])
+        found.setdefault(method.name, []).append(scores_N)
+        at += count
+    return {name: np.stack(some) for name, some in found.items()}

@@ -8,7 +8,6 @@ that combine tokens in another way than by a sum need the tokens themselves (see
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -102,32 +101,36 @@ def score_many_along(
     """
     assert rule.combine == "sum"
     adjusted = [method for method in methods if method.adjusted]
-    means = [method for method in methods if not method.adjusted]
     if adjusted:
         entry = index.supplement(SUPPLEMENT)
         if entry is None or entry.settings != attif_settings(trajectory, rule):
             raise KeyError(SUPPLEMENT)
     found = {method.name: np.zeros((len(questions), len(index))) for method in methods}
     count = len(questions)
-    # At the traced checkpoint, so before another one's weights are in the model.
-    last = [_stack(engine, _at_hand(questions), count)] if adjusted else []
+    # By whether a method is adjusted: its directions are those at the traced checkpoint, found
+    # before another one's weights are in the model, or at each.
+    stacks: dict[bool, _Stack] = {}
+    if adjusted:
+        stacks[True] = _stack(engine, _plain(q.passing() for q in questions), count)
     progress.start("scoring records along the training run", float(len(index)))
     with trajectory.visiting() as steps:
         for number, step in enumerate(steps):
-            here = [_stack(engine, _anew(questions, engine), count)] if means else []
-            for some, stacks in ((adjusted, last), (means, here)):
-                for method, (queries, lengths_Q, _) in product(some, stacks):
-                    for windows in window_batches(index, range(len(index)), engine.device):
-                        batch = batch_of(windows, engine.device)
-                        weights_NBT = np.zeros((1, *batch.ids_BT.shape))
-                        for row, window in zip(weights_NBT[0], windows, strict=True):
-                            factors_T = _factors_at(index, window, number, method, rule)
-                            row[: len(factors_T)] = factors_T * step.learning_rate
-                        (dots_BQ,) = _dots(engine, batch, weights_NBT, queries)
-                        rows = [window.row for window in windows]
-                        found[method.name][:, rows] += (dots_BQ * lengths_Q).T
-                        share = len(windows) / len(trajectory.steps) / len(methods)
-                        progress.advance(share, tokens=token_count(windows))
+            if len(adjusted) < len(methods):
+                here = (Question(q.batch, engine) for q in questions)
+                stacks[False] = _stack(engine, _plain(here), count)
+            for method in methods:
+                queries, lengths_Q, _ = stacks[method.adjusted]
+                for windows in window_batches(index, range(len(index)), engine.device):
+                    batch = batch_of(windows, engine.device)
+                    weights_NBT = np.zeros((1, *batch.ids_BT.shape))
+                    for row, window in zip(weights_NBT[0], windows, strict=True):
+                        factors_T = _factors_at(index, window, number, method, rule)
+                        row[: len(factors_T)] = factors_T * step.learning_rate
+                    (dots_BQ,) = _dots(engine, batch, weights_NBT, queries)
+                    rows = [window.row for window in windows]
+                    found[method.name][:, rows] += (dots_BQ * lengths_Q).T
+                    share = len(windows) / len(trajectory.steps) / len(methods)
+                    progress.advance(share, tokens=token_count(windows))
     return found
 
 
@@ -143,27 +146,19 @@ def _factors_at(
     return factors * inverse(float(values["adjusted_norm"]))
 
 
-def _at_hand(questions: Sequence[Question]) -> Iterator[Asked]:
+def _plain(questions: Iterable[Question]) -> Iterator[Asked]:
     for question in questions:
-        direction = question.passing().direction
-        yield Asked(direction, direction.norm)
+        yield Asked(question.direction, question.direction.norm)
 
 
-def _anew(questions: Sequence[Question], engine: GradientEngine) -> Iterator[Asked]:
-    """At the weights that are in the model now."""
-    for question in questions:
-        direction = Question(question.batch, engine).direction
-        yield Asked(direction, direction.norm)
+_Stack = tuple[dict[str, "Tensor"], np.ndarray, np.ndarray]
 
 
-def _stack(
-    engine: GradientEngine, asked: Iterable[Asked], count: int
-) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray]:
+def _stack(engine: GradientEngine, asked: Iterable[Asked], count: int) -> _Stack:
     """Unit vectors [Q, *parameter] by parameter name, their norms [Q], and 1/‖v‖ [Q].
 
     The vectors are taken one at a time, so that no more than one is held twice.
     """
-
     stacked: dict[str, Tensor] = {}
     norms_Q, over_Q = np.zeros(count), np.zeros(count)
     for place, one in enumerate(asked):
