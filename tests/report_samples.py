@@ -429,3 +429,19 @@ def audit_findings() -> tuple[Finding, ...]:
 def audit_report(**more: Any) -> Report:
     findings = audit_findings()
     return report_of(*findings, **({"gate": gate_of(*findings), "masked": True} | more))
+
+
+def whole_report() -> Report:
+    """Findings of every sort in one report."""
+    return report_of(
+        english_finding(),
+        chinese_finding(),
+        hostile_finding(),
+        english_finding(records=(), response_tokens=(), span=None),
+        *audit_findings(),
+        markup_finding(),
+        asked_as_one_finding(),
+        paired_finding(),
+        gate=gate_of(*audit_findings()),
+        masked=True,
+    )

@@ -1,29 +1,20 @@
-"""The stochastic Neumann series against the exact damped inverse, and its ways to fail."""
+"""The stochastic Neumann series against the exact damped inverse, and its largest eigenvalue."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from functools import cache
-from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
-from haiftrace.engine import CurvatureKind, GradientEngine, Support, inverse_product_auto, lissa
+from haiftrace.engine import CurvatureKind, GradientEngine, inverse_product_auto
 from haiftrace.engine.batch import make_batch
 from haiftrace.engine.directional import Direction
 from haiftrace.engine.lissa import (
     DEPTH,
-    DOUBLINGS,
-    EIGENVALUE_DRAWS,
     RELATIVE_DAMPING,
     RESIDUAL_DRAWS,
-    Diverged,
     Product,
     inverse_product,
     largest_eigenvalue,
@@ -31,103 +22,24 @@ from haiftrace.engine.lissa import (
 )
 from haiftrace.scopes import select_parameters
 from tests.dense_curvature import few
+from tests.lissa_kit import (
+    BATCH,
+    FORWARD,
+    counted,
+    distance,
+    eigenvalues,
+    exact,
+    join,
+    left,
+    mini_batches,
+    of_matrices,
+    per_record,
+    query,
+    split,
+    symmetric,
+)
 from tests.oracle import TrueFloat64, flatten
 from tests.tiny_models import records, trained
-
-BATCH = 4
-"""Records of a draw, of the twelve that a tiny model has learnt."""
-
-FORWARD = Support(batched=False, forward_mode=True)
-
-
-@cache
-def per_record(name: str, curvature: CurvatureKind) -> Tensor:
-    """[12, P, P] dense curvature of each learnt record's mean loss."""
-    chosen = few(name)
-    of = chosen.gauss_newton if curvature == "gauss-newton" else chosen.hessian
-    return torch.stack(
-        [
-            of(row, torch.full((len(row) - 1,), 1 / (len(row) - 1), dtype=torch.float64))
-            for row in records(name)
-        ]
-    )
-
-
-@cache
-def query(name: str) -> Tensor:
-    """[P] the gradient of the last four tokens of the first record."""
-    chosen, row = few(name), records(name)[0]
-    batch = make_batch([row])
-    weights_BT = batch.labels_BT.double() / 4
-    weights_BT[:, :-4] = 0
-    with TrueFloat64():
-        engine = GradientEngine(chosen.model, chosen.names, support=FORWARD)
-        return flatten(engine.gradient(batch, weights_BT), chosen.names)
-
-
-def split(flat: Tensor) -> dict[str, Tensor]:
-    """A vector in two parts of different shapes."""
-    head, tail = flat.split([len(flat) // 3, len(flat) - len(flat) // 3])
-    return {"head": head.unsqueeze(0), "tail": tail}
-
-
-def join(parts: Direction) -> Tensor:
-    return torch.cat([parts["head"].squeeze(0), parts["tail"]])
-
-
-def of_matrices(matrices: Sequence[Tensor], seed: str = "") -> Product:
-    """Draws of some matrices, in a random but given order."""
-
-    def product(draw: int, x: Direction) -> Direction:
-        chosen = random.Random(f"draw {draw} {seed}").randrange(len(matrices))
-        return split(matrices[chosen] @ join(x))
-
-    return product
-
-
-def mini_batches(matrices: Tensor) -> list[Tensor]:
-    """Means over `BATCH` of the records; their own mean is that of all records."""
-    generator = torch.Generator().manual_seed(0)
-    orders = [torch.randperm(len(matrices), generator=generator) for _ in range(10)]
-    return [matrices[part].mean(0) for order in orders for part in order.split(BATCH)]
-
-
-def counted(product: Product) -> tuple[Product, list[int]]:
-    """The product, and the draws that it has been asked for."""
-    draws: list[int] = []
-
-    def counting(draw: int, x: Direction) -> Direction:
-        draws.append(draw)
-        return product(draw, x)
-
-    return counting, draws
-
-
-def exact(matrix: Tensor, damping: float, gradient: Tensor) -> Tensor:
-    return torch.linalg.solve(matrix + damping * torch.eye(len(matrix)).double(), gradient)
-
-
-def distance(ours: Tensor, right: Tensor) -> float:
-    return float((ours - right).norm() / right.norm())
-
-
-def left(matrix: Tensor, damping: float, gradient: Tensor, solution: Tensor) -> float:
-    """The true residual."""
-    return distance(matrix @ solution + damping * solution, gradient)
-
-
-def eigenvalues(matrix: Tensor) -> tuple[float, float]:
-    """The lowest and the highest."""
-    found = torch.linalg.eigvalsh(matrix)
-    return float(found[0]), float(found[-1])
-
-
-def symmetric(values: Sequence[float], seed: int = 0) -> Tensor:
-    """A matrix of these eigenvalues along random axes."""
-    generator = torch.Generator().manual_seed(seed)
-    size = len(values)
-    axes, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
-    return axes @ torch.tensor(values, dtype=torch.float64).diag() @ axes.T
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -225,123 +137,6 @@ def test_the_defaults_converge_on_a_trained_model_in_float32() -> None:
     names = list(gradient)
     found = flatten(curved, names) + result.damping * flatten(result.solution, names)
     assert distance(found, flatten(gradient, names)) < 0.1
-
-
-@pytest.mark.parametrize("name", ["llama", "bloom"])
-def test_negative_curvature_of_a_trained_model_is_reported(name: str) -> None:
-    matrices, gradient = per_record(name, "hessian"), query(name)
-    whole = matrices.mean(0)
-    lowest, largest = eigenvalues(whole)
-    assert lowest < -1e-3 * largest
-    for batches in ([whole], mini_batches(matrices)):
-        for share in (0.01, 0.1):
-            product, draws = counted(of_matrices(batches))
-            with pytest.raises(Diverged) as caught:
-                inverse_product_auto(product, split(gradient), -share * lowest, depth=2000)
-            assert caught.value.negative_curvature
-            assert not caught.value.scale_too_small
-            # No larger scale is tried: none would help.
-            assert len(draws) < 2000 + 20 * EIGENVALUE_DRAWS + 2 * RESIDUAL_DRAWS
-    # A damping beyond the lowest eigenvalue is what helps.
-    damping = -3 * lowest
-    result = inverse_product_auto(of_matrices([whole]), split(gradient), damping, depth=4000)
-    assert distance(join(result.solution), exact(whole, damping, gradient)) < 1e-4
-
-
-def test_negative_curvature_is_seen_while_the_residual_is_still_small() -> None:
-    matrix, gradient = per_record("llama", "hessian").mean(0), query("llama")
-    lowest, largest = eigenvalues(matrix)
-    damping = -0.5 * lowest
-    scale = 1.1 * (largest + damping)
-    with pytest.raises(Diverged) as caught:
-        inverse_product(of_matrices([matrix]), split(gradient), damping, scale)
-    assert caught.value.step == DEPTH
-    assert caught.value.growth < 0.1
-    assert caught.value.negative_curvature
-
-
-def test_a_scale_that_is_too_small_is_reported() -> None:
-    matrix, gradient = per_record("gpt2", "gauss-newton").mean(0), query("gpt2")
-    _, largest = eigenvalues(matrix)
-    damping = 0.05 * largest
-    for share in (0.1, 0.45, 0.5):
-        product, draws = counted(of_matrices([matrix]))
-        with pytest.raises(Diverged) as caught:
-            inverse_product_auto(product, split(gradient), damping, share * largest)
-        assert caught.value.scale_too_small
-        assert not caught.value.negative_curvature
-        assert caught.value.scale == share * largest
-        assert len(draws) < DEPTH + 2 * RESIDUAL_DRAWS + 1
-    just_enough = (largest + damping) / 2 * 1.01
-    result = inverse_product_auto(of_matrices([matrix]), split(gradient), damping, just_enough)
-    assert distance(join(result.solution), exact(matrix, damping, gradient)) < 1e-3
-
-
-@pytest.mark.parametrize(("safety", "doublings"), [(0.9, 0), (0.3, 1), (0.05, 4), (0.01, None)])
-def test_a_scale_of_its_own_is_doubled_until_it_is_large_enough(
-    safety: float, doublings: int | None
-) -> None:
-    matrix = symmetric([1.0, 0.1, 0.02, 0.01, 0.0])
-    gradient = torch.ones(5).double()
-    with patch.object(lissa, "SAFETY", safety):
-        if doublings is None:
-            with pytest.raises(Diverged) as caught:
-                inverse_product_auto(of_matrices([matrix]), split(gradient), 0.1)
-            assert caught.value.scale_too_small
-            assert caught.value.scale == pytest.approx(safety * 1.1 * 2**DOUBLINGS, rel=0.05)
-            return
-        result = inverse_product_auto(of_matrices([matrix]), split(gradient), 0.1)
-    assert result.scale == pytest.approx(safety * 1.1 * 2**doublings, rel=0.05)
-    assert distance(join(result.solution), exact(matrix, 0.1, gradient)) < 1e-6
-
-
-@settings(max_examples=100)
-@given(
-    values=st.lists(st.floats(-1, 4), min_size=3, max_size=6),
-    damping=st.floats(0, 0.5),
-    scale=st.floats(0.1, 4),
-    depth=st.integers(1, 300),
-    noise=st.sampled_from([0.0, 0.3]),
-)
-def test_what_is_returned_is_better_than_nothing(
-    values: list[float], damping: float, scale: float, depth: int, noise: float
-) -> None:
-    """A series that diverges has no way to return: neither numbers nor infinities."""
-    matrix = symmetric(values)
-    gradient = torch.ones(len(values)).double()
-    draws = [matrix + noise * symmetric([sign] * len(values)) for sign in (1.0, -1.0)]
-    diverges = any(abs(1 - (value + damping) / scale) > 1.02 for value in values)
-    try:
-        result = inverse_product(
-            of_matrices(draws if noise else [matrix]), split(gradient), damping, scale, depth
-        )
-    except Diverged:
-        return
-    solution = join(result.solution)
-    assert torch.isfinite(solution).all()
-    if not noise:
-        assert left(matrix, damping, gradient, solution) < 1
-        # Long enough to show, it has shown.
-        assert not (diverges and depth > 250)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("when", [0, 7, 30, 45])
-def test_values_that_are_not_finite_are_reported(bad: float, when: int) -> None:
-    """In the power iteration, the series, the residual or the check of the curvature."""
-    gradient = split(torch.ones(6).double())
-
-    def product(draw: int, x: Direction) -> Direction:
-        return {name: part * (bad if draw == when else 0.5) for name, part in x.items()}
-
-    with pytest.raises(Diverged):
-        inverse_product_auto(product, gradient, depth=30)
-
-
-def test_a_gradient_that_is_not_finite_is_reported() -> None:
-    gradient = split(torch.tensor([1.0, math.nan, 2.0, 3.0]))
-    with pytest.raises(Diverged):
-        inverse_product(of_matrices([symmetric([1, 1, 1, 1]).float()]), gradient, 0.1, 1.0)
 
 
 def test_every_draw_is_used_once() -> None:

@@ -21,8 +21,8 @@ from haiftrace.scoring.late import LateScorer, LateSearch
 from haiftrace.trace import Leak, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
+from tests.methods_kit import unit
 from tests.oracle import Oracle
-from tests.test_trace_methods import unit
 from tests.tiny_models import SENTENCES
 
 POWER = 3.0

@@ -20,7 +20,7 @@ from haiftrace.scoring.names import rare_spans, tokens_of
 from haiftrace.trace import Leak, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, misused
-from tests.test_trace_methods import scores, unit
+from tests.methods_kit import scores, unit
 
 NAME = "Mara Ellison"
 BOTH = MethodSettings(late=LateSettings(query_tokens="answer+name"))

@@ -22,7 +22,7 @@ from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT
-from tests.test_trace_methods import unit
+from tests.methods_kit import unit
 from tests.tiny_models import SENTENCES
 
 LEAK = Leak(PROMPT, ANSWER)

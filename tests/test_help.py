@@ -1,0 +1,87 @@
+"""The help of the command line: at once, with examples, and of the options that exist."""
+
+from __future__ import annotations
+
+import resource
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from haiftrace import __version__
+from haiftrace import cli as command_line
+from tests.kit import Outcome, cli
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    heavy = {"torch", "transformers", "numpy", "rich", "pyarrow", "faiss", "tokenizers"}
+    heavy |= {"matplotlib", "sklearn", "faker"}
+    script = (
+        "import sys\nfrom haiftrace import cli\n"
+        f"sys.argv = ['haiftrace', *sys.argv[1:]]\ncode = cli._run()\n"
+        f"print(sorted({heavy!r} & set(sys.modules)), file=sys.stderr)\nsys.exit(code)"
+    )
+    for arguments in (
+        *(["--help"], ["trace", "--help"], ["--version"], ["index", "-h"]),
+        *(["bench", "-h"], ["bench", "digits", "--help"], ["bench", "pii-e", "--help"]),
+        *(["bench", "clue", "--help"], ["bench", "loor", "--help"]),
+    ):
+        command = [sys.executable, "-c", script, *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ran.stderr == "[]\n"
+        assert ran.stdout
+
+
+def test_help_takes_less_than_three_tenths_of_a_second_more_than_python():
+    def seconds(program):
+        """Of the processor, in the best of a few: other work on the machine does not count."""
+        found = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(found)
+
+    program = (
+        "import sys; sys.argv = ['haiftrace', '--help']; import haiftrace.cli as cli; cli.main()"
+    )
+    assert seconds(program) - seconds("pass") < 0.3
+
+
+@pytest.mark.parametrize("command", ["index", "trace"])
+def test_help_begins_with_three_examples(command):
+    lines = cli(command, "--help").out.splitlines()
+    examples = [
+        line.strip() for line in lines[:8] if line.strip().startswith(f"haiftrace {command}")
+    ]
+    assert len(examples) == 3
+    known = " ".join(lines)
+    for example in examples:
+        for word in shlex.split(example):
+            assert not word.startswith("-") or word in known
+
+
+def test_help_does_not_repeat_the_environment_variables():
+    shown = "".join(cli(*command, "--help").out for command in ([], ["index"], ["trace"], ["demo"]))
+    assert "env var" not in shown
+    assert "HAIFTRACE_<COMMAND>_<OPTION>" in shown
+    assert "130 interrupted" in " ".join(shown.split())
+
+
+def test_the_documented_options_are_those_that_exist():
+    program = command_line.typer.main.get_command(command_line.app)
+    benches = [["bench", name] for name in program.commands["bench"].commands]
+    for words in (["index"], ["trace"], ["demo"], *benches):
+        shown = cli(*words, "--help").out
+        command = program
+        for word in words:
+            command = command.commands[word]
+        for parameter in command.params:
+            names = [*parameter.opts, *parameter.secondary_opts]
+            assert all(name in shown for name in names if name.startswith("-")), names
+
+
+def test_the_version():
+    assert cli("--version") == Outcome(0, f"{__version__}\n", "")
