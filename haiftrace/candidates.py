@@ -96,7 +96,8 @@ class Candidates:
             notes: receives what the user should know.
         """
         scope = settings.late.scope
-        cheap = not method.by_token and has_norms(self._index, scope)
+        plain = not method.by_token and not method.along_run
+        cheap = plain and has_norms(self._index, scope)
         count = room.rescore or (room.candidates if cheap else RESCORE[self._engine.device.type])
         if room.exact or count >= len(self._index):
             return range(len(self._index))
@@ -135,7 +136,7 @@ class Candidates:
     def has_background(self, method: Method, settings: MethodSettings) -> bool:
         """Whether the index's vectors rank every window for a method."""
         if isinstance(method, LateMethod):
-            return why_without(self._index, settings.late.scope) is None
+            return not method.along_run and why_without(self._index, settings.late.scope) is None
         return isinstance(method, GradientMethod) and has_vector(method, settings)
 
     def background(

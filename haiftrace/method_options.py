@@ -47,22 +47,22 @@ Curvature = Annotated[
 Checkpoints = Annotated[
     str | None,
     Option(
-        help="For tracincp and attif: the Hugging Face Trainer's output directory, or PATH:LR,"
-        "PATH:LR."
+        help="For tracincp, attif and haif-rcp: the Hugging Face Trainer's output directory, or"
+        " PATH:LR,PATH:LR."
     ),
 ]
 LateScope = Annotated[
     str,
     Option(
-        help="Parameters whose gradients meet in haif-r and haif-li: as --parameters of an index,"
-        " which may have others."
+        help="Parameters whose gradients meet in late interaction (haif-r, haif-rq, haif-rcp,"
+        " haif-li): as --parameters of an index, which may have others."
     ),
 ]
-Power = Annotated[float, Option(help="How much the strongest pairs count in haif-r and haif-li.")]
+Power = Annotated[float, Option(help="How much the strongest pairs count in late interaction.")]
 QueryTokens = Annotated[
     Literal["answer", "answer+name"],
     Option(
-        help="Whose gradients ask in haif-r and haif-li: answer+name takes the prompt's rare words"
+        help="Whose gradients ask in late interaction: answer+name takes the prompt's rare words"
         " too, so it matches names, and not only what taught the answer."
     ),
 ]

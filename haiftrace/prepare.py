@@ -22,6 +22,7 @@ from haiftrace.methods import (
     TrajectoryMethod,
     check_rule,
     find_methods,
+    follows_run,
 )
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
@@ -60,8 +61,9 @@ def check_needs(checkpoint: Checkpoint, scope: str, methods: str, settings: Meth
 
     chosen = find_methods(methods)
     check_rule(chosen, Rule(settings.adjustment, 0.0, settings.combine))
-    if _along_a_run(chosen):
-        training_run("attif", settings, checkpoint)
+    along = [method.name for method in chosen if follows_run(method)]
+    if along:
+        training_run(", ".join(along), settings, checkpoint)
     if _with_curvature(chosen):
         engine = GradientEngine(checkpoint.model, select_parameters(checkpoint.model, scope))
         require_factors(engine, settings.factors)

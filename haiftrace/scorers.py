@@ -129,8 +129,10 @@ class Scorers:
                 self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
             )
         by_late = [m for m in methods if isinstance(m, LateMethod)]
-        if by_late:
-            found |= self.late_scorer(settings).scores(by_late, questions, progress, rows)
+        for alike in ([m for m in by_late if not m.along_run], [m for m in by_late if m.along_run]):
+            if alike:
+                scorer = self.late_scorer(alike[0], settings)
+                found |= scorer.scores(alike, questions, progress, rows)
         return found
 
     def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
@@ -139,10 +141,15 @@ class Scorers:
             return question
         return with_names(query, question, self.words.frequency, len(self.index))
 
-    def late_scorer(self, settings: MethodSettings) -> LateScorer:
-        """Exact scores by late interaction under these settings."""
+    def late_scorer(self, method: LateMethod, settings: MethodSettings) -> LateScorer:
+        """Exact scores by a method of late interaction under these settings, and by those like it.
+
+        Raises:
+            HaiftraceError: it follows the training run, which is not told or cannot be used.
+        """
         engine = self.engine_over(settings.late.scope)
-        return LateScorer(self.index, engine, settings.late, self._room)
+        run = training_run(method.name, settings, self.checkpoint) if method.along_run else None
+        return LateScorer(self.index, engine, settings.late, self._room, run)
 
     def engine_over(self, scope: str) -> GradientEngine:
         """An engine over other parameters than the index's; made once."""

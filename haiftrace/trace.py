@@ -268,7 +268,7 @@ class Tracer(Scorers):
                 for method in by_trajectory:
                     asked.notes[method.name] += scorer.notes
         for late in (m for m in methods if isinstance(m, LateMethod)):
-            late_scorer = self.late_scorer(settings.methods)
+            late_scorer = self.late_scorer(late, settings.methods)
             if not late_scorer.has_norms:
                 keep = keeping_command(self.index, late.name, settings.methods)
                 progress.say(
@@ -279,6 +279,7 @@ class Tracer(Scorers):
             counts = late_scorer.trace(late, searches, settings.top, progress)
             for asked, count in zip(block, counts, strict=True):
                 asked.scored[late.name] = count
+                asked.notes[late.name] += late_scorer.notes
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         for asked in block if by_words else ():
             traced = asked.query.span or asked.query.response

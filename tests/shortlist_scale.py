@@ -4,14 +4,14 @@ The corpus is the records of a trained PII-E model and passages of real prose, a
 gives about 15,000. One pass gives every record's exact scores by late interaction, its tokens'
 projections and its HAIF vector, as an index would keep them; no index is written.
 
-`python -m tests.shortlist_scale TRAINED PROSE OUT [RECORDS [LEAKS]]`: TRAINED is a finished
-training of `haiftrace bench pii-e`, PROSE a text file, OUT takes rows of JSON.
+`python -m tests.shortlist_scale TRAINED PROSE OUT [--records N] [--dimensions 128,512] …`: TRAINED
+is a finished training of `haiftrace bench pii-e`, PROSE a text file, OUT takes rows of JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,8 +39,8 @@ from haiftrace.scoring.sides import sides_of, unit_directions
 from haiftrace.scoring.token_shortlist import queries
 
 DIMENSIONS = (128, 256, 512, 1024, 2048)
-RECORD_DIMENSION = 2048
 BITS = (16, 4, 1)
+RECORD_DIMENSION = 2048
 PASSAGE = 48
 """Tokens of a passage."""
 
@@ -69,22 +69,25 @@ class Vectors(NamedTuple):
     bits: int
 
 
-KEPT = [Vectors(dimension, bits) for dimension in DIMENSIONS for bits in BITS]
-
-
 class Corpus:
     """Strengths of every record for every query direction, exact and estimated, as they come.
 
     Args:
         over_late: an engine over the scope of late interaction.
         linear: one over the scope of the records' vectors.
+        kept: what is estimated.
     """
 
     def __init__(
-        self, over_late: GradientEngine, linear: GradientEngine, questions: Sequence[Question]
+        self,
+        over_late: GradientEngine,
+        linear: GradientEngine,
+        questions: Sequence[Question],
+        kept: Sequence[Vectors],
     ) -> None:
         self._engine, self._linear = over_late, linear
-        self._projectors = [over_late.projector(dimension, 0) for dimension in DIMENSIONS]
+        self._dimensions = list(dict.fromkeys(one.dimension for one in kept))
+        self._projectors = [over_late.projector(dimension, 0) for dimension in self._dimensions]
         self._record_projector = linear.projector(RECORD_DIMENSION, 0)
         methods = [m for m in METHODS.values() if isinstance(m, LateMethod)]
         asked = [(method, question) for method in methods for question in questions]
@@ -99,7 +102,7 @@ class Corpus:
             [linear.project(q.direction.unit, self._record_projector) for q in questions]
         )
         self.exact: list[np.ndarray] = []
-        self.by_token: dict[Vectors, list[np.ndarray]] = {kept: [] for kept in KEPT}
+        self.by_token: dict[Vectors, list[np.ndarray]] = {one: [] for one in kept}
         self.by_record: list[np.ndarray] = []
 
     def add(self, batch: Batch) -> None:
@@ -115,13 +118,13 @@ class Corpus:
         for place, labels_T in enumerate(batch.labels_BT.cpu().numpy().astype(bool)):
             cosines_SM = (dots_QBT[:, place] * over_BT[place])[:, labels_T]
             self.exact.append(strengths(cosines_SM, LATE.power))
-            of_each = zip(DIMENSIONS, self._asking, (found, *found.others), strict=True)
-            for dimension, asking_SK, tokens in of_each:
+            of_each = list(zip(self._asking, (found, *found.others), strict=True))
+            for kept, estimates in self.by_token.items():
+                asking_SK, tokens = of_each[self._dimensions.index(kept.dimension)]
                 assert tokens.vectors_BTD is not None
                 vectors_MK = tokens.vectors_BTD[place].double().cpu().numpy()[labels_T]
-                for bits in BITS:
-                    met_SM = asking_SK @ rounded(vectors_MK, bits).T
-                    self.by_token[Vectors(dimension, bits)].append(strengths(met_SM, LATE.power))
+                met_SM = asking_SK @ rounded(vectors_MK, kept.bits).T
+                estimates.append(strengths(met_SM, LATE.power))
         norms = self._linear.token_gradients(batch).norms_BT.cpu().numpy()
         weights_BT = np.stack([HAIF.weights(norms_T) for norms_T in norms])
         reduced = self._linear.record_gradients(
@@ -180,13 +183,14 @@ def batches(
 
 
 def measure(
-    trained: Path, prose: Path, out: Path, most: int, leaks: int, say: Callable[[str], None]
+    arguments: argparse.Namespace, kept: Sequence[Vectors], say: Callable[[str], None]
 ) -> None:
     """Writes rows at 1, 3, 10, … thousand records, and at the end."""
     torch.set_num_threads(1)
-    run = read_training(trained)
+    run = read_training(arguments.trained)
     preset = find_preset("tiny", "pii-e")
-    seed = json.loads((trained / "training.json").read_text("utf-8"))["settings"]["data_seed"]
+    told = json.loads((arguments.trained / "training.json").read_text("utf-8"))
+    seed = told["settings"]["data_seed"]
     data = make_data("pii-e", "en_US", preset.subjects, preset.per_subject, seed, None)
     checkpoint = load_checkpoint(run.path("memorised"), dtype="float32", device="cpu")
     over_late, linear = (
@@ -194,31 +198,45 @@ def measure(
         for scope in (LATE.scope, "linear")
     )
     questions = []
-    for leak in spread(leaks_of(data, run, "memorised"), leaks):
+    for leak in spread(leaks_of(data, run, "memorised"), arguments.leaks):
         query = given(checkpoint, leak.prompt, leak.response, Asking(), None)
         batch = make_batch([query.token_ids], [query.labels])
         questions.append(Question(batch, linear))
-    corpus = Corpus(over_late, linear, questions)
+    corpus = Corpus(over_late, linear, questions, kept)
     tokenizer = checkpoint.tokenizer
     records = [tokenizer(r.text)["input_ids"] + [tokenizer.eos_token_id] for r in data.records]
-    ids = tokenizer(prose.read_text("utf-8", errors="replace"))["input_ids"]
+    ids = tokenizer(arguments.prose.read_text("utf-8", errors="replace"))["input_ids"]
     passages = (ids[at : at + PASSAGE] for at in range(0, len(ids) - PASSAGE, PASSAGE))
     marks = [m for k in (1, 10, 100) for m in (1000 * k, 3000 * k)]
-    began, told = time.monotonic(), 0
-    with out.open("w", encoding="utf-8") as file:
-        for batch in batches(records, passages, most):
+    began, last = time.monotonic(), 0
+    with arguments.out.open("w", encoding="utf-8") as file:
+        for batch in batches(records, passages, arguments.records):
             corpus.add(batch)
             count = len(corpus.exact)
-            reached = [mark for mark in marks if told < mark <= count]
-            if reached or count >= most:
+            if count >= arguments.records or any(last < mark <= count for mark in marks):
                 for row in corpus.rows():
                     file.write(json.dumps(row) + "\n")
                 file.flush()
                 say(f"{count:,} records, {time.monotonic() - began:.0f} s")
-                told = count
+                last = count
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers with commas between."""
+    return [int(number) for number in text.split(",")]
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    numbers = [int(number) for number in arguments[3:]]
-    measure(*map(Path, arguments[:3]), *(numbers + [30_000, 24][len(numbers) :]), print)
+    parser = argparse.ArgumentParser(prog="python -m tests.shortlist_scale")
+    for name in ("trained", "prose", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--records", type=int, default=30_000)
+    parser.add_argument("--leaks", type=int, default=24)
+    parser.add_argument("--dimensions", type=numbers, default=DIMENSIONS)
+    parser.add_argument("--bits", type=numbers, default=BITS)
+    given_arguments = parser.parse_args()
+    measure(
+        given_arguments,
+        [Vectors(d, b) for d in given_arguments.dimensions for b in given_arguments.bits],
+        print,
+    )

@@ -146,7 +146,7 @@ def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
 
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
-    names = ("haif", "gradient-cosine", "haif-r", "haif-li", "bm25")
+    names = ("haif", "gradient-cosine", "haif-r", "haif-rcp", "haif-li", "bm25")
     leaks = tuple(data.trained()[:4])
     tracing = Tracing(data, run, "learned", 0, leaks, tmp_path / "work", 1 << 29, "auto")
     parts = parts_of(names, ablation=True)
@@ -169,8 +169,8 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     (shortlist,) = (one["shortlist"] for one in found if "shortlist" in one)
     full = [r for r in shortlist if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
-    by_record = {("haif", "record"), ("haif-r", "record"), ("haif-li", "record")}
-    by_token = {("haif-r", "token"), ("haif-li", "token")}
+    by_token = {(name, "token") for name in ("haif-r", "haif-rcp", "haif-li")}
+    by_record = {("haif", "record"), *((name, "record") for name, _ in by_token)}
     assert {(r["method"], r["vectors"]) for r in full} == by_record | by_token
     (norms,) = (one["norms"] for one in found if "norms" in one)
     assert sum(r["share"] for r in norms if "tokens" in r) == pytest.approx(1.0)

@@ -120,9 +120,12 @@ def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_i
     ]
     assert [name in sum(documents, ()) for name in ("bm25", "haif-r")] == [True, True]
     for late in ({"late_scope": "value"}, {"late_scope": "linear"}, {"power": 1.0}):
-        assert table[Variation(pool="one a subject", **late)] == ("haif-r", "haif-li")
+        assert table[Variation(pool="one a subject", **late)] == ("haif-r", "haif-rq", "haif-li")
     alone = parts_of(["tracincp"], ablation=True)
     assert [part.name for part in alone] == ["scores-tracincp", "norms"]
+    # Several checkpoints' token gradients take too long to be varied.
+    along = parts_of(["haif-rcp"], ablation=True)
+    assert [part.name for part in along] == ["scores-haif-rcp", "decoys", "shortlist", "norms"]
 
 
 def test_another_method_repeats_nothing():

@@ -17,7 +17,7 @@ from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
-from tests.test_trace_methods import scores, unit
+from tests.methods_kit import scores, unit
 from tests.tiny_models import SENTENCES
 
 LEAK = Leak(PROMPT, ANSWER)
@@ -46,13 +46,13 @@ def by_definition(name, method, scope, power=3.0):
         met = (record @ asked.T).clamp_min(0) ** power
         found.append((met.sum(0) / len(record) ** 0.5) ** (1 / power))
     y = torch.stack(found).numpy()
-    if method == "haif-r":
-        return y[:, 0]
+    if method != "haif-li":
+        return y.mean(1)
     z = (y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3)
     return np.maximum(z, 0).sum(1)
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-rq", "haif-li"])
 @pytest.mark.parametrize(
     ("name", "scope"),
     [
@@ -92,7 +92,7 @@ def test_many_questions_at_once_get_the_scores_of_each_alone(memory):
             over.question(leak, Asking())[1] for leak in (LEAK, Leak("Call Oswin Darrowby at", "5"))
         ]
         before, over._memory = over._memory, memory
-        many = over.score_many(questions, ["haif-r", "haif-li"], settings, Silent())
+        many = over.score_many(questions, ["haif-r", "haif-rq", "haif-li"], settings, Silent())
         over._memory = before
     for method, rows in many.items():
         assert rows.shape == (2, len(SENTENCES))
@@ -145,7 +145,7 @@ def test_norms_over_another_scope_are_kept_on_demand(method, tmp_path, monkeypat
     kit.close(scores(after), right)
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-rq", "haif-li"])
 def test_scores_of_some_windows_are_those_of_all(method):
     """The reference is the same sample, whatever is scored beside it."""
     over = kit.tracer()

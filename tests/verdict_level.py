@@ -25,6 +25,7 @@ from haiftrace.bench.data import BenchData
 from haiftrace.bench.data import Question as Asked
 from haiftrace.bench.pii import make_data
 from haiftrace.bench.presets import find_preset
+from haiftrace.bench.tracing import trajectory
 from haiftrace.bench.training import Trained, train
 from haiftrace.calibrate import CalibrationSettings, calibrate
 from haiftrace.calibration.draws import by_record, read_draws, read_groups
@@ -85,7 +86,8 @@ def measure(
     drawn = CalibrationSettings(controls, seed)
     work = EXACT_WORK["cpu"]
     EXACT_WORK["cpu"] = 0.0 if dimensions else float("inf")
-    calibrate(path, checkpoint, method, MethodSettings(), drawn, Silent())
+    told = MethodSettings(checkpoints=trajectory(trained, regime))
+    calibrate(path, checkpoint, method, told, drawn, Silent())
     EXACT_WORK["cpu"] = work
     tracer = Tracer(Index.open(path, verify=False), checkpoint)
     draws, groups = read_draws(tracer.index, method), read_groups(tracer.index)
@@ -95,13 +97,11 @@ def measure(
     for start in range(0, len(cases), 400):
         part = cases[start : start + 400]
         questions = [case.question for case in part]
-        scored = tracer.score_many(questions, [method], MethodSettings(), Silent())[method]
+        scored = tracer.score_many(questions, [method], told, Silent())[method]
         for case, row in zip(part, scored, strict=True):
             exact = row * over_query_norm(METHODS[method], case.question)
             record_N = tracer.index.column("record")
-            projected = tracer.candidates.background(
-                case.question, METHODS[method], MethodSettings()
-            )
+            projected = tracer.candidates.background(case.question, METHODS[method], told)
             scores = by_record(exact, record_N, len(records))
             first = int(np.argmax(scores))
             background = (

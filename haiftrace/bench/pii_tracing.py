@@ -37,7 +37,7 @@ from haiftrace.methods import (
     GradientMethod,
     LateMethod,
     LexicalMethod,
-    TrajectoryMethod,
+    follows_run,
 )
 from haiftrace.progress import Progress
 
@@ -122,7 +122,7 @@ def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
         against = tuple(name for name in names if _meets_decoys(name))
         if against:
             parts.append(Part(DECOYS, ((Variation(pool=POOL), against),)))
-        late = tuple(name for name in names if isinstance(METHODS[name], LateMethod))
+        late = tuple(name for name in names if _by_tokens(name))
         searched = [some for some in (tuple({"haif"} & set(names)), late) if some]
         if searched:
             parts.append(Part(SHORTLIST, tuple((DEFAULT, some) for some in searched)))
@@ -195,17 +195,19 @@ def _group(name: str) -> str:
     method = METHODS[name]
     if isinstance(method, LexicalMethod):
         return "words"
-    if isinstance(method, TrajectoryMethod):
-        return name
-    if isinstance(method, LateMethod):
-        return LATE
-    return method.direction
+    if isinstance(method, GradientMethod):
+        return method.direction
+    return name if follows_run(method) else LATE
+
+
+def _by_tokens(name: str) -> bool:
+    return isinstance(METHODS[name], LateMethod)
 
 
 def _meets_decoys(name: str) -> bool:
-    """Not where a score takes a solution, a training run or norms under the inverse of its own."""
-    by_words_or_late = isinstance(METHODS[name], LexicalMethod | LateMethod)
-    return by_words_or_late or name in (*PLAIN, "ek-fac")
+    """Not where a score takes a solution, weights a run's sum or norms under the inverse."""
+    by_words = isinstance(METHODS[name], LexicalMethod)
+    return by_words or _by_tokens(name) or name in (*PLAIN, "ek-fac")
 
 
 def _decoys(data: BenchData, leaks: Sequence[Question], progress: Progress) -> list[Decoy]:
@@ -228,7 +230,7 @@ def _ablation(names: Sequence[str]) -> list[Part]:
     plain = tuple(name for name in names if name in PLAIN)
     haif = tuple(name for name in plain if name == "haif")
     words = tuple(name for name in names if isinstance(METHODS[name], LexicalMethod))
-    late = tuple(name for name in names if isinstance(METHODS[name], LateMethod))
+    late = tuple(name for name in names if _group(name) == LATE)
     curved = tuple(
         n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
     )
@@ -255,10 +257,9 @@ def _ablation(names: Sequence[str]) -> list[Part]:
 
 def _most_leaks(variation: Variation, names: Sequence[str]) -> int:
     """How many leaks are traced, so that a bench of a tiny model takes minutes."""
-    group = _group(names[0])
-    if group == SERIES:
+    if _group(names[0]) == SERIES:
         return SERIES_LEAKS
-    if group == LATE:
+    if _by_tokens(names[0]):
         return TOKEN_LEAKS if variation == DEFAULT else VARIED_LEAKS
     return TOKEN_LEAKS if variation.combine != "sum" else sys.maxsize
 
@@ -269,7 +270,7 @@ def _shortlist(
     tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
     for _, names in part.scored:
         leaks = tracing.leaks
-        if _group(names[0]) == LATE:
+        if _by_tokens(names[0]):
             leaks = tuple(spread(leaks, VARIED_LEAKS))
         yield from shortlist_recall(
             tracer,

@@ -168,7 +168,7 @@ def scores_of(
     found: dict[str, list[np.ndarray]] = {}
     at = 0
     for method, count in asking:
-        scores_N = combined(method, strengths_NS[:, at : at + count])
+        scores_N = combined(method, strengths_NS[:, at : at + count], count)
         found.setdefault(method.name, []).append(scores_N)
         at += count
     return {name: np.stack(some) for name, some in found.items()}

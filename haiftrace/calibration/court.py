@@ -92,9 +92,9 @@ class Court:
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
         """Why there is nothing to compare with, and the command that changes it."""
         entry = self._index.supplement(calibration_name(method.name))
-        path = shlex.quote(str(self._index.path))
-        methods = "" if method.name == DEFAULT_METHOD else f" --methods {method.name}"
-        command = f"haiftrace index -o {path}{methods} --calibrate 512"
+        methods = [] if method.name == DEFAULT_METHOD else ["--methods", method.name]
+        options = [*methods, *settings.options([method]), "--calibrate", "512"]
+        command = shlex.join(["haiftrace", "index", "-o", str(self._index.path), *options])
         if entry is None or not self._has_groups:
             return f"the index is not calibrated for {method.name}: {command}"
         if entry.settings["format"] != FORMAT:

@@ -127,8 +127,8 @@ def candidates_of(method: Method) -> tuple[str, ...]:
     HAIF-LI's score is a sum of deviations over the question's other records already; its margin is
     no longer comparable between questions of other lengths and kinds.
     """
-    by_token = isinstance(method, LateMethod) and method.by_token
-    return ("score",) if by_token else WITHIN_A_QUESTION
+    standardised = isinstance(method, LateMethod) and method.standardised
+    return ("score",) if standardised else WITHIN_A_QUESTION
 
 
 def draw_tensors(draws: Sequence[Draw]) -> dict[str, Tensor]:

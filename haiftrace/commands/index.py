@@ -42,8 +42,8 @@ def index(
         Option(
             help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
             " all, or a regular expression over their names. Of further ones, with commas"
-            " between, token norms are kept for haif-r and haif-li; token vectors are of the"
-            " second."
+            " between, token norms are kept for late interaction (haif-r, haif-rq, haif-li);"
+            " token vectors are of the second."
         ),
     ] = "linear,attention",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",

@@ -77,8 +77,8 @@ def trace(
         str,
         Option(
             help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
-            " relatif, attif, ahif, haif-r, haif-li, bm25 or bm25-answer; several with commas"
-            " between."
+            " relatif, attif, ahif, haif-r, haif-rq, haif-rcp, haif-li, bm25 or bm25-answer;"
+            " several with commas between."
         ),
     ] = "haif-r",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
@@ -88,8 +88,8 @@ def trace(
     rescore: Annotated[
         int | None,
         Option(
-            help="The same for haif-li, and for haif-r in place of --candidates; 32 on a CPU, 256"
-            " on a GPU.",
+            help="The same for haif-rq, haif-rcp and haif-li, and for haif-r in place of"
+            " --candidates; 32 on a CPU, 256 on a GPU.",
             min=1,
         ),
     ] = None,

@@ -20,6 +20,7 @@ from haiftrace.methods.registry import (
     METHODS,
     check_rule,
     find_methods,
+    follows_run,
     is_adjusted,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "WindowNorms",
     "check_rule",
     "find_methods",
+    "follows_run",
     "is_adjusted",
 ]

@@ -210,12 +210,17 @@ class LateMethod:
 
     Attributes:
         name, summary: as in `GradientMethod`.
-        by_token: every query token asks with its own gradient; else one direction asks.
+        by_token: every query token asks with its own gradient, and its strengths count alike;
+            else one direction asks.
+        standardised: they count by their z-scores over a reference sample of the corpus.
+        along_run: the strength is the mean of those at several checkpoints of the training run.
     """
 
     name: str
     summary: str
     by_token: bool = False
+    standardised: bool = False
+    along_run: bool = False
 
 
 Method = GradientMethod | TrajectoryMethod | LexicalMethod | LateMethod

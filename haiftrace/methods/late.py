@@ -2,12 +2,16 @@
 
 With C_kjq = cos(g_q, g_kj) over the method's scope, of query token q and label j of record k with m
 labels, `y_kq = (m^(-1/2) Σ_j max(0, C_kjq)^p)^(1/p)`. HAIF-R takes one direction, the gradient of
-the query's mean loss, and scores `y_k`; HAIF-LI takes every query token's own gradient and scores
+the query's mean loss, and scores `y_k`: so the tokens of the query that the model was least sure of
+ask. HAIF-RQ takes every query token's own gradient and scores the mean of the y_kq, HAIF-LI
 `Σ_q max(0, (y_kq - median_k y_kq) / sd_k y_kq)`, median and deviation over a reference sample.
+Along a training run y is the mean of those at its checkpoints θ_t, each with the gradients of query
+and record that it has there; HAIF-RCP is HAIF-RQ with that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,3 +55,17 @@ def evidence(cosines_QM: np.ndarray, shares_Q: np.ndarray, power: float) -> np.n
     total_Q1 = met_QM.sum(1, keepdims=True)
     divided = np.divide(met_QM, total_Q1, out=np.zeros_like(met_QM), where=total_Q1 > 0)
     return np.asarray(divided * shares_Q[:, None])
+
+
+def evidence_along(
+    cosines_TQM: Sequence[np.ndarray], shares_Q: np.ndarray, power: float
+) -> np.ndarray:
+    """The same along a run: of a share each checkpoint divides a part, by its own strength."""
+    strengths_TQ = np.stack([strengths(cosines_QM, power) for cosines_QM in cosines_TQM])
+    total_Q = strengths_TQ.sum(0)
+    parts_TQ = np.divide(strengths_TQ, total_Q, out=np.zeros_like(strengths_TQ), where=total_Q > 0)
+    each = [
+        evidence(cosines_QM, parts_Q * shares_Q, power)
+        for cosines_QM, parts_Q in zip(cosines_TQM, parts_TQ, strict=True)
+    ]
+    return np.asarray(np.sum(each, axis=0))

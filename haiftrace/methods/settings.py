@@ -16,9 +16,8 @@ from haiftrace.methods.families import (
     GradientMethod,
     LateMethod,
     Method,
-    TrajectoryMethod,
 )
-from haiftrace.methods.registry import is_adjusted
+from haiftrace.methods.registry import follows_run, is_adjusted
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class MethodSettings:
                 "curvature": series.curvature,
                 "lissa damping": str(series.damping),
             }
-        if any(isinstance(method, TrajectoryMethod) for method in methods):
+        if any(follows_run(method) for method in methods):
             told["checkpoints"] = self.checkpoints
         if any(isinstance(method, LateMethod) for method in methods):
             late = self.late
@@ -191,7 +190,7 @@ class MethodSettings:
         if any(isinstance(method, LateMethod) for method in methods):
             given["--scope"] = (self.late.scope, plain.late.scope)
             given["--power"] = (self.late.power, plain.late.power)
-        if any(isinstance(method, TrajectoryMethod) for method in methods):
+        if any(follows_run(method) for method in methods):
             given["--checkpoints"] = (self.checkpoints, None)
         return [
             text

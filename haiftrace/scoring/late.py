@@ -1,6 +1,7 @@
 """Exact scores by late interaction: every query direction meets every token of the windows.
 
 Questions share the passes: a batch of windows meets the directions of those that want any of them.
+Along a training run all of that is done under each checkpoint's weights in turn.
 
 The cosines are the dot products over the token norms. The index keeps the norms over a few scopes:
 then a few directions share forward-mode passes, and only for more of them, or over another scope,
@@ -10,14 +11,15 @@ chunk is a pass through the windows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from haiftrace.methods.families import LateMethod
-from haiftrace.methods.late import Reference, evidence, strengths
+from haiftrace.methods.late import Reference, evidence_along, strengths
 from haiftrace.methods.settings import LateSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from haiftrace.engine import Batch, GradientEngine
+    from haiftrace.trajectory import Trajectory
 
 
 SUPPLEMENT = "late-norms"
@@ -93,15 +96,23 @@ class LateScorer:
     Args:
         engine: over the scope of these methods, which need not be the index's.
         memory: bytes that the query directions of one pass may take.
+        run: the checkpoints whose strengths are averaged; None for the traced one's own.
     """
 
     def __init__(
-        self, index: Index, engine: GradientEngine, settings: LateSettings, memory: int
+        self,
+        index: Index,
+        engine: GradientEngine,
+        settings: LateSettings,
+        memory: int,
+        run: Trajectory | None = None,
     ) -> None:
         self._index = index
         self._engine = engine
         self._settings = settings
         self._memory = memory
+        self._run = run
+        self.notes = run.notes if run else ()
         self.has_norms = has_norms(index, settings.scope)
 
     def reference_rows(self) -> list[int]:
@@ -137,8 +148,8 @@ class LateScorer:
     def _with_reference(
         self, methods: Sequence[LateMethod], rows: Collection[int]
     ) -> Sequence[int]:
-        by_token = any(method.by_token for method in methods)
-        return sorted({*rows, *(self.reference_rows() if by_token else ())})
+        standardised = any(method.standardised for method in methods)
+        return sorted({*rows, *(self.reference_rows() if standardised else ())})
 
     def trace(
         self, method: LateMethod, searches: Sequence[LateSearch], top: int, progress: Progress
@@ -169,13 +180,18 @@ class LateScorer:
         again = [_Meeting(sorted(kept), one.sides) for one, kept in zip(asked, best, strict=True)]
         parts: list[dict[int, list[np.ndarray]]] = [{row: [] for row in kept} for kept in best]
         windows: dict[int, StoredWindow] = {}
-        for number, _, window, cosines_QM in self._cosines(again, progress):
-            windows[window.row] = window
-            parts[number][window.row].append(cosines_QM)
-        for search, one, of, kept, met in zip(searches, asked, shares, best, parts, strict=True):
+        with self._models(again, progress) as models:
+            for stored in models:
+                here: dict[tuple[int, int], list[np.ndarray]] = {}
+                for number, _, window, cosines_QM in self._cosines(again, stored, progress):
+                    windows[window.row] = window
+                    here.setdefault((number, window.row), []).append(cosines_QM)
+                for (number, row), some in here.items():
+                    parts[number][row].append(np.concatenate(some))
+        for search, one, of, kept, by_row in zip(searches, asked, shares, best, parts, strict=True):
             places = places_of(method, search.question)
             for row, k in kept.items():
-                pairs_QM = evidence(np.concatenate(met[row]), of[k], self._settings.power)
+                pairs_QM = evidence_along(by_row[row], of[k], self._settings.power)
                 labels = np.asarray(windows[row].labels)
                 pairs_QT = np.zeros((len(pairs_QM), len(labels)))
                 pairs_QT[:, labels] = pairs_QM
@@ -191,8 +207,8 @@ class LateScorer:
         self, method: LateMethod, rows: Sequence[int], strengths_KQ: np.ndarray
     ) -> np.ndarray:
         """[K, Q] what each query direction adds to the score."""
-        if not method.by_token:
-            return strengths_KQ
+        if not method.standardised:
+            return strengths_KQ / strengths_KQ.shape[1]
         place = {row: k for k, row in enumerate(rows)}
         sample = [place[row] for row in self.reference_rows()]
         return Reference.of(strengths_KQ[sample]).above(strengths_KQ)
@@ -201,21 +217,41 @@ class LateScorer:
         """[K, S] of each meeting: the strength y of every window and side."""
         places = [{row: k for k, row in enumerate(one.rows)} for one in asked]
         found = [np.zeros((len(one.rows), len(one.sides))) for one in asked]
-        for number, at, window, cosines_SM in self._cosines(asked, progress):
-            these = strengths(cosines_SM, self._settings.power)
-            found[number][places[number][window.row], at : at + len(these)] = these
-        return found
+        met = 0
+        with self._models(asked, progress) as models:
+            for stored in models:
+                met += 1
+                for number, at, window, cosines_SM in self._cosines(asked, stored, progress):
+                    these = strengths(cosines_SM, self._settings.power)
+                    found[number][places[number][window.row], at : at + len(these)] += these
+        return [each / met for each in found]
+
+    @contextmanager
+    def _models(self, asked: Sequence[_Meeting], progress: Progress) -> Iterator[Iterable[bool]]:
+        """Puts each model's weights in place, and gives whether the index's norms are its own."""
+        work = sum(len(one.rows) * len(one.sides) for one in asked)
+        if self._run is None:
+            progress.start("late interaction", float(work))
+            yield [self.has_norms]
+            return
+        progress.start(
+            "late interaction along the training run", float(work * len(self._run.steps))
+        )
+        indexed = self._index.fingerprints["weights"]
+        with self._run.visiting() as steps:
+            yield (self.has_norms and step.fingerprint == indexed for step in steps)
 
     def _cosines(
-        self, asked: Sequence[_Meeting], progress: Progress
+        self, asked: Sequence[_Meeting], stored: bool, progress: Progress
     ) -> Iterator[tuple[int, int, StoredWindow, np.ndarray]]:
         """A meeting's number, which of its sides come first, a window, and C of some of its sides
         and the window's m labels.
+
+        Args:
+            stored: the token norms are those of the index.
         """
         engine = self._engine
         together = max(1, self._memory // engine.gradient_bytes)
-        work = sum(len(one.rows) * len(one.sides) for one in asked)
-        progress.start("late interaction", float(work))
         wanted = [set(one.rows) for one in asked]
         for runs in _chunks([len(one.sides) for one in asked], together):
             chunk = [side for run in runs for side in asked[run.number].sides[run.of]]
@@ -227,7 +263,7 @@ class LateScorer:
                 asking = [run for run, does in zip(runs, asks, strict=True) if does]
                 chosen = _chosen(queries, runs, asks)
                 done = 0
-                for window, dots_QT, norms_T in self._met(windows, batch, chosen):
+                for window, dots_QT, norms_T in self._met(windows, batch, chosen, stored):
                     over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
                     cosines_QM = (dots_QT * over_T)[:, np.asarray(window.labels)]
                     at = 0
@@ -240,10 +276,14 @@ class LateScorer:
                 progress.advance(done, len(windows), token_count(windows))
 
     def _met(
-        self, windows: Sequence[StoredWindow], batch: Batch, queries: Mapping[str, Tensor]
+        self,
+        windows: Sequence[StoredWindow],
+        batch: Batch,
+        queries: Mapping[str, Tensor],
+        stored: bool,
     ) -> Iterator[tuple[StoredWindow, np.ndarray, np.ndarray]]:
         """Each window with the dot products [Q, T] and the norms [T] of its tokens."""
-        if self.has_norms:
+        if stored:
             dots_QBT = self._engine.token_dots(batch, queries).cpu().numpy()
             for at, window in enumerate(windows):
                 norms_T = stored_norms(self._index, window, self._settings.scope)

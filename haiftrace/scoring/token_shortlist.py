@@ -91,7 +91,8 @@ class TokenShortlist:
             strengths_NQ = self.strengths(queries_QK[start : start + together])
             of_question = owner[start : start + together]
             for number in np.unique(of_question):
-                scores[number] += combined(method, strengths_NQ[:, of_question == number])
+                some_NQ = strengths_NQ[:, of_question == number]
+                scores[number] += combined(method, some_NQ, len(each[number]))
         return scores
 
     def strengths(self, queries_QK: np.ndarray) -> np.ndarray:
@@ -132,8 +133,12 @@ def queries(
     return mean / norm if norm > 0 else mean
 
 
-def combined(method: LateMethod, strengths_NQ: np.ndarray) -> np.ndarray:
-    """[N] scores from strengths, their z-scores over all of them."""
-    if not method.by_token:
-        return np.asarray(strengths_NQ.sum(1))
+def combined(method: LateMethod, strengths_NQ: np.ndarray, directions: int) -> np.ndarray:
+    """[N] what strengths add to the scores, z-scores over all of them.
+
+    Args:
+        directions: of the whole question, which these may be some of.
+    """
+    if not method.standardised:
+        return np.asarray(strengths_NQ.sum(1) / directions)
     return np.asarray(Reference.of(strengths_NQ).above(strengths_NQ).sum(1))
