@@ -15,7 +15,7 @@ from haiftrace.bench.statistics import best_rank
 from haiftrace.bench.tracing import SERIES, WithoutTalk
 from haiftrace.corpus import CorpusSettings
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod
+from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, follows_run
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress
@@ -39,7 +39,9 @@ def group_of(name: str) -> str:
     method = METHODS[name]
     if isinstance(method, GradientMethod):
         return method.direction
-    return "words" if isinstance(method, LexicalMethod) else "trajectory"
+    if isinstance(method, LexicalMethod):
+        return "words"
+    return "trajectory" if follows_run(method) else "late"
 
 
 class SampleIndex:

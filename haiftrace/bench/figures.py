@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette (2008); with it each series has a marker of its own, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+DASHES = ("-", "--", ":")
 
 _LEGEND_A_PANEL = 3
 """Names in a line of the legend at most, for each panel above it."""
@@ -149,7 +150,7 @@ def _dots(axes: Axes, series: Series, number: int) -> Any:
 def _line(axes: Axes, series: Series, number: int) -> Any:
     (line,) = axes.plot(
         *(series.x, series.y),
-        linestyle="-" if number < len(COLOURS) else "--",
+        linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
         linewidth=1.4,
         markersize=4,
         label=series.name,
