@@ -129,8 +129,8 @@ class Scorers:
                 self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
             )
         by_late = [m for m in methods if isinstance(m, LateMethod)]
-        for alike in ([m for m in by_late if not m.along_run], [m for m in by_late if m.along_run]):
-            if alike:
+        for along in (False, True):
+            if alike := [m for m in by_late if m.along_run is along]:
                 scorer = self.late_scorer(alike[0], settings)
                 found |= scorer.scores(alike, questions, progress, rows)
         return found

@@ -13,13 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from haiftrace.engine import inverse_norms
+from haiftrace.checkpoint import load_checkpoint
+from haiftrace.engine import GradientEngine, inverse_norms
 from haiftrace.methods.settings import FactorSettings, MethodSettings
 from haiftrace.progress import Silent
+from haiftrace.scopes import select_parameters
 from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
+from tests.oracle import Oracle
 from tests.tiny_models import SENTENCES
 
 EMPIRICAL = FactorSettings(fisher="empirical")
@@ -38,6 +41,12 @@ def precisely(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **named)
 
     return run
+
+
+def without_casts(engine: GradientEngine) -> None:
+    """Makes the engine's passes exact, where reading weights in between does not work so."""
+    for function in ("losses", "directional", "token_dots", "gradient", "token_gradients"):
+        setattr(engine, function, precisely(getattr(engine, function)))
 
 
 class Notes(Silent):
@@ -86,3 +95,19 @@ def run(name: str) -> str:
         save_file(weights, path / "model.safetensors", {"format": "pt"})
         parts.append(f"{path}:{rate}")
     return ",".join(parts)
+
+
+@cache
+def along(checkpoints: str, scope: str = "linear") -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """At each checkpoint of a run: every record's token gradients, and those of the answer."""
+    found = []
+    for part in checkpoints.split(","):
+        model = load_checkpoint(part.rpartition(":")[0], dtype="float64", device="cpu")
+        encoded = model.tokenizer(f"{PROMPT} {ANSWER}", return_offsets_mapping=True)
+        ids = [model.tokenizer(text)["input_ids"] for text in SENTENCES]
+        model.model.requires_grad_(True)
+        whole = precisely(Oracle.of)(model.model, [*ids, encoded["input_ids"]])
+        *records, asked = whole.over(select_parameters(model.model, scope)).gradients
+        wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]]
+        found.append((tuple(records), asked[wanted[1:]]))
+    return found

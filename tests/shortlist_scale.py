@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +76,7 @@ class Corpus:
     Args:
         over_late: an engine over the scope of late interaction.
         linear: one over the scope of the records' vectors.
-        kept: what is estimated.
+        dimensions, bits: of the vectors of tokens that are tried, each with each.
     """
 
     def __init__(
@@ -83,11 +84,12 @@ class Corpus:
         over_late: GradientEngine,
         linear: GradientEngine,
         questions: Sequence[Question],
-        kept: Sequence[Vectors],
+        dimensions: Sequence[int],
+        bits: Sequence[int],
     ) -> None:
         self._engine, self._linear = over_late, linear
-        self._dimensions = list(dict.fromkeys(one.dimension for one in kept))
-        self._projectors = [over_late.projector(dimension, 0) for dimension in self._dimensions]
+        self._dimensions, self._bits = dimensions, bits
+        self._projectors = [over_late.projector(dimension, 0) for dimension in dimensions]
         self._record_projector = linear.projector(RECORD_DIMENSION, 0)
         methods = [m for m in METHODS.values() if isinstance(m, LateMethod)]
         asked = [(method, question) for method in methods for question in questions]
@@ -102,7 +104,9 @@ class Corpus:
             [linear.project(q.direction.unit, self._record_projector) for q in questions]
         )
         self.exact: list[np.ndarray] = []
-        self.by_token: dict[Vectors, list[np.ndarray]] = {one: [] for one in kept}
+        self.by_token: dict[Vectors, list[np.ndarray]] = {
+            Vectors(*each): [] for each in product(dimensions, bits)
+        }
         self.by_record: list[np.ndarray] = []
 
     def add(self, batch: Batch) -> None:
@@ -118,13 +122,13 @@ class Corpus:
         for place, labels_T in enumerate(batch.labels_BT.cpu().numpy().astype(bool)):
             cosines_SM = (dots_QBT[:, place] * over_BT[place])[:, labels_T]
             self.exact.append(strengths(cosines_SM, LATE.power))
-            of_each = list(zip(self._asking, (found, *found.others), strict=True))
-            for kept, estimates in self.by_token.items():
-                asking_SK, tokens = of_each[self._dimensions.index(kept.dimension)]
+            of_each = zip(self._dimensions, self._asking, (found, *found.others), strict=True)
+            for dimension, asking_SK, tokens in of_each:
                 assert tokens.vectors_BTD is not None
                 vectors_MK = tokens.vectors_BTD[place].double().cpu().numpy()[labels_T]
-                met_SM = asking_SK @ rounded(vectors_MK, kept.bits).T
-                estimates.append(strengths(met_SM, LATE.power))
+                for bits in self._bits:
+                    met_SM = asking_SK @ rounded(vectors_MK, bits).T
+                    self.by_token[Vectors(dimension, bits)].append(strengths(met_SM, LATE.power))
         norms = self._linear.token_gradients(batch).norms_BT.cpu().numpy()
         weights_BT = np.stack([HAIF.weights(norms_T) for norms_T in norms])
         reduced = self._linear.record_gradients(
@@ -183,13 +187,19 @@ def batches(
 
 
 def measure(
-    arguments: argparse.Namespace, kept: Sequence[Vectors], say: Callable[[str], None]
+    trained: Path,
+    prose: Path,
+    out: Path,
+    records: int,
+    leaks: int,
+    dimensions: Sequence[int],
+    bits: Sequence[int],
 ) -> None:
     """Writes rows at 1, 3, 10, … thousand records, and at the end."""
     torch.set_num_threads(1)
-    run = read_training(arguments.trained)
+    run = read_training(trained)
     preset = find_preset("tiny", "pii-e")
-    told = json.loads((arguments.trained / "training.json").read_text("utf-8"))
+    told = json.loads((trained / "training.json").read_text("utf-8"))
     seed = told["settings"]["data_seed"]
     data = make_data("pii-e", "en_US", preset.subjects, preset.per_subject, seed, None)
     checkpoint = load_checkpoint(run.path("memorised"), dtype="float32", device="cpu")
@@ -198,26 +208,26 @@ def measure(
         for scope in (LATE.scope, "linear")
     )
     questions = []
-    for leak in spread(leaks_of(data, run, "memorised"), arguments.leaks):
+    for leak in spread(leaks_of(data, run, "memorised"), leaks):
         query = given(checkpoint, leak.prompt, leak.response, Asking(), None)
         batch = make_batch([query.token_ids], [query.labels])
         questions.append(Question(batch, linear))
-    corpus = Corpus(over_late, linear, questions, kept)
+    corpus = Corpus(over_late, linear, questions, dimensions, bits)
     tokenizer = checkpoint.tokenizer
-    records = [tokenizer(r.text)["input_ids"] + [tokenizer.eos_token_id] for r in data.records]
-    ids = tokenizer(arguments.prose.read_text("utf-8", errors="replace"))["input_ids"]
+    learnt = [tokenizer(r.text)["input_ids"] + [tokenizer.eos_token_id] for r in data.records]
+    ids = tokenizer(prose.read_text("utf-8", errors="replace"))["input_ids"]
     passages = (ids[at : at + PASSAGE] for at in range(0, len(ids) - PASSAGE, PASSAGE))
     marks = [m for k in (1, 10, 100) for m in (1000 * k, 3000 * k)]
     began, last = time.monotonic(), 0
-    with arguments.out.open("w", encoding="utf-8") as file:
-        for batch in batches(records, passages, arguments.records):
+    with out.open("w", encoding="utf-8") as file:
+        for batch in batches(learnt, passages, records):
             corpus.add(batch)
             count = len(corpus.exact)
-            if count >= arguments.records or any(last < mark <= count for mark in marks):
+            if count >= records or any(last < mark <= count for mark in marks):
                 for row in corpus.rows():
                     file.write(json.dumps(row) + "\n")
                 file.flush()
-                say(f"{count:,} records, {time.monotonic() - began:.0f} s")
+                print(f"{count:,} records, {time.monotonic() - began:.0f} s")
                 last = count
 
 
@@ -234,9 +244,4 @@ if __name__ == "__main__":
     parser.add_argument("--leaks", type=int, default=24)
     parser.add_argument("--dimensions", type=numbers, default=DIMENSIONS)
     parser.add_argument("--bits", type=numbers, default=BITS)
-    given_arguments = parser.parse_args()
-    measure(
-        given_arguments,
-        [Vectors(d, b) for d in given_arguments.dimensions for b in given_arguments.bits],
-        print,
-    )
+    measure(**vars(parser.parse_args()))

@@ -9,19 +9,15 @@ import pytest
 import torch
 
 from haiftrace.calibrate import CalibrationSettings, calibrate
-from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import UsageError
 from haiftrace.methods.late import evidence, evidence_along, strengths
 from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
-from haiftrace.scopes import select_parameters
 from haiftrace.trace import Leak, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
-from tests.methods_kit import precisely, reopened, run, scores, unit
-from tests.oracle import Oracle
-from tests.tiny_models import SENTENCES
+from tests.methods_kit import along, reopened, run, scores, unit, without_casts
 
 LEAK = Leak(PROMPT, ANSWER)
 
@@ -29,9 +25,8 @@ LEAK = Leak(PROMPT, ANSWER)
 def exact_tracer(name, scope="attention", memory=512 << 20):
     """Casts of an architecture left out in the passes, but not where weights are read."""
     over = reopened(kit.index_path(name), name, memory)
-    for engine in (over.engine, over.engine_over(scope)):
-        for function in ("losses", "token_dots", "gradient", "token_gradients"):
-            setattr(engine, function, precisely(getattr(engine, function)))
+    for engine in {over.engine, over.engine_over(scope)}:
+        without_casts(engine)
     return over
 
 
@@ -49,15 +44,8 @@ def traced(over, settings, method="haif-rcp", **rest):
 def by_definition(checkpoints, scope="attention", power=3.0):
     """Mean over the checkpoints of HAIF-RQ's score with the gradients that each has."""
     found = []
-    for part in checkpoints.split(","):
-        model = load_checkpoint(part.rpartition(":")[0], dtype="float64", device="cpu")
-        encoded = model.tokenizer(f"{PROMPT} {ANSWER}", return_offsets_mapping=True)
-        ids = [model.tokenizer(text)["input_ids"] for text in SENTENCES]
-        model.model.requires_grad_(True)
-        whole = precisely(Oracle.of)(model.model, [*ids, encoded["input_ids"]])
-        *records, asked = whole.over(select_parameters(model.model, scope)).gradients
-        wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]][1:]
-        met = [(unit(rows) @ unit(asked[wanted]).T).clamp_min(0).pow(power) for rows in records]
+    for records, asked in along(checkpoints, scope):
+        met = [(unit(rows) @ unit(asked).T).clamp_min(0).pow(power) for rows in records]
         each = [(m.sum(0) / len(m) ** 0.5).pow(1 / power).mean() for m in met]
         found.append([float(score) for score in each])
     return np.array(found).mean(0)
@@ -89,10 +77,8 @@ def test_the_traced_checkpoint_alone_gives_haif_rq(monkeypatch):
     alone = traced(over, told(own, scope="linear"))
     kit.close(scores(alone), scores(right), 1e-12)
     monkeypatch.setattr(over.engine, "token_gradients", formed)
-    along = f"{own},{run('gpt2')}"
-    kit.close(
-        scores(traced(over, told(along, scope="linear"))), by_definition(along, "linear"), 1e-8
-    )
+    both = f"{own},{run('gpt2')}"
+    kit.close(scores(traced(over, told(both, scope="linear"))), by_definition(both, "linear"), 1e-8)
 
 
 @pytest.mark.parametrize("memory", [1, 512 << 20])

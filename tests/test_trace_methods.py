@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from haiftrace.checkpoint import load_checkpoint
 from haiftrace.errors import UsageError
 from haiftrace.methods import METHODS, Adjustment, LexicalMethod, find_methods
 from haiftrace.methods.settings import (
@@ -19,12 +18,20 @@ from haiftrace.methods.settings import (
     SeriesSettings,
 )
 from haiftrace.progress import Silent
-from haiftrace.scopes import select_parameters
 from haiftrace.scoring.batches import batch_of
 from tests import kit
-from tests.kit import ANSWER, PROMPT
-from tests.methods_kit import EMPIRICAL, RATES, Notes, precisely, reopened, run, scores, trace, unit
-from tests.oracle import Oracle
+from tests.methods_kit import (
+    EMPIRICAL,
+    RATES,
+    Notes,
+    along,
+    reopened,
+    run,
+    scores,
+    trace,
+    unit,
+    without_casts,
+)
 from tests.tiny_models import SENTENCES
 
 
@@ -76,35 +83,20 @@ def test_a_damping_is_taken_as_it_is_given(damping):
     kit.close(scores(found["ek-fac"]), inverse("gpt2", parsed)(rows) @ kit.answer_gradient())
 
 
-@cache
-def along(name: str) -> list[tuple[tuple[Tensor, ...], Tensor]]:
-    """At each checkpoint: every record's token gradients, and v."""
-    found = []
-    for part in run(name).split(","):
-        model = load_checkpoint(part.rpartition(":")[0], dtype="float64", device="cpu")
-        encoded = model.tokenizer(f"{PROMPT} {ANSWER}", return_offsets_mapping=True)
-        ids = [model.tokenizer(text)["input_ids"] for text in SENTENCES]
-        model.model.requires_grad_(True)
-        whole = precisely(Oracle.of)(model.model, [*ids, encoded["input_ids"]])
-        oracle = whole.over(select_parameters(model.model, "linear"))
-        wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]]
-        found.append((oracle.gradients[:-1], oracle.gradients[-1][wanted[1:]].mean(0)))
-    return found
-
-
 @pytest.mark.parametrize("memory", [1, 512 << 20])  # a block of one window, or of all
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_methods_along_a_training_run_are_those_of_the_definition(name, memory):
     over = reopened(kit.index_path(name), name, memory)
-    for function in ("losses", "directional", "gradient", "token_gradients"):
-        setattr(over.engine, function, precisely(getattr(over.engine, function)))
+    without_casts(over.engine)
     before = {n: p.clone() for n, p in over.checkpoint.model.named_parameters()}
     found = trace(over, "tracincp,attif", checkpoints=run(name))
-    v, steps = kit.answer_gradient(name), along(name)
+    v, steps = kit.answer_gradient(name), along(run(name))
     tracincp, attif = [], []
     for k in range(len(SENTENCES)):
         pairs = zip(RATES, steps, strict=True)
-        tracincp.append(sum(rate * (there @ rows[k].mean(0)) for rate, (rows, there) in pairs))
+        tracincp.append(
+            sum(rate * (asked.mean(0) @ rows[k].mean(0)) for rate, (rows, asked) in pairs)
+        )
         pairs = zip(RATES, steps, strict=True)
         attif.append(v @ unit(sum(rate * unit(rows[k]).sum(0) for rate, (rows, _) in pairs)))
     kit.close(scores(found["tracincp"]), tracincp)
@@ -133,7 +125,8 @@ def test_an_adjustment_weights_tokens_in_every_method_of_the_family(power):
     )
     steep = [inverse()(rows) for rows in gradients]
     paired = [
-        list(zip(RATES, (rows[k] for rows, _ in along("gpt2")), strict=True)) for k in range(12)
+        list(zip(RATES, (rows[k] for rows, _ in along(run("gpt2"))), strict=True))
+        for k in range(12)
     ]
     right = {
         "haif": [v @ unit(adjusted(rows).sum(0)) for rows in gradients],

@@ -205,7 +205,7 @@ def _by_tokens(name: str) -> bool:
 
 
 def _meets_decoys(name: str) -> bool:
-    """Not where a score takes a solution, weights a run's sum or norms under the inverse."""
+    """Not where a score takes a solution, a sum over a run, or norms under the inverse."""
     by_words = isinstance(METHODS[name], LexicalMethod)
     return by_words or _by_tokens(name) or name in (*PLAIN, "ek-fac")
 

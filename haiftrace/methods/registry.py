@@ -97,8 +97,8 @@ METHODS: dict[str, Method] = {
         ),
         LateMethod(
             "haif-li",
-            "the same of each query token by itself, Σ_q max(0, its z-score over the corpus): late"
-            " interaction",
+            "HAIF-R's score of each query token by itself, Σ_q max(0, its z-score over the corpus):"
+            " late interaction",
             by_token=True,
             standardised=True,
         ),
