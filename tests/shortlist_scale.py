@@ -75,8 +75,9 @@ class Corpus:
 
     Args:
         over_late: an engine over the scope of late interaction.
-        linear: one over the scope of the records' vectors.
+        linear: one over the scope of the records' vectors, which holds the other.
         dimensions, bits: of the vectors of tokens that are tried, each with each.
+        methods: those of late interaction that are tried.
     """
 
     def __init__(
@@ -86,13 +87,14 @@ class Corpus:
         questions: Sequence[Question],
         dimensions: Sequence[int],
         bits: Sequence[int],
+        methods: Sequence[str],
     ) -> None:
-        self._engine, self._linear = over_late, linear
+        self._keys, self._linear = frozenset(over_late.parameters), linear
         self._dimensions, self._bits = dimensions, bits
         self._projectors = [over_late.projector(dimension, 0) for dimension in dimensions]
         self._record_projector = linear.projector(RECORD_DIMENSION, 0)
-        methods = [m for m in METHODS.values() if isinstance(m, LateMethod)]
-        asked = [(method, question) for method in methods for question in questions]
+        late = [m for m in METHODS.values() if isinstance(m, LateMethod) and m.name in methods]
+        asked = [(method, question) for method in late for question in questions]
         sides = [sides_of(*one) for one in asked]
         self._sides = [(method, len(some)) for (method, _), some in zip(asked, sides, strict=True)]
         self._units = unit_directions(over_late, [side for some in sides for side in some])
@@ -111,10 +113,10 @@ class Corpus:
 
     def add(self, batch: Batch) -> None:
         """A batch's records, in order."""
-        keys = frozenset(self._engine.parameters)
-        first, *others = [Wanted(projector, keys=keys) for projector in self._projectors]
-        wanted = Wanted(first.projector, self._units, True, keys=keys, others=tuple(others))
-        found = self._engine._token_gradients(batch, wanted)
+        first, *others = [Wanted(projector, keys=self._keys) for projector in self._projectors]
+        dots = Wanted(first.projector, self._units, True, keys=self._keys)
+        of_linear = self._linear._token_gradients(batch, Wanted(others=(dots, *others)))
+        found, *rest = of_linear.others
         assert found.dots_QBT is not None
         norms_BT = found.norms_BT.cpu().numpy()
         over_BT = np.divide(1.0, norms_BT, out=np.zeros_like(norms_BT), where=norms_BT > 0)
@@ -122,14 +124,14 @@ class Corpus:
         for place, labels_T in enumerate(batch.labels_BT.cpu().numpy().astype(bool)):
             cosines_SM = (dots_QBT[:, place] * over_BT[place])[:, labels_T]
             self.exact.append(strengths(cosines_SM, LATE.power))
-            of_each = zip(self._dimensions, self._asking, (found, *found.others), strict=True)
+            of_each = zip(self._dimensions, self._asking, (found, *rest), strict=True)
             for dimension, asking_SK, tokens in of_each:
                 assert tokens.vectors_BTD is not None
                 vectors_MK = tokens.vectors_BTD[place].double().cpu().numpy()[labels_T]
                 for bits in self._bits:
                     met_SM = asking_SK @ rounded(vectors_MK, bits).T
                     self.by_token[Vectors(dimension, bits)].append(strengths(met_SM, LATE.power))
-        norms = self._linear.token_gradients(batch).norms_BT.cpu().numpy()
+        norms = of_linear.norms_BT.cpu().numpy()
         weights_BT = np.stack([HAIF.weights(norms_T) for norms_T in norms])
         reduced = self._linear.record_gradients(
             batch, torch.from_numpy(weights_BT[None]), self._record_projector
@@ -194,6 +196,7 @@ def measure(
     leaks: int,
     dimensions: Sequence[int],
     bits: Sequence[int],
+    methods: Sequence[str],
 ) -> None:
     """Writes rows at 1, 3, 10, … thousand records, and at the end."""
     torch.set_num_threads(1)
@@ -212,7 +215,7 @@ def measure(
         query = given(checkpoint, leak.prompt, leak.response, Asking(), None)
         batch = make_batch([query.token_ids], [query.labels])
         questions.append(Question(batch, linear))
-    corpus = Corpus(over_late, linear, questions, dimensions, bits)
+    corpus = Corpus(over_late, linear, questions, dimensions, bits, methods)
     tokenizer = checkpoint.tokenizer
     learnt = [tokenizer(r.text)["input_ids"] + [tokenizer.eos_token_id] for r in data.records]
     ids = tokenizer(prose.read_text("utf-8", errors="replace"))["input_ids"]
@@ -244,4 +247,5 @@ if __name__ == "__main__":
     parser.add_argument("--leaks", type=int, default=24)
     parser.add_argument("--dimensions", type=numbers, default=DIMENSIONS)
     parser.add_argument("--bits", type=numbers, default=BITS)
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS)
     measure(**vars(parser.parse_args()))
