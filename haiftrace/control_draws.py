@@ -96,11 +96,17 @@ class ControlDraws:
     def draws(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         """A draw a control, in order."""
         found = []
-        for part in _packed(controls, lambda control: self._directions([control]), self._room):
+        for part in self._parts(controls):
             share = Part(progress, float(len(part)))
             found += list(self._estimates(part)) if self.estimated else self._part(part, share)
             share.finish()
         return found
+
+    def _parts(self, controls: Sequence[Control]) -> Iterator[list[Control]]:
+        """Controls that are scored together; by late interaction a control's lengths are."""
+        together = groupby(controls, key=lambda c: (c.number, 0 if self._late else c.length))
+        for some in _packed([list(one) for _, one in together], self._directions, self._room):
+            yield [control for one in some for control in one]
 
     def _estimates(self, controls: Sequence[Control]) -> Iterator[Draw]:
         """The same by the index's vectors alone, each record's score its estimate."""
@@ -118,10 +124,11 @@ class ControlDraws:
                 yield _draw(field, control, self._left_out(control))
 
     def _directions(self, controls: Sequence[Control]) -> int:
-        """Query-side vectors of these controls."""
-        if self._late is None:
+        """Query-side vectors of these controls; lengths that begin alike share those of tokens."""
+        if self._late is None or not self._late.by_token:
             return len(controls)
-        return sum(control.length if self._late.by_token else 1 for control in controls)
+        asked = {c.token_ids[: len(c.token_ids) - n] for c in controls for n in range(c.length)}
+        return len(asked)
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]

@@ -67,7 +67,7 @@ class Verdict:
     Attributes:
         decision: whether a source in this corpus was found.
         alpha: false-accusation rate that was asked for.
-        statistic: name of the statistic that is compared: "margin", "z-score", "score", ….
+        statistic: name of what is compared: "margin", "relative margin", "z-score", ….
         value: of the first record.
         p_value: share of the controls without a source that are as high; None without controls.
         q_value: the p-value over all findings of the run by Benjamini and Hochberg.

@@ -37,7 +37,7 @@ from haiftrace.query import Asking, given
 from haiftrace.scopes import select_parameters
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.sides import sides_of, unit_directions
-from haiftrace.scoring.token_shortlist import queries
+from haiftrace.scoring.token_shortlist import vectors_of
 
 DIMENSIONS = (128, 256, 512, 1024, 2048)
 BITS = (16, 4, 1)
@@ -99,7 +99,7 @@ class Corpus:
         self._sides = [(method, len(some)) for (method, _), some in zip(asked, sides, strict=True)]
         self._units = unit_directions(over_late, [side for some in sides for side in some])
         self._asking = [
-            np.concatenate([queries(*one, over_late, projector) for one in asked])
+            np.concatenate([vectors_of(side, over_late, projector) for side in sides])
             for projector in self._projectors
         ]
         self._record_side = torch.stack(

@@ -122,6 +122,16 @@ def test_the_statistics_of_a_record_leave_its_near_copies_out():
     assert found["margin"] == pytest.approx(0.6)
     assert found["score"] == 0.9
     assert found["z-score"] == pytest.approx((0.9 - 0.15) / spread)
+    assert found["relative margin"] == pytest.approx((0.9 - 0.125) / 0.125)
+
+
+def test_a_relative_margin_is_over_the_best_of_a_few_other_groups():
+    scores = field([0.9, 0.5, 0.6, 0.4, 0.3, 0.2, 0.1], [0, 1, 1, 2, 3, 4, 5])
+    assert scores.best(np.arange(7) > 0).tolist() == [0.6, 0.4, 0.3, 0.2]
+    assert scores.values(0)["relative margin"] == pytest.approx(0.9 / 0.375 - 1)
+    few = field([0.9, 0.5, 0.1], [0, 1, 1])
+    assert few.values(0)["relative margin"] == pytest.approx(0.9 / 0.5 - 1)
+    assert np.isnan(field([0.9, 0.3, -0.1, -0.4], [0, 1, 2, 3]).values(0)["relative margin"])
 
 
 def test_what_is_left_out_neither_wins_nor_counts():
@@ -151,7 +161,7 @@ def test_a_corpus_of_one_group_has_no_statistics():
     st.floats(0.01, 100),
     st.permutations(range(6)),
 )
-def test_statistics_do_not_depend_on_order_and_z_not_on_scale(values, factor, order):
+def test_statistics_do_not_depend_on_order_and_two_not_on_scale(values, factor, order):
     groups = list(range(len(values)))
     order = [*order, *range(6, len(values))]
     plain = field(values, groups)
@@ -167,10 +177,17 @@ def test_statistics_do_not_depend_on_order_and_z_not_on_scale(values, factor, or
     np.testing.assert_allclose(
         plain.values(first)["z-score"], scaled.values(first)["z-score"], rtol=1e-6
     )
+    strengths = [value + 2 for value in values]
+    one, other = (
+        field([value * by for value in strengths], groups).values(first)["relative margin"]
+        for by in (1.0, factor)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-12)
 
 
-def test_a_shortlist_alone_gives_no_z_score():
+def test_a_shortlist_alone_has_no_median():
     none = -np.inf
     found = field([0.9, none, 0.3, none], [0, 1, 2, 3]).values(0)
     assert found["margin"] == pytest.approx(0.6)
     assert np.isnan(found["z-score"])
+    assert found["relative margin"] == pytest.approx(0.9 / 0.3 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 
 from haiftrace import control_draws
 from haiftrace.calibrate import CalibrationSettings, calibrated_with
-from haiftrace.calibration.controls import Control, draw_controls
-from haiftrace.calibration.draws import GROUPS, Draw, read_draws, read_groups
-from haiftrace.calibration.statistics import Field
-from haiftrace.methods import DEFAULT_METHOD
+from haiftrace.calibration.controls import LENGTHS, Control, draw_controls
+from haiftrace.calibration.draws import GROUPS, Draw, candidates_of, read_draws, read_groups
+from haiftrace.calibration.statistics import STATISTICS, Field
+from haiftrace.methods import DEFAULT_METHOD, METHODS
 from haiftrace.query import Asking
 from haiftrace.scoring.late import LateScorer
 from haiftrace.store import Index, SupplementWriter
@@ -34,9 +35,15 @@ def draws_of(path: Path, method: str = "haif"):
     return draws.length_N, dict(draws.null_N), dict(draws.present_N)
 
 
-def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0, method: str = "haif") -> None:
+def assert_same_draws(
+    one: Path,
+    other: Path,
+    tolerance: float = 0.0,
+    method: str = "haif",
+    statistics: Sequence[str] = STATISTICS,
+) -> None:
     for a, b in zip(draws_of(one, method), draws_of(other, method), strict=True):
-        for key in a if isinstance(a, dict) else [...]:
+        for key in statistics if isinstance(a, dict) else [...]:
             np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance)
 
 
@@ -161,7 +168,9 @@ def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeyp
     monkeypatch.setattr(LateScorer, "_strengths", counted)
     with Index.open(calibrated) as index:
         controls = draw_controls(index, MANY.controls, MANY.seed)
-    for method, sides in (("haif-r", len(controls)), ("haif-li", sum(c.length for c in controls))):
+    tokens = {c.token_ids[: len(c.token_ids) - n] for c in controls for n in range(c.length)}
+    spans = {(c.token_ids, c.length) for c in controls}
+    for method, sides in (("haif-r", len(spans)), ("haif-li", len(tokens))):
         whole, parts = tmp_path / f"{method}-whole", tmp_path / f"{method}-parts"
         shutil.copytree(kit.index_path(), whole)
         shutil.copytree(kit.index_path(), parts)
@@ -178,8 +187,9 @@ def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeyp
         assert len(passes) >= 3
         assert max(passes) <= 40
         passes.clear()
-        # The estimates' products are of float32, and round as the block is large.
-        assert_same_draws(whole, parts, 1e-5, method)
+        # The estimates' products are of float32, and round as the block is large. Over a deviation
+        # of nearly nothing, as HAIF-LI has it here, a statistic that is not its own magnifies that.
+        assert_same_draws(whole, parts, 1e-5, method, candidates_of(METHODS[method]))
 
 
 def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
@@ -217,7 +227,8 @@ def test_a_large_index_proposes_for_late_interaction_by_its_tokens(tmp_path, mon
     monkeypatch.setattr(control_draws.ControlDraws, "_directions", lambda self, some: 1 << 60)
     monkeypatch.setitem(control_draws.EXACT_WORK, "cpu", float("inf"))
     run(few, methods="haif-r")
-    assert all(count == 1 and len(rows) < len(SENTENCES) for count, rows in scored)
+    # A control's lengths are scored together.
+    assert all(count <= len(LENGTHS) and len(rows) < len(SENTENCES) for count, rows in scored)
     lengths, null, present = draws_of(whole, "haif-r")
     assert draws_of(few, "haif-r")[0].tolist() == lengths.tolist()
     ours = draws_of(few, "haif-r")[1]["score"]

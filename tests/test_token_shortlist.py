@@ -182,8 +182,8 @@ def test_a_name_in_the_question_asks_too():
         named = replace(question, names=(1, 2))
         projector = tracer.engine.projector(64, 0)
         for method in (METHODS["haif-r"], METHODS["haif-li"]):
-            alone = token_shortlist.queries(method, question, tracer.engine, projector)
-            both = token_shortlist.queries(method, named, tracer.engine, projector)
+            alone = token_shortlist.vectors_of(sides_of(method, question), tracer.engine, projector)
+            both = token_shortlist.vectors_of(sides_of(method, named), tracer.engine, projector)
             assert len(both) == len(sides_of(method, named))
             assert len(both) - len(alone) == (2 if method.by_token else 0)
             assert np.abs(both[-len(alone) :] - alone).max() < 1e-6 or not method.by_token

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from haiftrace.calibration.draws import Draw, Draws, by_record, candidates_of, draw_tensors
 from haiftrace.calibration.statistics import (
+    RIVALS,
     STATISTICS,
     WITHIN_A_QUESTION,
     Field,
@@ -137,15 +138,16 @@ def test_of_the_lengths_the_largest_p_value_counts(value, length):
 def test_the_candidate_with_the_most_power_is_chosen(far):
     draws = make_draws({1: 150, 3: 150}, far=far)
     assert replace(draws, candidates=STATISTICS).chosen() == far
-    assert draws.chosen() == (far if far in WITHIN_A_QUESTION else "margin")
+    assert draws.chosen() in ([far] if far in WITHIN_A_QUESTION else WITHIN_A_QUESTION)
 
 
 def test_scores_of_one_question_are_compared_with_each_other():
     """HAIF-LI's are deviations already; those of the others depend on how something is asked."""
-    chosen = {name: candidates_of(METHODS[name]) for name in ("haif", "haif-r", "haif-li")}
-    assert chosen == {
+    names = ("haif", "haif-r", "haif-rq", "haif-li")
+    assert {name: candidates_of(METHODS[name]) for name in names} == {
         "haif": WITHIN_A_QUESTION,
-        "haif-r": WITHIN_A_QUESTION,
+        "haif-r": ("relative margin",),
+        "haif-rq": ("relative margin",),
         "haif-li": ("score",),
     }
 
@@ -170,8 +172,8 @@ def test_false_accusations_keep_their_rate_on_draws_of_the_same_kind():
     assert np.mean(accused) < 0.1
 
 
-def hidden(background_of_others: float, error: float) -> bool:
-    """Whether the rest of the corpus could hide a record that is 1 above all that were scored."""
+def hidden(background_of_others: float, error: float, statistic: str) -> bool:
+    """Whether the rest of the corpus could hide a record whose score is 1."""
     rng = np.random.default_rng(1)
     exact = np.full(200, -np.inf)
     exact[:50] = rng.normal(0, 0.1, 50)
@@ -179,14 +181,17 @@ def hidden(background_of_others: float, error: float) -> bool:
     background[:50] = exact[:50] + error * rng.normal(0, 1, 50)
     background[50:] = np.minimum(background[50:], background_of_others)
     first = int(np.argmax(exact[:50]))
-    return may_hide(
-        Field(exact, background, np.arange(200)), first, "margin", 1.0 - float(exact[first])
-    )
+    clear = 1.0 - float(exact[first])
+    if statistic == "relative margin":
+        exact, background = exact + 1.0, background + 1.0
+        clear = 2.0 / float(np.sort(exact)[-RIVALS:].mean()) - 1
+    return may_hide(Field(exact, background, np.arange(200)), first, statistic, clear)
 
 
-def test_a_shortlist_is_unsure_where_its_vectors_are_coarse():
-    assert not hidden(-0.2, 0.1)
-    assert hidden(0.2, 0.8)
+@pytest.mark.parametrize("statistic", ["margin", "relative margin"])
+def test_a_shortlist_is_unsure_where_its_vectors_are_coarse(statistic):
+    assert not hidden(-0.2, 0.1, statistic)
+    assert hidden(0.2, 0.8, statistic)
 
 
 def test_what_was_scored_whole_hides_nothing():

@@ -19,7 +19,8 @@ from haiftrace.methods import HAIF, METHODS, LateMethod
 from haiftrace.methods.late import strengths
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
-from haiftrace.scoring.token_shortlist import combined, queries
+from haiftrace.scoring.sides import distinct, sides_of
+from haiftrace.scoring.token_shortlist import combined, vectors_of
 
 if TYPE_CHECKING:
     from haiftrace.progress import Progress
@@ -130,9 +131,10 @@ def _by_tokens(
     asked = [(method, question) for method in methods for question in questions]
     dimensions = DIMENSIONS["token"]
     projectors = [engine.projector(dimension, 0) for dimension in dimensions]
-    sides = [[queries(m, question, engine, one) for m, question in asked] for one in projectors]
-    stacked = [np.concatenate(of_one) for of_one in sides]
-    strengths_PNS = np.zeros((len(projectors), len(index), len(stacked[0])))
+    of_each = [sides_of(method, question) for method, question in asked]
+    sides, place_S = distinct([side for some in of_each for side in some])
+    stacked = [vectors_of(sides, engine, projector) for projector in projectors]
+    strengths_PND = np.zeros((len(projectors), len(index), len(sides)))
     everything = tuple(engine.parameters)
     progress.start("shortlist by tokens", float(len(index)))
     for windows in window_batches(index, range(len(index)), engine.device):
@@ -140,19 +142,19 @@ def _by_tokens(
         labels_BT = batch.labels_BT.cpu().numpy().astype(bool)
         # One backward pass for all projections.
         each = engine.scoped_token_gradients(batch, [(everything, one) for one in projectors])
-        for strengths_NS, stacked_SK, tokens in zip(strengths_PNS, stacked, each, strict=True):
+        for strengths_ND, stacked_DK, tokens in zip(strengths_PND, stacked, each, strict=True):
             assert tokens.vectors_BTD is not None
             # In the index they are of half precision.
             kept_BTD = tokens.vectors_BTD.half().float().cpu().numpy()
             for window, kept_TD, labels_T in zip(windows, kept_BTD, labels_BT, strict=True):
-                cosines_SM = stacked_SK @ kept_TD[labels_T].T
-                strengths_NS[window.row] = strengths(cosines_SM, late.power)
+                cosines_DM = stacked_DK @ kept_TD[labels_T].T
+                strengths_ND[window.row] = strengths(cosines_DM, late.power)
         progress.advance(len(windows), tokens=token_count(windows))
-    asking = [(method, len(side)) for (method, _), side in zip(asked, sides[0], strict=True)]
+    asking = [(method, len(some)) for (method, _), some in zip(asked, of_each, strict=True)]
     return {
         (name, dimension): scores_QN
-        for dimension, strengths_NS in zip(dimensions, strengths_PNS, strict=True)
-        for name, scores_QN in scores_of(asking, strengths_NS).items()
+        for dimension, strengths_ND in zip(dimensions, strengths_PND, strict=True)
+        for name, scores_QN in scores_of(asking, strengths_ND[:, place_S]).items()
     }
 
 

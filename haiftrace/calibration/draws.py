@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from haiftrace.calibration.statistics import (
+    OF_STRENGTHS,
     STATISTICS,
     WITHIN_A_QUESTION,
     Values,
@@ -29,8 +30,9 @@ GROUPS = "near-copies"
 """The supplement with the group of each record."""
 ESTIMATED = "estimated"
 """The setting that says whether the draws are of estimated scores."""
-FORMAT = 2
-"""Of draws and groups; 2: controls have their sentence before them, sources may be near copies."""
+FORMAT = 3
+"""Of draws and groups; 2: controls have their sentence before them, sources may be near copies; 3:
+short spans begin long ones, and margins are kept over the median too."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,12 @@ def candidates_of(method: Method) -> tuple[str, ...]:
     """The statistics that compare a method's scores within one question.
 
     HAIF-LI's score is a sum of deviations over the question's other records already; its margin is
-    no longer comparable between questions of other lengths and kinds.
+    no longer comparable between questions of other lengths and kinds. Of the other late interaction
+    the margin counts relative to the level of the question's scores.
     """
-    standardised = isinstance(method, LateMethod) and method.standardised
-    return ("score",) if standardised else WITHIN_A_QUESTION
+    if isinstance(method, LateMethod):
+        return ("score",) if method.standardised else OF_STRENGTHS
+    return WITHIN_A_QUESTION
 
 
 def draw_tensors(draws: Sequence[Draw]) -> dict[str, Tensor]:

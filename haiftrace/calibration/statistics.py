@@ -10,14 +10,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STATISTICS = ("margin", "z-score", "score")
+STATISTICS = ("margin", "z-score", "score", "relative margin")
 """score: the score over the norm of the question's gradient (HAIF's cosine). margin: the same less
 that of the best record outside the record's group. z-score: the same less the median of the
-question's scores, over their median absolute deviation, the record's group left out of both."""
+question's scores, over their median absolute deviation, the record's group left out of both.
+relative margin: the score less the mean of the best few outside the record's group, each of another
+group, over that mean, where it is positive."""
 
 WITHIN_A_QUESTION = ("margin", "z-score")
 """Those that compare a question's scores with each other. The score itself depends on how something
 is asked, and a threshold from spans of records says little of it for questions."""
+
+OF_STRENGTHS = ("relative margin",)
+"""For scores that are positive and whose level differs with what is asked: spans of records meet
+all other records at a higher level than questions do, and have larger margins for it."""
+
+RIVALS = 4
+"""The best few of a relative margin: one may be a near copy that was not taken for one."""
 
 SPREAD = 1.4826
 """Median absolute deviation times this is the standard deviation of normally distributed values."""
@@ -61,12 +70,26 @@ class Field:
         if np.isfinite(rest).all():  # a shortlist alone says nothing of the rest
             median = float(np.median(rest))
             spread = SPREAD * float(np.median(np.abs(rest - median)))
-        rival = float(self.exact[others].max())
+        best = self.best(others)
+        level = float(best.mean()) if len(best) else 0.0
         return {
-            "margin": value - rival if np.isfinite(rival) else float("nan"),
+            "margin": value - float(best[0]) if len(best) else float("nan"),
             "z-score": (value - median) / spread if spread > 0 else float("nan"),
             "score": value,
+            "relative margin": value / level - 1 if level > 0 else float("nan"),
         }
+
+    def best(self, among: np.ndarray) -> np.ndarray:
+        """The best scores of up to `RIVALS` groups, descending, of the records among these [R]."""
+        scored = among & np.isfinite(self.exact)
+        if not scored.any():
+            return np.zeros(0)
+        groups = self.groups[scored]
+        best = np.full(int(groups.max()) + 1, -np.inf)
+        np.maximum.at(best, groups, self.exact[scored])
+        best = best[np.isfinite(best)]
+        few = np.partition(best, -RIVALS)[-RIVALS:] if len(best) > RIVALS else best
+        return np.sort(few)[::-1]
 
 
 def p_value(value: float, null: np.ndarray) -> float:

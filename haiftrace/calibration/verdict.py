@@ -130,6 +130,7 @@ def may_hide(field: Field, first: int, statistic: str, clear: float) -> bool:
     least = {
         "score": clear,
         "margin": float(field.exact[first]) + clear,
+        "relative margin": float(field.best(scored).mean()) * (1 + clear),
         "z-score": median + clear * SPREAD * float(np.median(np.abs(others - median))),
     }[statistic]
     if error == 0:

@@ -26,7 +26,7 @@ from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Scored, Tally
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.norms import at_tokens
-from haiftrace.scoring.sides import Side, places_of, sides_of, unit_directions
+from haiftrace.scoring.sides import Side, distinct, places_of, sides_of, unit_directions
 from haiftrace.store import Index, StoredWindow
 from haiftrace.store.sample import sample_rows
 
@@ -133,12 +133,14 @@ class LateScorer:
         """
         rows = self._with_reference(methods, range(len(self._index)) if wanted is None else wanted)
         asked = [(m, sides_of(m, question)) for m in methods for question in questions]
-        meeting = _Meeting(rows, [side for _, some in asked for side in some])
-        (strengths_KS,) = self._strengths([meeting], progress)
+        # Methods, and questions that begin alike, share the directions that they ask with.
+        sides, places_S = distinct([side for _, some in asked for side in some])
+        (strengths_KD,) = self._strengths([_Meeting(rows, sides)], progress)
         found: dict[str, list[np.ndarray]] = {method.name: [] for method in methods}
         at = 0
         for method, some in asked:
-            shares_KQ = self._shares(method, rows, strengths_KS[:, at : at + len(some)])
+            strengths_KQ = strengths_KD[:, places_S[at : at + len(some)]]
+            shares_KQ = self._shares(method, rows, strengths_KQ)
             found[method.name].append(shares_KQ.sum(1))
             at += len(some)
         place = {row: k for k, row in enumerate(rows)}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from haiftrace.methods.families import LateMethod
 from haiftrace.scoring.directions import Direction, Question, shares
 
@@ -21,6 +23,35 @@ class Side:
 
     batch: Batch
     weights_BT: Tensor
+
+    @property
+    def of_one_token(self) -> bool:
+        """Whether a single token has weight, so that the direction is that of its gradient."""
+        return int(self.weights_BT.count_nonzero()) == 1
+
+    @property
+    def asks(self) -> tuple[tuple[int, ...], tuple[tuple[int, float], ...]]:
+        """The tokens up to the last that has a weight, and the weights by position.
+
+        Sides that agree in these have the same gradient, whatever stands behind: the model is
+        causal.
+        """
+        weights = enumerate(self.weights_BT[0].tolist())
+        weighted = tuple((place, weight) for place, weight in weights if weight)
+        last = max(place for place, _ in weighted)
+        return tuple(self.batch.ids_BT[0, : last + 1].tolist()), weighted
+
+
+def distinct(sides: Sequence[Side]) -> tuple[list[Side], np.ndarray]:
+    """The sides that differ in what they ask, and where each of all sides stands among them."""
+    places: dict[object, int] = {}
+    kept: list[Side] = []
+    at = np.zeros(len(sides), dtype=np.int64)
+    for number, side in enumerate(sides):
+        at[number] = places.setdefault(side.asks, len(kept))
+        if at[number] == len(kept):
+            kept.append(side)
+    return kept, at
 
 
 def sides_of(method: LateMethod, question: Question) -> list[Side]:

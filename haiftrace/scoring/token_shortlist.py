@@ -11,7 +11,9 @@ Shape letters: N windows, Q query directions, K dimensions of a token's vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +22,7 @@ from haiftrace.methods.families import LateMethod
 from haiftrace.methods.late import Reference, meeting
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.directions import Question
-from haiftrace.scoring.sides import sides_of
+from haiftrace.scoring.sides import Side, distinct, sides_of
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
@@ -81,18 +83,20 @@ class TokenShortlist:
 
     def scores_of_many(self, method: LateMethod, questions: Sequence[Question]) -> np.ndarray:
         """The same of several questions, [questions, N]: their directions share the scans."""
-        each = [queries(method, question, self._engine, self._projector) for question in questions]
-        owner = np.repeat(np.arange(len(each)), [len(one) for one in each])
-        queries_QK = np.concatenate(each)
+        each = [sides_of(method, question) for question in questions]
+        counts = [len(one) for one in each]
+        sides, place_S = distinct([side for one in each for side in one])
+        owner = np.repeat(np.arange(len(each)), counts)
+        queries_DK = vectors_of(sides, self._engine, self._projector)
         scores = np.zeros((len(each), self._windows))
         # Strengths of all windows are needed at once: of some of the directions at a time.
         together = max(1, _MATRIX_BYTES // (8 * self._windows))
-        for start in range(0, len(queries_QK), together):
-            strengths_NQ = self.strengths(queries_QK[start : start + together])
-            of_question = owner[start : start + together]
-            for number in np.unique(of_question):
-                some_NQ = strengths_NQ[:, of_question == number]
-                scores[number] += combined(method, some_NQ, len(each[number]))
+        for start in range(0, len(sides), together):
+            strengths_ND = self.strengths(queries_DK[start : start + together])
+            here = (place_S >= start) & (place_S < start + together)
+            for number in np.unique(owner[here]):
+                some_NQ = strengths_ND[:, place_S[here & (owner == number)] - start]
+                scores[number] += combined(method, some_NQ, counts[number])
         return scores
 
     def strengths(self, queries_QK: np.ndarray) -> np.ndarray:
@@ -110,26 +114,42 @@ class TokenShortlist:
         return np.asarray((sums_NQ / np.sqrt(counts_N)[:, None]) ** (1 / self._power))
 
 
-def queries(
-    method: LateMethod, question: Question, engine: GradientEngine, projector: Projector
-) -> np.ndarray:
-    """[Q, K] the projected unit gradients that a method asks with.
+def vectors_of(sides: Sequence[Side], engine: GradientEngine, projector: Projector) -> np.ndarray:
+    """[S, K] the projected unit gradients of sides.
 
     Args:
         engine: over the scope of the vectors that they meet.
     """
-    sides = sides_of(method, question)
+    found: list[np.ndarray] = []
+    for _, some in groupby(sides, key=lambda side: (id(side.batch), side.of_one_token)):
+        of_question = list(some)
+        if of_question[0].of_one_token:
+            found.append(_of_tokens(of_question, engine, projector))
+        else:
+            found += [_of_mean(side, engine, projector)[None] for side in of_question]
+    return np.concatenate(found)
+
+
+def _of_tokens(sides: Sequence[Side], engine: GradientEngine, projector: Projector) -> np.ndarray:
+    """[S, K] of different tokens of one question: passes are shared."""
+    import torch
+
     batch = sides[0].batch
-    if method.by_token:
-        tokens = engine.token_gradients(batch, projector)
-        assert tokens.vectors_BTD is not None
-        labels_T = batch.labels_BT[0].cpu().numpy().astype(bool)
-        each: np.ndarray = tokens.vectors_BTD[0].double().cpu().numpy()[labels_T]
-        return each
-    reduced = engine.record_gradients(batch, sides[0].weights_BT[None], projector)
+    places = [int(side.weights_BT[0].argmax()) for side in sides]
+    labels_BT = torch.zeros_like(batch.labels_BT)
+    labels_BT[0, places] = True
+    tokens = engine.token_gradients(replace(batch, labels_BT=labels_BT), projector)
+    assert tokens.vectors_BTD is not None
+    found: np.ndarray = tokens.vectors_BTD[0].double().cpu().numpy()[places]
+    return found
+
+
+def _of_mean(side: Side, engine: GradientEngine, projector: Projector) -> np.ndarray:
+    """[K] of a direction that several tokens have."""
+    reduced = engine.record_gradients(side.batch, side.weights_BT[None], projector)
     assert reduced.projected_NBD is not None
     norm = float(reduced.norm_NB[0, 0])
-    mean: np.ndarray = reduced.projected_NBD[0].double().cpu().numpy()
+    mean: np.ndarray = reduced.projected_NBD[0, 0].double().cpu().numpy()
     return mean / norm if norm > 0 else mean
 
 
