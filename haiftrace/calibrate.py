@@ -33,7 +33,6 @@ from haiftrace.calibration.draws import (
     told,
 )
 from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
-from haiftrace.calibration.statistics import resolves
 from haiftrace.control_draws import ControlDraws
 from haiftrace.methods import (
     DEFAULT_METHOD,
@@ -165,20 +164,18 @@ def _described(
 
 def _outcome(index: Index, method: Method) -> str:
     draws = read_draws(index, method.name)
-    estimated = "estimated " if is_estimated(index, method.name) else ""
-    statistic = draws.chosen()
-    counts = {n: len(draws.null(statistic, n)) for n in draws.lengths(statistic)}
-    if not any(resolves(count, ALPHA) for count in counts.values()):
+    counts = draws.counts
+    powers = draws.powers()
+    if not powers:
         return (
             f"Calibrated {method.name} by {max(counts.values(), default=0)} control queries: too"
             f" few for verdicts at alpha {ALPHA:g}."
         )
-    powers = draws.powers(statistic)
-    each = ", ".join(f"{powers[n]:.0%} at {n}" for n, c in counts.items() if resolves(c, ALPHA))
+    each = ", ".join(f"{share:.0%} at {length}" for length, share in powers.items())
+    by = ", by estimates" if is_estimated(index, method.name) else ""
     return (
-        f"Calibrated {method.name} by {max(counts.values()):,} control queries: the"
-        f" {estimated}{statistic} separates best; power at alpha {ALPHA:g} by tokens of the"
-        f" response: {each}."
+        f"Calibrated {method.name} by {max(counts.values()):,} control queries{by}; power at alpha"
+        f" {ALPHA:g} by tokens of the response: {each}."
     )
 
 

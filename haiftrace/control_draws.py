@@ -14,7 +14,7 @@ import numpy as np
 
 from haiftrace.calibration.controls import Control
 from haiftrace.calibration.draws import Draw, by_record
-from haiftrace.calibration.statistics import STATISTICS, Field
+from haiftrace.calibration.statistics import RIVALS, UNDEFINED, Field
 from haiftrace.calibration.work import EXACT_WORK, Scoring
 from haiftrace.methods import LateMethod, Method
 from haiftrace.methods.settings import MethodSettings
@@ -96,17 +96,11 @@ class ControlDraws:
     def draws(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         """A draw a control, in order."""
         found = []
-        for part in self._parts(controls):
+        for part in _packed(controls, lambda control: self._directions([control]), self._room):
             share = Part(progress, float(len(part)))
             found += list(self._estimates(part)) if self.estimated else self._part(part, share)
             share.finish()
         return found
-
-    def _parts(self, controls: Sequence[Control]) -> Iterator[list[Control]]:
-        """Controls that are scored together; by late interaction a control's lengths are."""
-        together = groupby(controls, key=lambda c: (c.number, 0 if self._late else c.length))
-        for some in _packed([list(one) for _, one in together], self._directions, self._room):
-            yield [control for one in some for control in one]
 
     def _estimates(self, controls: Sequence[Control]) -> Iterator[Draw]:
         """The same by the index's vectors alone, each record's score its estimate."""
@@ -120,15 +114,14 @@ class ControlDraws:
             for control, estimate in zip(some, found, strict=True):
                 assert estimate is not None
                 scores = self._by_record(estimate)
-                field = Field(scores, scores, self._groups)
+                field = Field(scores, scores, self._groups, self._late is not None)
                 yield _draw(field, control, self._left_out(control))
 
     def _directions(self, controls: Sequence[Control]) -> int:
-        """Query-side vectors of these controls; lengths that begin alike share those of tokens."""
-        if self._late is None or not self._late.by_token:
+        """Query-side vectors of these controls."""
+        if self._late is None:
             return len(controls)
-        asked = {c.token_ids[: len(c.token_ids) - n] for c in controls for n in range(c.length)}
-        return len(asked)
+        return sum(control.length if self._late.by_token else 1 for control in controls)
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
@@ -154,7 +147,7 @@ class ControlDraws:
             exact = by_record(exact_N, records, self._records)
             background = projected[place]
             everything = exact if background is None else self._by_record(background)
-            field = Field(exact, everything, self._groups)
+            field = Field(exact, everything, self._groups, self._late is not None)
             found.append(_draw(field, control, left_out[place]))
         return found
 
@@ -180,20 +173,18 @@ class ControlDraws:
         """Windows to score: the best by their vectors of what is not left out, and of the near
         copies of the source, whose own is scored where there is no copy.
 
-        Of the former one at least is no near copy of the first, so that there is a margin.
+        The former are of as many groups as a margin is taken from.
         """
         assert projected is not None
-        groups = self._groups[self._record_N]
         copies = _copies(self._groups, control)[self._record_N]
         kept = np.where(left_out[self._record_N], -np.inf, projected)
-        best = _largest(kept, self._proposals)
+        best = _largest(kept, len(kept))
+        groups = self._groups[self._record_N[best]]
+        _, begins = np.unique(groups, return_index=True)
+        enough = sorted(begins.tolist())[: RIVALS + 1]
+        count = max([self._proposals, *(begin + 1 for begin in enough)])
         copied = _largest(np.where(copies, projected, -np.inf), self._proposals)
-        rows = {*best, *(copied or [control.row])}
-        if not best:
-            return rows
-        others = np.where(groups == groups[best[0]], -np.inf, kept)
-        rival = int(np.argmax(others))
-        return rows | {rival} if np.isfinite(others[rival]) else rows
+        return {*best[:count], *(copied or [control.row])}
 
     def _by_record(self, values_N: np.ndarray) -> np.ndarray:
         return by_record(values_N, self._record_N, self._records)
@@ -220,12 +211,11 @@ def _largest(values_N: np.ndarray, count: int) -> list[int]:
 
 
 def _draw(field: Field, control: Control, left_out: np.ndarray) -> Draw:
-    undefined = dict.fromkeys(STATISTICS, float("nan"))
     first = field.first(left_out)
-    null = undefined if first is None else field.values(first, left_out)
+    null = UNDEFINED if first is None else field.standing(first, left_out)
     copy = field.first(~_copies(field.groups, control))
     source = control.record if copy is None else copy
-    return Draw(control.length, null, field.values(source, left_out))
+    return Draw(control.length, null, field.standing(source, left_out))
 
 
 def _copies(groups: np.ndarray, control: Control) -> np.ndarray:

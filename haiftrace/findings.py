@@ -67,13 +67,13 @@ class Verdict:
     Attributes:
         decision: whether a source in this corpus was found.
         alpha: false-accusation rate that was asked for.
-        statistic: name of what is compared: "margin", "relative margin", "z-score", ….
+        statistic: name of what is compared: "relative margin" say, or "estimated margin".
         value: of the first record.
         p_value: share of the controls without a source that are as high; None without controls.
         q_value: the p-value over all findings of the run by Benjamini and Hochberg.
         power: share of the controls with their source there that clear alpha.
-        length: tokens of the response length whose controls were compared.
-        null: those controls.
+        lengths: tokens of the controls' responses that it was compared with, ascending.
+        null: those controls, of the nearest level.
         reasons: why it is inconclusive, in plain words.
     """
 
@@ -84,7 +84,7 @@ class Verdict:
     p_value: float | None = None
     q_value: float | None = None
     power: float | None = None
-    length: int | None = None
+    lengths: tuple[int, ...] = ()
     null: NullDistribution | None = None
     reasons: tuple[str, ...] = ()
 

@@ -279,7 +279,7 @@ def traced_verdict(**more: Any) -> Verdict:
         "p_value": 1 / 513,
         "q_value": 0.004,
         "power": 0.72,
-        "length": 10,
+        "lengths": (3, 10),
         "null": null_of(),
     }
     return Verdict(**(values | more))

@@ -67,8 +67,8 @@ def test_late_interaction_is_judged_by_all_that_was_scored(method, tmp_path):
         scores = tracer.score_many([question], [method], MethodSettings(), Silent())[method][0]
     with Index.open(path) as index:
         groups = read_groups(index)
-    field = Field(scores, scores, groups)
-    assert verdict.value == pytest.approx(field.values(1)[verdict.statistic], rel=1e-6)
+    field = Field(scores, scores, groups, strengths=True)
+    assert verdict.value == pytest.approx(field.standing(1).margin, rel=1e-6)
 
 
 def test_late_interaction_over_a_shortlist_without_token_vectors_is_inconclusive(tmp_path):

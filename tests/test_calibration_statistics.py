@@ -1,4 +1,4 @@
-"""P-values, thresholds, power, q-values, histograms and the statistics of a ranking."""
+"""P-values, thresholds, power, q-values, histograms and how far a record stands out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haiftrace.calibration.statistics import (
-    STATISTICS,
+    NEAREST,
     Field,
+    Standing,
+    Standings,
     histogram,
     p_value,
     power,
@@ -109,29 +111,36 @@ def test_a_histogram_of_nothing_is_empty():
     assert histogram(np.zeros(0)) == ((), ())
 
 
-def field(exact, groups, background=None) -> Field:
+def field(exact, groups, background=None, strengths=True) -> Field:
     exact = np.array(exact, dtype=float)
-    return Field(exact, exact if background is None else np.array(background), np.array(groups))
+    background = exact if background is None else np.array(background)
+    return Field(exact, background, np.array(groups), strengths)
 
 
-def test_the_statistics_of_a_record_leave_its_near_copies_out():
-    scores = field([0.9, 0.8, 0.3, 0.1, -0.1, 0.2], [0, 0, 1, 2, 3, 4])
-    rest = np.array([0.3, 0.1, -0.1, 0.2])
-    spread = 1.4826 * np.median(np.abs(rest - 0.15))
-    found = scores.values(0)
-    assert found["margin"] == pytest.approx(0.6)
-    assert found["score"] == 0.9
-    assert found["z-score"] == pytest.approx((0.9 - 0.15) / spread)
-    assert found["relative margin"] == pytest.approx((0.9 - 0.125) / 0.125)
-
-
-def test_a_relative_margin_is_over_the_best_of_a_few_other_groups():
-    scores = field([0.9, 0.5, 0.6, 0.4, 0.3, 0.2, 0.1], [0, 1, 1, 2, 3, 4, 5])
-    assert scores.best(np.arange(7) > 0).tolist() == [0.6, 0.4, 0.3, 0.2]
-    assert scores.values(0)["relative margin"] == pytest.approx(0.9 / 0.375 - 1)
+def test_a_standing_is_over_the_best_of_a_few_other_groups():
+    scores = field([0.9, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], [0, 0, 1, 1, 2, 3, 4, 5])
+    assert scores.best(np.arange(8) > 1).tolist() == [0.6, 0.4, 0.3, 0.2]
+    assert scores.standing(0).level == pytest.approx(0.375)
+    assert scores.standing(0).margin == pytest.approx(0.9 / 0.375 - 1)
+    assert scores.standing(2).margin == pytest.approx(0.6 / np.mean([0.9, 0.4, 0.3, 0.2]) - 1)
     few = field([0.9, 0.5, 0.1], [0, 1, 1])
-    assert few.values(0)["relative margin"] == pytest.approx(0.9 / 0.5 - 1)
-    assert np.isnan(field([0.9, 0.3, -0.1, -0.4], [0, 1, 2, 3]).values(0)["relative margin"])
+    assert few.standing(0) == Standing(pytest.approx(0.8), 0.5)
+
+
+def test_scores_of_either_sign_have_a_margin_that_is_a_difference():
+    signed = field([0.9, 0.3, -0.1, -0.5], [0, 1, 2, 3], strengths=False)
+    assert signed.statistic == "margin"
+    assert signed.standing(0) == Standing(pytest.approx(1.0), pytest.approx(-0.1))
+    strengths = field([0.9, 0.3, 0.1, 0.2], [0, 1, 2, 3])
+    assert strengths.statistic == "relative margin"
+    assert strengths.standing(0).margin == pytest.approx(0.9 / 0.2 - 1)
+    for one in (signed, strengths):
+        margin, level = one.standing(0).margin, one.standing(0).level
+        assert one.at(margin, level) == pytest.approx(0.9)
+
+
+def test_where_nothing_speaks_for_an_answer_a_margin_is_huge():
+    assert field([0.9, 0.0, 0.0], [0, 1, 2]).standing(0).margin > 1e8
 
 
 def test_what_is_left_out_neither_wins_nor_counts():
@@ -140,28 +149,27 @@ def test_what_is_left_out_neither_wins_nor_counts():
     assert scores.first() == 0
     assert scores.first(left_out) == 2
     without = field([0.3, 0.1, -0.1, 0.2], [1, 2, 3, 4])
-    assert scores.values(2, left_out) == pytest.approx(without.values(0))
+    assert scores.standing(2, left_out) == without.standing(0)
 
 
-def test_records_that_were_not_scored_have_no_exact_part():
+def test_records_that_were_not_scored_do_not_count():
     none = -np.inf
     scores = field([0.9, none, 0.3, none], [0, 1, 2, 3], [0.8, 0.1, 0.2, 0.0])
-    assert scores.values(0)["margin"] == pytest.approx(0.6)
-    assert scores.values(0)["z-score"] == pytest.approx(0.8 / (1.4826 * 0.1))
-    assert all(np.isnan(value) for value in scores.values(1).values())
+    assert scores.standing(0) == Standing(pytest.approx(2.0), 0.3)
+    assert np.isnan(scores.standing(1).margin)
     assert scores.first(np.array([True, False, True, False])) is None
 
 
-def test_a_corpus_of_one_group_has_no_statistics():
-    assert all(np.isnan(value) for value in field([0.9, 0.8], [0, 0]).values(0).values())
+def test_a_corpus_of_one_group_has_no_standing():
+    assert np.isnan(field([0.9, 0.8], [0, 0]).standing(0).margin)
 
 
 @given(
-    st.lists(st.floats(-1, 1), min_size=6, max_size=12, unique=True),
+    st.lists(st.floats(0.01, 1), min_size=6, max_size=12, unique=True),
     st.floats(0.01, 100),
     st.permutations(range(6)),
 )
-def test_statistics_do_not_depend_on_order_and_two_not_on_scale(values, factor, order):
+def test_a_margin_depends_neither_on_order_nor_on_scale(values, factor, order):
     groups = list(range(len(values)))
     order = [*order, *range(6, len(values))]
     plain = field(values, groups)
@@ -170,24 +178,25 @@ def test_statistics_do_not_depend_on_order_and_two_not_on_scale(values, factor, 
     first = plain.first()
     assert first is not None
     assert order[int(shuffled.first() or 0)] == first
-    for statistic in STATISTICS:
-        one = plain.values(first)[statistic]
-        other = shuffled.values(order.index(first))[statistic]
-        np.testing.assert_allclose(one, other)
-    np.testing.assert_allclose(
-        plain.values(first)["z-score"], scaled.values(first)["z-score"], rtol=1e-6
-    )
-    strengths = [value + 2 for value in values]
-    one, other = (
-        field([value * by for value in strengths], groups).values(first)["relative margin"]
-        for by in (1.0, factor)
-    )
-    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-12)
+    right = plain.standing(first)
+    assert shuffled.standing(order.index(first)).margin == pytest.approx(right.margin)
+    assert scaled.standing(first).margin == pytest.approx(right.margin, rel=1e-6)
+    assert scaled.standing(first).level == pytest.approx(right.level * factor)
 
 
-def test_a_shortlist_alone_has_no_median():
-    none = -np.inf
-    found = field([0.9, none, 0.3, none], [0, 1, 2, 3]).values(0)
-    assert found["margin"] == pytest.approx(0.6)
-    assert np.isnan(found["z-score"])
-    assert found["relative margin"] == pytest.approx(0.9 / 0.3 - 1)
+def test_the_nearest_levels_are_those_of_the_nearest_ratios():
+    """1.9 is nearer to 1 than 0.5 is, though the difference is larger."""
+    count = NEAREST + 50
+    levels = np.concatenate([np.full(NEAREST - 1, 1.0), [1.9], np.full(50, 0.5)])
+    draws = Standings(np.arange(count, dtype=float), levels)
+    near = draws.near(1.0, np.ones(count, dtype=bool), 0.01)
+    assert sorted(near.tolist()) == list(range(NEAREST))
+    among = np.arange(count) != 3
+    assert NEAREST in draws.near(1.0, among, 0.01)
+    assert 3 not in draws.near(1.0, among, 0.01)
+    # Few are all taken, and so are those whose level is not known to be near.
+    assert len(draws.near(1.0, np.arange(count) < 10, 0.01)) == 10
+    assert len(draws.near(float("nan"), np.ones(count, dtype=bool), 0.01)) == count
+    # Below zero all levels are the same: nothing speaks for the answer.
+    draws.level_N[:] = np.linspace(-1.0, -0.1, count)
+    assert draws.near(-5.0, np.ones(count, dtype=bool), 0.01).tolist() == list(range(NEAREST))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,21 +58,6 @@ def test_a_control_is_a_span_of_its_record_with_what_stands_before(index):
         first = count - control.length
         assert first >= min(FIRST_TOKENS, len(window.token_ids) // 4)
         assert any(all(window.labels[at + first : at + count]) for at in places)
-
-
-def test_shorter_spans_are_beginnings_of_longer_ones(index, monkeypatch):
-    """All but those that are too common there, which have a place of their own."""
-
-    def begun() -> list[bool]:
-        ends: dict[int, list[tuple[int, ...]]] = {}
-        for control in draw_controls(index, 40, seed=1):
-            ends.setdefault(control.number, []).append(control.token_ids)
-        pairs = [pair for some in ends.values() for pair in pairwise(some)]
-        return [short == long[: len(short)] for short, long in pairs]
-
-    assert 0.5 < np.mean(begun()) < 1
-    monkeypatch.setattr(drawing, "COMMON_SHARE", 1.0)
-    assert all(begun())
 
 
 def window_of(text: str) -> Any:

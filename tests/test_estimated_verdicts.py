@@ -69,12 +69,12 @@ def test_draws_are_of_the_vectors_estimates(method, tmp_path, exact_is_too_much,
             estimates = tracer.candidates.background(question, METHODS[method], MethodSettings())
             left_out = groups == groups[control.record]
             left_out[control.containing] = True
-            field = Field(estimates, estimates, groups)
-            right = field.values(field.first(left_out), left_out)
-            for statistic, value in right.items():
-                assert draws.null_N[statistic][number] == pytest.approx(
-                    value, rel=1e-4, abs=1e-5, nan_ok=True
-                )
+            field = Field(estimates, estimates, groups, method != "haif")
+            right = field.standing(field.first(left_out), left_out)
+            assert draws.null.level_N[number] == pytest.approx(right.level, abs=1e-5, nan_ok=True)
+            assert draws.null.margin_N[number] == pytest.approx(
+                right.margin, rel=1e-4, abs=1e-5, nan_ok=True
+            )
 
 
 def calibrating_batch(control):
@@ -96,10 +96,9 @@ def test_a_verdict_compares_estimates_with_them(method, tmp_path, exact_is_too_m
     assert verdict is not None
     assert verdict.decision == "traced"
     assert finding.records[0].id == "r1"
-    kind, statistic = verdict.statistic.split(maxsplit=1)
-    assert kind == "estimated"
-    field = Field(estimates, estimates, read_groups(tracer.index))
-    assert verdict.value == pytest.approx(field.values(1)[statistic], rel=1e-4)
+    field = Field(estimates, estimates, read_groups(tracer.index), method != "haif")
+    assert verdict.statistic == f"estimated {field.statistic}"
+    assert verdict.value == pytest.approx(field.standing(1).margin, rel=1e-4)
     # The shown scores stay the exact ones.
     exact = kit.traced(kit.tracer(), Leak(PROMPT, ANSWER), method=method, exact=True)
     assert finding.records[0].score == pytest.approx(exact.records[0].score, rel=1e-6)

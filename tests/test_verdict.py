@@ -2,112 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haiftrace.calibration.draws import Draw, Draws, by_record, candidates_of, draw_tensors
+from haiftrace.calibration.draws import Draw, Draws, by_record, compared_lengths, draw_tensors
 from haiftrace.calibration.statistics import (
-    RIVALS,
-    STATISTICS,
-    WITHIN_A_QUESTION,
+    NEAREST,
+    UNDEFINED,
     Field,
+    Standing,
+    Standings,
     p_value,
-    threshold,
 )
-from haiftrace.calibration.verdict import (
-    Trial,
-    compared_lengths,
-    judge,
-    may_hide,
-    with_q_values,
-)
+from haiftrace.calibration.verdict import Trial, judge, may_hide, with_q_values
 from haiftrace.findings import Finding, Verdict
-from haiftrace.methods import METHODS
 
 RECORDS = 40
 
 
-def make_draws(counts: dict[int, int], seed: int = 0, far: str = "margin") -> Draws:
-    """Null draws around 0, the more the longer; the source stands out in one statistic alone."""
-    rng = np.random.default_rng(seed)
-    draws = []
-    for length, count in counts.items():
-        for _ in range(count):
-            null = {s: float(rng.normal(length / 100, 0.1)) for s in STATISTICS}
-            present = {s: float(rng.normal(2.0 if s == far else 0.0, 0.1)) for s in STATISTICS}
-            draws.append(Draw(length, null, present))
+def kept(draws: list[Draw]) -> Draws:
+    """Draws as an index keeps them."""
     tensors = {name: tensor.numpy() for name, tensor in draw_tensors(draws).items()}
-    return Draws(
-        tensors["length"],
-        {s: tensors[f"null-{s}"] for s in STATISTICS},
-        {s: tensors[f"present-{s}"] for s in STATISTICS},
+    null, present = (
+        Standings(tensors[f"{kind}-margin"], tensors[f"{kind}-level"])
+        for kind in ("null", "present")
+    )
+    return Draws(tensors["length"], null, present)
+
+
+def make_draws(counts: dict[int, int], seed: int = 0, level: float = 0.1) -> Draws:
+    """Null margins around 0.3, the larger the longer; those of sources around 3."""
+    rng = np.random.default_rng(seed)
+    return kept(
+        [
+            Draw(
+                length,
+                Standing(0.3 + float(rng.normal(length / 100, 0.1)), level),
+                Standing(float(rng.normal(3.0, 0.1)), level),
+            )
+            for length, count in counts.items()
+            for _ in range(count)
+        ]
     )
 
 
-def trial(first: float, length: int = 3) -> Trial:
-    """The first record is so far above the second, all in groups of their own."""
-    scores = np.linspace(-0.1, 0.0, RECORDS)
-    scores[7] = first
-    return Trial(Field(scores, scores, np.arange(RECORDS)), [7, RECORDS - 1], length)
+def trial(margin: float, length: int = 3, level: float = 0.1) -> Trial:
+    """The first record is so far above the best others, all in groups of their own."""
+    scores = np.full(RECORDS, 0.5 * level)
+    scores[-4:] = level * np.array([0.7, 0.9, 1.1, 1.3])
+    scores[7] = level * (1 + margin)
+    return Trial(Field(scores, scores, np.arange(RECORDS), True), [7, RECORDS - 1], length)
 
 
 DRAWS = make_draws({1: 200, 3: 200, 10: 200})
 
 
 def test_a_first_place_above_the_null_is_traced():
-    verdict, p_values = judge(trial(1.0), DRAWS, 0.01)
+    verdict, p_values = judge(trial(2.0), DRAWS, 0.01)
     assert verdict.decision == "traced"
-    assert verdict.statistic == "margin"
-    assert verdict.value == pytest.approx(1.0)
-    assert verdict.p_value == 1 / 201 == p_values[0]
+    assert verdict.statistic == "relative margin"
+    assert verdict.value == pytest.approx(2.0)
+    assert verdict.p_value == 1 / (NEAREST + 1) == p_values[0]
     assert p_values[1] > 0.01
-    # Of the lengths beside its own, the one that is hardest to clear.
-    assert verdict.length == max(
-        (1, 3, 10), key=lambda n: threshold(DRAWS.null("margin", n), 0.01) or 0.0
-    )
+    assert verdict.lengths == (1, 3, 10)
     assert verdict.power == 1.0
     assert verdict.null is not None
-    assert verdict.null.draws == 200 == sum(verdict.null.counts)
+    assert verdict.null.draws == NEAREST == sum(verdict.null.counts)
     assert verdict.null.threshold is not None
-    assert verdict.null.threshold < 1.0
+    assert verdict.null.threshold < 2.0
     assert verdict.reasons == ()
 
 
 def test_a_first_place_within_the_null_is_no_source():
-    verdict, _ = judge(trial(0.05), DRAWS, 0.01)
+    verdict, _ = judge(trial(0.4), DRAWS, 0.01)
     assert verdict.decision == "no source found"
     assert verdict.p_value > 0.01
 
 
 def test_too_few_controls_decide_nothing():
-    verdict, p_values = judge(trial(1.0), make_draws({1: 98, 3: 98}), 0.01)
+    """However many lengths there are: those of one control are not independent of each other."""
+    verdict, p_values = judge(trial(2.0), make_draws({1: 98, 3: 98}), 0.01)
     assert verdict.decision == "inconclusive"
     assert verdict.p_value is None
     assert p_values == [None, None]
     assert "98 controls cannot resolve alpha 0.01: it takes 99" in verdict.reasons[0]
-    assert judge(trial(1.0), make_draws({1: 99}), 0.01)[0].decision == "traced"
+    assert judge(trial(2.0), make_draws({1: 99}), 0.01)[0].decision == "traced"
 
 
 def test_lengths_with_too_few_controls_are_passed_over():
-    verdict, _ = judge(trial(1.0, 10), make_draws({1: 200, 3: 150, 10: 20}), 0.01)
-    assert verdict.length == 3
+    verdict, _ = judge(trial(2.0, 10), make_draws({1: 200, 3: 150, 10: 20}), 0.01)
+    assert verdict.lengths == (3,)
 
 
 def test_a_reason_makes_it_inconclusive_and_keeps_the_numbers():
-    verdict, _ = judge(trial(1.0), DRAWS, 0.01, ("the model would hardly say this response",))
+    verdict, _ = judge(trial(2.0), DRAWS, 0.01, ("the model would hardly say this response",))
     assert verdict.decision == "inconclusive"
-    assert verdict.p_value == 1 / 201
+    assert verdict.p_value == 1 / (NEAREST + 1)
     assert verdict.reasons == ("the model would hardly say this response",)
 
 
 def test_a_corpus_of_near_copies_alone_is_inconclusive():
     same = np.zeros(RECORDS, dtype=int)
-    scores = trial(1.0).field.exact
-    verdict, _ = judge(Trial(Field(scores, scores, same), [7], 3), DRAWS, 0.01)
+    scores = trial(2.0).field.exact
+    verdict, _ = judge(Trial(Field(scores, scores, same, True), [7], 3), DRAWS, 0.01)
     assert verdict.decision == "inconclusive"
     assert verdict.value is None
 
@@ -124,86 +123,104 @@ def test_below_the_shortest_length_the_shortest_counts():
     assert compared_lengths(1, [3, 10]) == [3]
 
 
-@given(st.floats(-0.3, 0.6), st.integers(1, 40))
-def test_of_the_lengths_the_largest_p_value_counts(value, length):
-    asked = trial(value, length)
-    statistic = DRAWS.chosen()
-    of_record = asked.field.values(asked.records[0])[statistic]
-    beside = compared_lengths(length, DRAWS.lengths(statistic))
-    each = [p_value(of_record, DRAWS.null(statistic, n)) for n in beside]
-    assert judge(asked, DRAWS, 0.01)[0].p_value == max(each)
+def test_controls_of_the_nearest_level_count():
+    """Prose whose records meet each other at ten times the level, with much smaller margins."""
+    biographies, prose = make_draws({3: 500}), make_draws({3: 500}, level=1.0)
+    prose.null.margin_N[:] -= 0.3
+    both = Draws(
+        np.concatenate([biographies.length_N, prose.length_N]),
+        *(
+            Standings(
+                np.concatenate([one.margin_N, other.margin_N]),
+                np.concatenate([one.level_N, other.level_N]),
+            )
+            for one, other in (
+                (biographies.null, prose.null),
+                (biographies.present, prose.present),
+            )
+        ),
+    )
+    for level, own in ((0.1, biographies), (0.08, biographies), (1.0, prose), (3.0, prose)):
+        verdict, _ = judge(trial(0.4, level=level), both, 0.01)
+        alone, _ = judge(trial(0.4, level=level), own, 0.01)
+        assert verdict == alone
+    assert judge(trial(0.4, level=1.0), both, 0.01)[0].decision == "traced"
+    assert judge(trial(0.4), both, 0.01)[0].decision == "no source found"
 
 
-@pytest.mark.parametrize("far", STATISTICS)
-def test_the_candidate_with_the_most_power_is_chosen(far):
-    draws = make_draws({1: 150, 3: 150}, far=far)
-    assert replace(draws, candidates=STATISTICS).chosen() == far
-    assert draws.chosen() in ([far] if far in WITHIN_A_QUESTION else WITHIN_A_QUESTION)
+def test_a_smaller_alpha_takes_more_controls():
+    """Of so many draws that it lets a few of them reach the margin."""
+    draws = make_draws({1: 1500, 3: 1500})
+    verdict, _ = judge(trial(2.0, 1), draws, 0.001)
+    assert verdict.null is not None
+    assert verdict.null.draws == 3000
+    verdict, _ = judge(trial(2.0, 1), draws, 0.002)
+    assert verdict.null is not None
+    assert verdict.null.draws == 2000
 
 
-def test_scores_of_one_question_are_compared_with_each_other():
-    """HAIF-LI's are deviations already; those of the others depend on how something is asked."""
-    names = ("haif", "haif-r", "haif-rq", "haif-li")
-    assert {name: candidates_of(METHODS[name]) for name in names} == {
-        "haif": WITHIN_A_QUESTION,
-        "haif-r": ("relative margin",),
-        "haif-rq": ("relative margin",),
-        "haif-li": ("score",),
-    }
+@given(st.floats(0.0, 3.0), st.integers(1, 40), st.floats(0.01, 1.0))
+def test_the_p_value_is_that_of_the_draws_beside(margin, length, level):
+    asked = trial(margin, length, level)
+    beside = compared_lengths(length, DRAWS.lengths(0.01))
+    these = np.isin(DRAWS.length_N, beside)
+    null = DRAWS.null.margin_N[np.flatnonzero(these)[:NEAREST]]  # all are of one level here
+    verdict, p_values = judge(asked, DRAWS, 0.01)
+    standing = asked.field.standing(asked.records[0])
+    assert standing.margin == pytest.approx(margin, abs=1e-9)
+    assert verdict.p_value == p_value(standing.margin, null) == p_values[0]
 
 
 def test_undefined_draws_do_not_count():
-    nan = dict.fromkeys(STATISTICS, float("nan"))
-    tensors = draw_tensors([Draw(1, nan, nan), Draw(1, dict.fromkeys(STATISTICS, 0.5), nan)])
-    draws = Draws(
-        tensors["length"].numpy(),
-        {s: tensors[f"null-{s}"].numpy() for s in STATISTICS},
-        {s: tensors[f"present-{s}"].numpy() for s in STATISTICS},
-    )
-    assert draws.null("score", 1).tolist() == [0.5]
-    assert draws.present("score", 1).tolist() == []
-    assert draws.lengths("margin") == [1]
+    draws = kept([Draw(1, UNDEFINED, UNDEFINED), Draw(1, Standing(0.5, 0.2), UNDEFINED)])
+    assert draws.null_near(0.2, [1], 0.01).tolist() == [0.5]
+    assert draws.present_near(0.2, [1], 0.01).tolist() == []
+    assert draws.counts == {1: 1}
+
+
+def test_power_is_of_the_draws_with_their_source_at_their_own_level():
+    draws = make_draws({1: 150, 10: 20})
+    assert draws.powers() == {1: 1.0}
+    draws.present.margin_N[:50] = 0.0
+    assert draws.powers() == {1: pytest.approx(2 / 3)}
 
 
 def test_false_accusations_keep_their_rate_on_draws_of_the_same_kind():
     rng = np.random.default_rng(8)
-    fresh = rng.normal(0.03, 0.1, 2000)
+    fresh = 0.3 + rng.normal(0.03, 0.1, 2000)
     accused = [judge(trial(max(0.0, v)), DRAWS, 0.05)[0].decision == "traced" for v in fresh]
-    assert np.mean(accused) < 0.1
+    assert 0.02 < np.mean(accused) < 0.1
 
 
-def hidden(background_of_others: float, error: float, statistic: str) -> bool:
-    """Whether the rest of the corpus could hide a record whose score is 1."""
+def hidden(background_of_others: float, error: float) -> bool:
+    """Whether the rest of the corpus could hide a record whose margin is twice the controls'."""
     rng = np.random.default_rng(1)
     exact = np.full(200, -np.inf)
-    exact[:50] = rng.normal(0, 0.1, 50)
-    background = rng.normal(0, 0.1, 200)
+    exact[:50] = rng.normal(0.1, 0.01, 50)
+    background = rng.normal(0.1, 0.01, 200)
     background[:50] = exact[:50] + error * rng.normal(0, 1, 50)
     background[50:] = np.minimum(background[50:], background_of_others)
-    first = int(np.argmax(exact[:50]))
-    clear = 1.0 - float(exact[first])
-    if statistic == "relative margin":
-        exact, background = exact + 1.0, background + 1.0
-        clear = 2.0 / float(np.sort(exact)[-RIVALS:].mean()) - 1
-    return may_hide(Field(exact, background, np.arange(200)), first, statistic, clear)
+    return may_hide(Field(exact, background, np.arange(200), True), DRAWS, [1, 3], 0.01)
 
 
-@pytest.mark.parametrize("statistic", ["margin", "relative margin"])
-def test_a_shortlist_is_unsure_where_its_vectors_are_coarse(statistic):
-    assert not hidden(-0.2, 0.1, statistic)
-    assert hidden(0.2, 0.8, statistic)
+def test_a_shortlist_is_unsure_where_its_vectors_are_coarse():
+    assert not hidden(0.08, 0.01)
+    assert hidden(0.12, 0.08)
 
 
 def test_what_was_scored_whole_hides_nothing():
     scores = np.linspace(0, 1, 20)
-    assert not may_hide(Field(scores, scores, np.arange(20)), 19, "margin", 0.0)
+    assert not may_hide(Field(scores, scores, np.arange(20), True), DRAWS, [1, 3], 0.01)
 
 
 def test_an_unsure_shortlist_cannot_clear_the_corpus():
     scores = np.full(RECORDS, -np.inf)
-    scores[:2] = 0.01, 0.0
+    scores[:2] = 0.02, 0.01
     background = np.linspace(-0.1, 0.9, RECORDS)
-    unsure = Trial(Field(scores, background, np.arange(RECORDS)), [0], 3)
+    unsure = Trial(Field(scores, background, np.arange(RECORDS), True), [0], 3)
+    verdict, _ = judge(unsure, make_draws({1: 200, 3: 200}, level=0.01), 0.005)
+    assert verdict.decision == "traced"
+    unsure = Trial(Field(scores / 2 + 0.005, background, np.arange(RECORDS), True), [0], 3)
     verdict, _ = judge(unsure, DRAWS, 0.01)
     assert verdict.decision == "inconclusive"
     assert "shortlist" in verdict.reasons[0]

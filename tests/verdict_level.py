@@ -36,7 +36,7 @@ from haiftrace.checkpoint import load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.engine import make_batch
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS
+from haiftrace.methods import METHODS, LateMethod
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
@@ -107,7 +107,8 @@ def measure(
             background = (
                 scores if projected is None else by_record(projected, record_N, len(records))
             )
-            field = Field(background if dimensions else scores, background, groups)
+            compared = background if dimensions else scores
+            field = Field(compared, background, groups, isinstance(METHODS[method], LateMethod))
             length = int(case.question.batch.labels_BT.sum())
             verdict, _ = judge(Trial(field, [first], length), draws, ALPHA)
             found = counts.setdefault(f"{case.part or 'all'} {case.kind}", Counter())
@@ -118,14 +119,9 @@ def measure(
             found["traced right"] += right and verdict.decision == "traced"
             found["inconclusive"] += verdict.decision == "inconclusive"
     return {name: dict(found) for name, found in counts.items()} | {
-        "statistic": {draws.chosen(): 1},
         "groups": {"n": len(set(groups.tolist())), "subjects": len(indexed)},
-        "power %": {
-            str(n): round(100 * power) for n, power in draws.powers(draws.chosen()).items()
-        },
-        "draws": {
-            str(n): len(draws.null(draws.chosen(), n)) for n in draws.lengths(draws.chosen())
-        },
+        "power %": {str(n): round(100 * power) for n, power in draws.powers().items()},
+        "draws": {str(n): count for n, count in draws.counts.items()},
     }
 
 

@@ -1,9 +1,9 @@
 """Control queries: spans of indexed records, asked for with what stands before them.
 
 A control is a question whose source is known. Every control has a span of each of a few response
-lengths, the shorter ones beginnings of the longer ones where they can be: what a method asks of a
-token then serves all of them. A span that many records hold says nothing of one of them, and
-leaving them all out would leave another corpus behind, so such spans are not drawn.
+lengths, at places of their own: else one odd place would be an extreme draw at every length. A span
+that many records hold says nothing of one of them, and leaving them all out would leave another
+corpus behind, so such spans are not drawn.
 
 Before the span stands only the sentence that it is in. A question does not repeat the whole record
 either, and with all of it the source would be found by its own context alone.
@@ -71,33 +71,28 @@ def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
     turns = [rng.permutation(len(index)) for _ in range(-(-count // len(index)))]
     rows = np.concatenate(turns)[:count].tolist() if turns else []
     windows = {w.row: w for w in index.iter_windows(sorted(set(rows)))}
-    tries: list[dict[int, dict[int, tuple[int, ...]]]] = []
-    for row in rows:
-        starts: list[int] = []
-        tries.append({})
-        for length in reversed(LENGTHS):
+    tries: list[tuple[int, int, list[tuple[int, ...]]]] = []
+    for number, row in enumerate(rows):
+        for length in LENGTHS:
             window = windows[row]
-            own = rng.permutation(possible_starts(window, length))[:_TRIES].tolist()
-            starts = list(dict.fromkeys([*starts, *own]))
-            tries[-1][length] = {
-                start: tuple(window.token_ids[context_start(window, start) : start + length])
-                for start in starts
-            }
-    spans = {ids[-length:] for of in tries for length, some in of.items() for ids in some.values()}
+            chosen = rng.permutation(possible_starts(window, length))[:_TRIES].tolist()
+            ends = [
+                tuple(window.token_ids[context_start(window, start) : start + length])
+                for start in chosen
+            ]
+            tries.append((number, length, ends))
+    spans = {ids[-length:] for _, length, ends in tries for ids in ends}
     limit = max(1, min(COMMON_RECORDS, int(COMMON_SHARE * index.manifest.totals.records)))
     held = records_holding(index, spans, limit)
-    found: list[Control] = []
-    for number, (row, of_lengths) in enumerate(zip(rows, tries, strict=True)):
-        chosen: list[Control] = []
-        place = -1
-        for length, some in of_lengths.items():
-            for start in sorted(some, key=lambda start: start != place):
-                containing = held[some[start][-length:]]
-                if containing is not None:
-                    record, place = windows[row].record, start
-                    chosen.append(Control(number, row, record, some[start], length, containing))
-                    break
-        found += reversed(chosen)
+    found = []
+    for number, length, ends in tries:
+        row = rows[number]
+        for ids in ends:
+            containing = held[ids[-length:]]
+            if containing is not None:
+                record = windows[row].record
+                found.append(Control(number, row, record, ids, length, containing))
+                break
     return found
 
 

@@ -22,7 +22,7 @@ from haiftrace.calibration.draws import (
 from haiftrace.calibration.statistics import Field
 from haiftrace.calibration.verdict import Trial, judge
 from haiftrace.findings import Verdict
-from haiftrace.methods import DEFAULT_METHOD, Method
+from haiftrace.methods import DEFAULT_METHOD, LateMethod, Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.best import Tally
 from haiftrace.store import Index
@@ -85,7 +85,8 @@ class Court:
             )
             reasons = (*reasons, what)
         estimated = is_estimated(self._index, method.name)
-        field = Field(everything if estimated else exact, everything, self._groups)
+        compared = everything if estimated else exact
+        field = Field(compared, everything, self._groups, isinstance(method, LateMethod))
         verdict, p_values = judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
         return (told_as_estimated(verdict, p_values) if estimated else verdict), p_values
 

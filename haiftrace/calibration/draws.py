@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.statistics import (
-    OF_STRENGTHS,
-    STATISTICS,
-    WITHIN_A_QUESTION,
-    Values,
-    power,
-    resolves,
-)
-from haiftrace.methods import LateMethod, Method, find_methods
+from haiftrace.calibration.statistics import Standing, Standings, power, resolves
+from haiftrace.methods import Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.store import Index
 from haiftrace.store.manifest import plain
@@ -25,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ALPHA = 0.01
-"""False-accusation rate at which the statistic is chosen."""
+"""False-accusation rate at which power is told."""
 GROUPS = "near-copies"
 """The supplement with the group of each record."""
 ESTIMATED = "estimated"
 """The setting that says whether the draws are of estimated scores."""
 FORMAT = 3
 """Of draws and groups; 2: controls have their sentence before them, sources may be near copies; 3:
-short spans begin long ones, and margins are kept over the median too."""
+margins are to the best few, and kept with their level."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +35,14 @@ class Draw:
 
     Attributes:
         length: tokens of the span.
-        null: statistics of the best record where source and near copies are left out.
+        null: that of the best record where source and near copies are left out.
         present: of a source: the best of the record's near copies that hold the span, since a
             question has other words around it too; where there is none, the record itself.
     """
 
     length: int
-    null: Values
-    present: Values
+    null: Standing
+    present: Standing
 
 
 @dataclass(frozen=True)
@@ -57,54 +51,58 @@ class Draws:
 
     Attributes:
         length_N: tokens of each control's span.
-        null_N, present_N: by statistic.
-        candidates: the statistics that one is chosen from.
+        null, present: see `Draw`.
     """
 
     length_N: np.ndarray
-    null_N: Mapping[str, np.ndarray]
-    present_N: Mapping[str, np.ndarray]
-    candidates: Sequence[str] = WITHIN_A_QUESTION
+    null: Standings
+    present: Standings
 
-    def lengths(self, statistic: str) -> list[int]:
-        """The lengths that have a null draw, ascending."""
-        defined = ~np.isnan(self.null_N[statistic])
-        return [int(length) for length in np.unique(self.length_N[defined])]
+    @cached_property
+    def counts(self) -> dict[int, int]:
+        """How many null draws each length has, ascending."""
+        lengths, counts = np.unique(
+            self.length_N[~np.isnan(self.null.margin_N)], return_counts=True
+        )
+        return dict(zip(lengths.tolist(), counts.tolist(), strict=True))
 
-    def null(self, statistic: str, length: int) -> np.ndarray:
-        """Null draws of a length."""
-        return self._defined(self.null_N[statistic], length)
+    def lengths(self, alpha: float) -> list[int]:
+        """The lengths with enough null draws for a p-value as low as alpha."""
+        return [length for length, count in self.counts.items() if resolves(count, alpha)]
 
-    def present(self, statistic: str, length: int) -> np.ndarray:
-        """Draws of a length with the source there."""
-        return self._defined(self.present_N[statistic], length)
+    def null_near(self, level: float, lengths: Sequence[int], alpha: float) -> np.ndarray:
+        """The null draws of these lengths that a margin at a level is compared with."""
+        return self.null.near(level, np.isin(self.length_N, lengths), alpha)
 
-    def _defined(self, values: np.ndarray, length: int) -> np.ndarray:
-        chosen = values[self.length_N == length]
-        return chosen[~np.isnan(chosen)]
+    def present_near(self, level: float, lengths: Sequence[int], alpha: float) -> np.ndarray:
+        """The same of those whose source is there."""
+        return self.present.near(level, np.isin(self.length_N, lengths), alpha)
 
-    def powers(self, statistic: str, alpha: float = ALPHA) -> dict[int, float]:
-        """Power by length."""
-        return {
-            length: power(self.present(statistic, length), self.null(statistic, length), alpha)
-            for length in self.lengths(statistic)
-        }
+    def powers(self, alpha: float = ALPHA) -> dict[int, float]:
+        """Power by length, of those that resolve alpha: each draw against the null at its level."""
+        found, lengths = {}, self.lengths(alpha)
+        for length in lengths:
+            here = (self.length_N == length) & ~np.isnan(self.present.margin_N)
+            beside = compared_lengths(length, lengths)
+            of_each = [
+                power(np.array([margin]), self.null_near(level, beside, alpha), alpha)
+                for margin, level in zip(
+                    self.present.margin_N[here], self.present.level_N[here], strict=True
+                )
+            ]
+            found[length] = float(np.mean(of_each)) if of_each else 0.0
+        return found
 
-    def chosen(self) -> str:
-        """Of the candidates that with the largest mean power over the lengths, the first of equals.
 
-        At `ALPHA`, or the smallest that the draws of a length resolve, where that is larger.
-        """
+def compared_lengths(length: int, calibrated: Sequence[int]) -> list[int]:
+    """The calibrated lengths whose controls a response is compared with, ascending.
 
-        def mean_power(statistic: str) -> float:
-            found = []
-            for length in self.lengths(statistic):
-                null = self.null(statistic, length)
-                alpha = ALPHA if resolves(len(null), ALPHA) else 1.0 / (1 + len(null))
-                found.append(power(self.present(statistic, length), null, alpha))
-            return float(np.mean(found)) if found else -1.0
-
-        return max(self.candidates, key=mean_power)
+    Its own, the next shorter and the next longer one.
+    """
+    own = {n for n in calibrated if n == length}
+    below = [n for n in calibrated if n < length]
+    above = [n for n in calibrated if n > length]
+    return sorted(own | set(sorted(below)[-1:]) | set(sorted(above)[:1]))
 
 
 def calibration_name(method: str) -> str:
@@ -123,27 +121,15 @@ def told(method: Method, settings: MethodSettings) -> dict[str, Any]:
     return plain(settings.described([method]))
 
 
-def candidates_of(method: Method) -> tuple[str, ...]:
-    """The statistics that compare a method's scores within one question.
-
-    HAIF-LI's score is a sum of deviations over the question's other records already; its margin is
-    no longer comparable between questions of other lengths and kinds. Of the other late interaction
-    the margin counts relative to the level of the question's scores.
-    """
-    if isinstance(method, LateMethod):
-        return ("score",) if method.standardised else OF_STRENGTHS
-    return WITHIN_A_QUESTION
-
-
 def draw_tensors(draws: Sequence[Draw]) -> dict[str, Tensor]:
     """A block of draws as it is kept."""
     import torch
 
     tensors = {"length": torch.tensor([draw.length for draw in draws], dtype=torch.int64)}
-    for statistic in STATISTICS:
-        for kind in ("null", "present"):
-            values = [getattr(draw, kind)[statistic] for draw in draws]
-            tensors[f"{kind}-{statistic}"] = torch.tensor(values, dtype=torch.float64)
+    for kind in ("null", "present"):
+        for part in ("margin", "level"):
+            values = [getattr(getattr(draw, kind), part) for draw in draws]
+            tensors[f"{kind}-{part}"] = torch.tensor(values, dtype=torch.float64)
     return tensors
 
 
@@ -159,12 +145,10 @@ def read_draws(index: Index, method: str) -> Draws:
         parts = [block[key].numpy() for block in blocks]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    return Draws(
-        joined("length"),
-        {statistic: joined(f"null-{statistic}") for statistic in STATISTICS},
-        {statistic: joined(f"present-{statistic}") for statistic in STATISTICS},
-        candidates_of(find_methods(method)[0]),
+    null, present = (
+        Standings(joined(f"{kind}-margin"), joined(f"{kind}-level")) for kind in ("null", "present")
     )
+    return Draws(joined("length"), null, present)
 
 
 def read_groups(index: Index) -> np.ndarray | None:

@@ -1,38 +1,68 @@
-"""Statistics of a ranking, p-values, q-values and histograms: numbers in, numbers out.
+"""How far a record stands out, p-values, q-values and histograms: numbers in, numbers out.
 
 Shape letters: R records of the index, N draws of a null distribution.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-STATISTICS = ("margin", "z-score", "score", "relative margin")
-"""score: the score over the norm of the question's gradient (HAIF's cosine). margin: the same less
-that of the best record outside the record's group. z-score: the same less the median of the
-question's scores, over their median absolute deviation, the record's group left out of both.
-relative margin: the score less the mean of the best few outside the record's group, each of another
-group, over that mean, where it is positive."""
-
-WITHIN_A_QUESTION = ("margin", "z-score")
-"""Those that compare a question's scores with each other. The score itself depends on how something
-is asked, and a threshold from spans of records says little of it for questions."""
-
-OF_STRENGTHS = ("relative margin",)
-"""For scores that are positive and whose level differs with what is asked: spans of records meet
-all other records at a higher level than questions do, and have larger margins for it."""
-
 RIVALS = 4
-"""The best few of a relative margin: one may be a near copy that was not taken for one."""
+"""The best few that a margin is taken to: one may be a near copy that was not taken for one."""
 
-SPREAD = 1.4826
-"""Median absolute deviation times this is the standard deviation of normally distributed values."""
+LEAST_LEVEL = 1e-9
+"""A level from here down says that no other record speaks for an answer."""
 
-Values = dict[str, float]
-"""By statistic; NaN where it is undefined."""
+NEAREST, REACHING = 400, 4
+"""Draws that a margin is compared with, where there are more: so many, and as many that alpha lets
+so many of them reach it. They are those of the level nearest to its own, as records of other kinds,
+say prose beside biographies, meet each other at other levels."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a record stands out in a question's scores; both NaN where that is undefined.
+
+    A score by itself depends on how something is asked, and a threshold from spans of records says
+    little of it for questions: what is compared is how far it lies above those of other records.
+
+    Attributes:
+        margin: the score less the level; of strengths over the level, since all of a question's
+            are the larger the more records are worded like it, as spans of records are.
+        level: the mean of the best `RIVALS` scores outside the record's group, each of another
+            group.
+    """
+
+    margin: float
+    level: float
+
+
+UNDEFINED = Standing(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Those of N draws.
+
+    Attributes:
+        margin_N, level_N: see `Standing`.
+    """
+
+    margin_N: np.ndarray
+    level_N: np.ndarray
+
+    def near(self, level: float, among_N: np.ndarray, alpha: float) -> np.ndarray:
+        """The margins of the defined draws among these whose levels are at the nearest ratios."""
+        places = np.flatnonzero(among_N & ~np.isnan(self.margin_N))
+        count = max(NEAREST, math.ceil(REACHING / alpha))
+        if len(places) <= count or np.isnan(level):
+            return self.margin_N[places]
+        distance = np.abs(np.log(_positive(self.level_N[places])) - np.log(_positive(level)))
+        return self.margin_N[places[np.argsort(distance, kind="stable")[:count]]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +72,20 @@ class Field:
     Attributes:
         exact: [R] score over the norm of the question's gradient; -inf where it was not computed.
         background: [R] the same of every record: projected, where the index holds vectors that
-            rank for the method, else exact. The z-score's median and spread are taken from it.
+            rank for the method, else exact.
         groups: [R] which records tell the same.
+        strengths: whether scores are strengths, which are never negative (see `methods.late`).
     """
 
     exact: np.ndarray
     background: np.ndarray
     groups: np.ndarray
+    strengths: bool = False
+
+    @property
+    def statistic(self) -> str:
+        """What its margins are called."""
+        return "relative margin" if self.strengths else "margin"
 
     def first(self, left_out: np.ndarray | None = None) -> int | None:
         """The best of the exact ones that are not left out [R]; None where there is none."""
@@ -56,28 +93,25 @@ class Field:
         best = int(np.argmax(exact))
         return best if np.isfinite(exact[best]) else None
 
-    def values(self, record: int, left_out: np.ndarray | None = None) -> Values:
-        """The statistics of one record, as if those left out [R] were not in the corpus."""
+    def standing(self, record: int, left_out: np.ndarray | None = None) -> Standing:
+        """That of one record, as if those left out [R] were not in the corpus."""
         others = self.groups != self.groups[record]
         if left_out is not None:
             others &= ~left_out
         value = float(self.exact[record])
-        undefined = dict.fromkeys(STATISTICS, float("nan"))
-        if not np.isfinite(value) or not others.any():
-            return undefined
-        rest = self.background[others]
-        median = spread = float("nan")
-        if np.isfinite(rest).all():  # a shortlist alone says nothing of the rest
-            median = float(np.median(rest))
-            spread = SPREAD * float(np.median(np.abs(rest - median)))
         best = self.best(others)
-        level = float(best.mean()) if len(best) else 0.0
-        return {
-            "margin": value - float(best[0]) if len(best) else float("nan"),
-            "z-score": (value - median) / spread if spread > 0 else float("nan"),
-            "score": value,
-            "relative margin": value / level - 1 if level > 0 else float("nan"),
-        }
+        if not np.isfinite(value) or not len(best):
+            return UNDEFINED
+        level = float(best.mean())
+        return Standing(self.margin(value, level), level)
+
+    def margin(self, value: float, level: float) -> float:
+        """How far a score lies above a level."""
+        return value / float(_positive(level)) - 1 if self.strengths else value - level
+
+    def at(self, margin: float, level: float) -> float:
+        """The score that lies so far above a level."""
+        return (1 + margin) * float(_positive(level)) if self.strengths else level + margin
 
     def best(self, among: np.ndarray) -> np.ndarray:
         """The best scores of up to `RIVALS` groups, descending, of the records among these [R]."""
@@ -90,6 +124,10 @@ class Field:
         best = best[np.isfinite(best)]
         few = np.partition(best, -RIVALS)[-RIVALS:] if len(best) > RIVALS else best
         return np.sort(few)[::-1]
+
+
+def _positive(level: float | np.ndarray) -> np.ndarray:
+    return np.maximum(level, LEAST_LEVEL)
 
 
 def p_value(value: float, null: np.ndarray) -> float:

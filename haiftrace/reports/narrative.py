@@ -79,8 +79,12 @@ def split_at_alpha(finding: Finding) -> tuple[Sequence[RecordEvidence], Sequence
 
 def leaked_types(finding: Finding) -> str:
     """What leaked: `phone`, `email and phone`; empty where nothing did."""
-    names = list(dict.fromkeys(value.type for value in finding.leaked))
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return listed(list(dict.fromkeys(value.type for value in finding.leaked)))
+
+
+def listed(words: Sequence[str]) -> str:
+    """`one`, `one and two`, `one, two and three`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def headline(finding: Finding) -> Headline:
@@ -125,8 +129,9 @@ def reasons_to_believe(finding: Finding) -> list[str]:
                 f" {reaching:,} reached this {what}{value}."
             )
     if null is not None and null.threshold is not None:
-        tokens = "token" if verdict.length == 1 else "tokens"
-        length = "" if verdict.length is None else f", for answers of {verdict.length} {tokens}"
+        tokens = "token" if verdict.lengths == (1,) else "tokens"
+        counts = listed([str(length) for length in verdict.lengths])
+        length = f", for answers of {counts} {tokens}" if counts else ""
         sentences.append(
             f"Chance alone exceeds {null.threshold:.3g} in {100 * verdict.alpha:g}% of"
             f" cases{length}."
