@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from haiftrace.device import SMALL_MODEL
 from haiftrace.methods import GradientMethod, LateMethod, Method, Rule
 from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.scoring.directions import Question
@@ -21,8 +22,9 @@ from haiftrace.store import Index
 if TYPE_CHECKING:
     from haiftrace.engine import GradientEngine
 
-RESCORE = {"cpu": 32, "cuda": 256}
-"""Windows that late interaction scores exactly where that costs more than a pass forward each."""
+RESCORE, RESCORE_ON_CPU = 256, 32
+"""Windows that late interaction scores exactly where that costs more than a pass forward each, and
+of a model that is not small on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,21 @@ class Candidates:
         index: the opened index.
         engine: over the index's own scope.
         engine_over: gives the engine over another scope.
+        parameters: of the model.
     """
 
     def __init__(
-        self, index: Index, engine: GradientEngine, engine_over: Callable[[str], GradientEngine]
+        self,
+        index: Index,
+        engine: GradientEngine,
+        engine_over: Callable[[str], GradientEngine],
+        parameters: int,
     ) -> None:
         self._index = index
         self._engine = engine
         self._engine_over = engine_over
+        dear = engine.device.type == "cpu" and parameters >= SMALL_MODEL
+        self._rescore = RESCORE_ON_CPU if dear else RESCORE
         self._token_shortlists: dict[LateSettings, TokenShortlist] = {}
 
     def of(
@@ -98,7 +107,7 @@ class Candidates:
         scope = settings.late.scope
         plain = not method.by_token and not method.along_run
         cheap = plain and has_norms(self._index, scope)
-        count = room.rescore or (room.candidates if cheap else RESCORE[self._engine.device.type])
+        count = room.rescore or (room.candidates if cheap else self._rescore)
         if room.exact or count >= len(self._index):
             return range(len(self._index))
         tokens = self.by_tokens(settings)

@@ -75,7 +75,7 @@ class Scorers:
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
         self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
-        self.candidates = Candidates(index, self.engine, self.engine_over)
+        self.candidates = Candidates(index, self.engine, self.engine_over, checkpoint.parameters)
 
     def score_many(
         self,

@@ -63,8 +63,8 @@ class TraceSettings:
         candidates: windows that the search proposes for exact scoring.
         exact: score every window instead.
         rescore: the same as `candidates` for late interaction; None for `candidates` where one
-            direction asks and the index keeps the token norms, else for 32 on a CPU and 256 on a
-            GPU.
+            direction asks and the index keeps the token norms, else for 256, of a model that is not
+            small 32 on a CPU.
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.

@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
+from haiftrace import candidates
 from haiftrace.calibrate import CalibrationSettings, calibrate
 from haiftrace.findings import Finding
 from haiftrace.methods import METHODS
@@ -131,6 +132,23 @@ def test_the_candidates_hold_the_exact_first(method):
             assert short.records[0].id == exact.records[0].id
             assert short.records[0].score == pytest.approx(exact.records[0].score, rel=1e-9)
     assert held == len(LEAKS)
+
+
+def test_a_model_that_is_not_small_scores_fewer_exactly(monkeypatch):
+    """Where each direction costs more than a pass forward; HAIF-R's one does not."""
+    monkeypatch.setattr(candidates, "RESCORE", 7)
+    monkeypatch.setattr(candidates, "RESCORE_ON_CPU", 3)
+
+    def scored(method: str) -> int:
+        index, model = kit.index_path(parameters="attention"), kit.checkpoint()
+        with kit.precisely():
+            tracer = Tracer(Index.open(index), model)
+        return found(tracer, method).scored
+
+    assert scored("haif-rq") == 7
+    monkeypatch.setattr(candidates, "SMALL_MODEL", kit.checkpoint().parameters)
+    assert scored("haif-rq") == 3
+    assert scored("haif-r") == len(SENTENCES)
 
 
 def test_another_scope_or_no_vectors_is_said():
