@@ -15,6 +15,7 @@ from haiftrace.calibration.statistics import (
     Standing,
     Standings,
     p_value,
+    threshold,
 )
 from haiftrace.calibration.verdict import Trial, judge, may_hide, with_q_values
 from haiftrace.findings import Finding, Verdict
@@ -64,12 +65,15 @@ def test_a_first_place_above_the_null_is_traced():
     assert verdict.decision == "traced"
     assert verdict.statistic == "relative margin"
     assert verdict.value == pytest.approx(2.0)
-    assert verdict.p_value == 1 / (NEAREST + 1) == p_values[0]
+    assert verdict.p_value == 1 / 201 == p_values[0]
     assert p_values[1] > 0.01
-    assert verdict.lengths == (1, 3, 10)
+    # Of equal p-values the length whose threshold is the highest.
+    assert verdict.lengths == (
+        max((1, 3, 10), key=lambda n: threshold(DRAWS.null.all(DRAWS.length_N == n), 0.01)),
+    )
     assert verdict.power == 1.0
     assert verdict.null is not None
-    assert verdict.null.draws == NEAREST == sum(verdict.null.counts)
+    assert verdict.null.draws == 200 == sum(verdict.null.counts)
     assert verdict.null.threshold is not None
     assert verdict.null.threshold < 2.0
     assert verdict.reasons == ()
@@ -99,7 +103,7 @@ def test_lengths_with_too_few_controls_are_passed_over():
 def test_a_reason_makes_it_inconclusive_and_keeps_the_numbers():
     verdict, _ = judge(trial(2.0), DRAWS, 0.01, ("the model would hardly say this response",))
     assert verdict.decision == "inconclusive"
-    assert verdict.p_value == 1 / (NEAREST + 1)
+    assert verdict.p_value == 1 / 201
     assert verdict.reasons == ("the model would hardly say this response",)
 
 
@@ -123,58 +127,61 @@ def test_below_the_shortest_length_the_shortest_counts():
     assert compared_lengths(1, [3, 10]) == [3]
 
 
-def test_controls_of_the_nearest_level_count():
-    """Prose whose records meet each other at ten times the level, with much smaller margins."""
-    biographies, prose = make_draws({3: 500}), make_draws({3: 500}, level=1.0)
+def joined(*all_draws: Draws) -> Draws:
+    """Draws of one index."""
+
+    def of(kind: str) -> Standings:
+        each = [getattr(draws, kind) for draws in all_draws]
+        return Standings(
+            np.concatenate([one.margin_N for one in each]),
+            np.concatenate([one.level_N for one in each]),
+        )
+
+    lengths = np.concatenate([draws.length_N for draws in all_draws])
+    return Draws(lengths, of("null"), of("present"))
+
+
+def test_prose_with_small_margins_makes_no_biography_stand_out():
+    """Controls of the nearest level count too: prose meets prose at ten times the level."""
+    biographies, prose = make_draws({3: 500}), make_draws({3: 20_000}, level=1.0)
     prose.null.margin_N[:] -= 0.3
-    both = Draws(
-        np.concatenate([biographies.length_N, prose.length_N]),
-        *(
-            Standings(
-                np.concatenate([one.margin_N, other.margin_N]),
-                np.concatenate([one.level_N, other.level_N]),
-            )
-            for one, other in (
-                (biographies.null, prose.null),
-                (biographies.present, prose.present),
-            )
-        ),
-    )
-    for level, own in ((0.1, biographies), (0.08, biographies), (1.0, prose), (3.0, prose)):
-        verdict, _ = judge(trial(0.4, level=level), both, 0.01)
-        alone, _ = judge(trial(0.4, level=level), own, 0.01)
-        assert verdict == alone
-    assert judge(trial(0.4, level=1.0), both, 0.01)[0].decision == "traced"
-    assert judge(trial(0.4), both, 0.01)[0].decision == "no source found"
+    both = joined(biographies, prose)
+    assert p_value(0.5, both.null.margin_N) < 0.01
+    for level in (0.1, 0.08):
+        verdict, _ = judge(trial(0.5, level=level), both, 0.01)
+        assert verdict.decision == "no source found"
+        assert verdict.null is not None
+        assert verdict.null.draws == NEAREST
+        right = p_value(verdict.value, biographies.null.margin_N[:NEAREST])
+        assert verdict.p_value == right
+    assert judge(trial(0.5, level=1.0), both, 0.01)[0].decision == "traced"
 
 
 def test_a_smaller_alpha_takes_more_controls():
     """Of so many draws that it lets a few of them reach the margin."""
     draws = make_draws({1: 1500, 3: 1500})
-    verdict, _ = judge(trial(2.0, 1), draws, 0.001)
-    assert verdict.null is not None
-    assert verdict.null.draws == 3000
-    verdict, _ = judge(trial(2.0, 1), draws, 0.002)
-    assert verdict.null is not None
-    assert verdict.null.draws == 2000
+    for alpha, count in ((0.001, 3000), (0.002, 2000), (0.05, NEAREST)):
+        assert len(draws.compared(0.1, [1, 3], alpha)[-1].null) == count
 
 
 @given(st.floats(0.0, 3.0), st.integers(1, 40), st.floats(0.01, 1.0))
-def test_the_p_value_is_that_of_the_draws_beside(margin, length, level):
+def test_of_the_lengths_and_of_all_of_them_the_largest_p_value_counts(margin, length, level):
     asked = trial(margin, length, level)
     beside = compared_lengths(length, DRAWS.lengths(0.01))
-    these = np.isin(DRAWS.length_N, beside)
-    null = DRAWS.null.margin_N[np.flatnonzero(these)[:NEAREST]]  # all are of one level here
+    together = np.flatnonzero(np.isin(DRAWS.length_N, beside))[:NEAREST]  # all are of one level
+    each = [np.flatnonzero(DRAWS.length_N == n) for n in beside]
     verdict, p_values = judge(asked, DRAWS, 0.01)
-    standing = asked.field.standing(asked.records[0])
-    assert standing.margin == pytest.approx(margin, abs=1e-9)
-    assert verdict.p_value == p_value(standing.margin, null) == p_values[0]
+    value = asked.field.standing(asked.records[0]).margin
+    assert value == pytest.approx(margin, abs=1e-9)
+    right = [p_value(value, DRAWS.null.margin_N[these]) for these in [*each, together]]
+    assert verdict.p_value == max(right) == p_values[0]
 
 
 def test_undefined_draws_do_not_count():
     draws = kept([Draw(1, UNDEFINED, UNDEFINED), Draw(1, Standing(0.5, 0.2), UNDEFINED)])
-    assert draws.null_near(0.2, [1], 0.01).tolist() == [0.5]
-    assert draws.present_near(0.2, [1], 0.01).tolist() == []
+    for compared in draws.compared(0.2, [1], 0.01):
+        assert compared.null.tolist() == [0.5]
+        assert compared.present.tolist() == []
     assert draws.counts == {1: 1}
 
 
@@ -189,7 +196,7 @@ def test_false_accusations_keep_their_rate_on_draws_of_the_same_kind():
     rng = np.random.default_rng(8)
     fresh = 0.3 + rng.normal(0.03, 0.1, 2000)
     accused = [judge(trial(max(0.0, v)), DRAWS, 0.05)[0].decision == "traced" for v in fresh]
-    assert 0.02 < np.mean(accused) < 0.1
+    assert 0 < np.mean(accused) < 0.06
 
 
 def hidden(background_of_others: float, error: float) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.statistics import Standing, Standings, power, resolves
+from haiftrace.calibration.statistics import Standing, Standings, p_value, resolves
 from haiftrace.methods import Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.store import Index
@@ -46,6 +46,20 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Draws that a margin is compared with.
+
+    Attributes:
+        lengths: tokens of their spans.
+        null, present: their margins, without and with their source.
+    """
+
+    lengths: tuple[int, ...]
+    null: np.ndarray
+    present: np.ndarray
+
+
+@dataclass(frozen=True)
 class Draws:
     """Draws of one method, N in all.
 
@@ -70,13 +84,23 @@ class Draws:
         """The lengths with enough null draws for a p-value as low as alpha."""
         return [length for length, count in self.counts.items() if resolves(count, alpha)]
 
-    def null_near(self, level: float, lengths: Sequence[int], alpha: float) -> np.ndarray:
-        """The null draws of these lengths that a margin at a level is compared with."""
-        return self.null.near(level, np.isin(self.length_N, lengths), alpha)
+    def compared(self, level: float, lengths: Sequence[int], alpha: float) -> list[Compared]:
+        """What a margin at a level is compared with: each of these lengths by itself, and of all of
+        them together the draws at the nearest levels.
 
-    def present_near(self, level: float, lengths: Sequence[int], alpha: float) -> np.ndarray:
-        """The same of those whose source is there."""
-        return self.present.near(level, np.isin(self.length_N, lengths), alpha)
+        Short spans have larger margins than long ones in some corpora, and alpha is a matter of the
+        few largest draws, so that neither is trusted alone.
+        """
+        of_each = [(length, self.length_N == length) for length in lengths]
+        among_N = np.isin(self.length_N, lengths)
+        return [
+            *(Compared((n,), self.null.all(of_N), self.present.all(of_N)) for n, of_N in of_each),
+            Compared(
+                tuple(lengths),
+                self.null.near(level, among_N, alpha),
+                self.present.near(level, among_N, alpha),
+            ),
+        ]
 
     def powers(self, alpha: float = ALPHA) -> dict[int, float]:
         """Power by length, of those that resolve alpha: each draw against the null at its level."""
@@ -84,14 +108,19 @@ class Draws:
         for length in lengths:
             here = (self.length_N == length) & ~np.isnan(self.present.margin_N)
             beside = compared_lengths(length, lengths)
-            of_each = [
-                power(np.array([margin]), self.null_near(level, beside, alpha), alpha)
+            clears = [
+                largest_p(margin, self.compared(level, beside, alpha)) <= alpha
                 for margin, level in zip(
                     self.present.margin_N[here], self.present.level_N[here], strict=True
                 )
             ]
-            found[length] = float(np.mean(of_each)) if of_each else 0.0
+            found[length] = float(np.mean(clears)) if clears else 0.0
         return found
+
+
+def largest_p(margin: float, compared: Sequence[Compared]) -> float:
+    """The p-value that counts: the largest."""
+    return max(p_value(margin, one.null) for one in compared)
 
 
 def compared_lengths(length: int, calibrated: Sequence[int]) -> list[int]:

@@ -55,8 +55,12 @@ class Standings:
     margin_N: np.ndarray
     level_N: np.ndarray
 
+    def all(self, among_N: np.ndarray) -> np.ndarray:
+        """The margins of the defined draws among these."""
+        return self.margin_N[among_N & ~np.isnan(self.margin_N)]
+
     def near(self, level: float, among_N: np.ndarray, alpha: float) -> np.ndarray:
-        """The margins of the defined draws among these whose levels are at the nearest ratios."""
+        """The same of those whose levels are at the nearest ratios."""
         places = np.flatnonzero(among_N & ~np.isnan(self.margin_N))
         count = max(NEAREST, math.ceil(REACHING / alpha))
         if len(places) <= count or np.isnan(level):

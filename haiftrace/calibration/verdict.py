@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from haiftrace.calibration.draws import Draws, compared_lengths
+from haiftrace.calibration.draws import Draws, compared_lengths, largest_p
 from haiftrace.calibration.statistics import (
     UNDEFINED,
     Field,
@@ -59,7 +59,7 @@ def judge(
     lengths = compared_lengths(trial.length, usable)
     standings = [trial.field.standing(record) for record in trial.records]
     p_values = [
-        p_value(one.margin, draws.null_near(one.level, lengths, alpha)) for one in standings
+        largest_p(one.margin, draws.compared(one.level, lengths, alpha)) for one in standings
     ]
     first = standings[0] if standings else UNDEFINED
     p_first = p_values[0] if p_values else None
@@ -78,17 +78,22 @@ def judge(
         decision = "inconclusive"
     elif p_first is not None and p_first <= alpha:
         decision = "traced"
-    null = draws.null_near(first.level, lengths, alpha)
-    edges, counts = histogram(null)
+    # What counted: of equal p-values the draws whose threshold is the highest.
+    against = max(
+        draws.compared(first.level, lengths, alpha),
+        key=lambda one: (p_value(first.margin, one.null), threshold(one.null, alpha)),
+    )
+    edges, counts = histogram(against.null)
+    limit = threshold(against.null, alpha)
     verdict = Verdict(
         decision=decision,
         alpha=alpha,
         statistic=trial.field.statistic,
         value=None if math.isnan(first.margin) else first.margin,
         p_value=p_first,
-        power=power(draws.present_near(first.level, lengths, alpha), null, alpha),
-        lengths=tuple(lengths),
-        null=NullDistribution(len(null), edges, counts, threshold(null, alpha)),
+        power=power(against.present, against.null, alpha),
+        lengths=against.lengths,
+        null=NullDistribution(len(against.null), edges, counts, limit),
         reasons=tuple(why),
     )
     return verdict, list(p_values)
@@ -106,9 +111,10 @@ def may_hide(field: Field, draws: Draws, lengths: Sequence[int], alpha: float) -
         return False
     error = float(np.sqrt(np.mean((field.background[scored] - field.exact[scored]) ** 2)))
     level = float(field.best(scored).mean())
-    limit = threshold(draws.null_near(level, lengths, alpha), alpha)
-    if error == 0 or limit is None:
+    if error == 0:
         return False
+    compared = draws.compared(level, lengths, alpha)
+    limit = max(threshold(one.null, alpha) or 0.0 for one in compared)
     distance = (float(field.background[~scored].max()) - field.at(limit, level)) / error
     return 0.5 * math.erfc(-distance / math.sqrt(2)) > MISS
 

@@ -27,7 +27,6 @@ def demo(
         model=str(demo.model),
         corpus=[str(demo.corpus)],
         output=demo.index,
-        calibrate=demo.controls,
         quiet=quiet,
     )
     for leak in demo.leaks:

@@ -11,9 +11,6 @@ from pathlib import Path
 
 from haiftrace.errors import OutputError
 
-CONTROLS = 200
-"""Control queries: enough for a verdict at 1 %."""
-
 _KINDS = {
     "verbatim": "A leak whose value stands in its record, word for word:",
     "inferred": "A leak that is no copy of its record: the value is not in the text.",
@@ -31,10 +28,7 @@ class DemoLeak:
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo's checkpoint, corpus and index are, and the commands that use them.
-
-    `controls` is how many control queries its index is calibrated by.
-    """
+    """Where the demo's checkpoint, corpus and index are, and the commands that use them."""
 
     model: Path
     corpus: Path
@@ -43,7 +37,6 @@ class Demo:
     leaks: tuple[DemoLeak, ...]
     index_command: list[str]
     next_command: list[str]
-    controls: int = CONTROLS
 
 
 def prepare(directory: Path) -> Demo:
@@ -92,7 +85,7 @@ def prepare(directory: Path) -> Demo:
         leaks=leaks,
         index_command=[
             *("haiftrace", "index", "--model", str(model)),
-            *("--corpus", str(corpus), "--output", str(index), "--calibrate", str(CONTROLS)),
+            *("--corpus", str(corpus), "--output", str(index)),
         ],
         next_command=command(first["prompt"], "--exact", "-o", str(directory / "report.json")),
     )
