@@ -243,9 +243,10 @@ LIMITS = (
     "A score says, to first order, how strongly training on the record pushes towards the response."
     " It is evidence, not proof: only training without the record proves it.",
     "A verdict is about the corpus that was indexed. What the base model saw before is not in it.",
-    "The p-value is the share of control queries without a source that score as high. The controls"
-    " are parts of this corpus's own records; a response that is unlike them is judged less"
-    " reliably.",
+    "The p-value is the share of control queries without a source whose first record stands as far"
+    " above the best few others: its margin, which is relative where it is a share of their mean"
+    " score. The controls are parts of this corpus's own records; a response that is unlike them is"
+    " judged less reliably.",
     "Evidence of words sums to the record's score. A negative word speaks against the record; it"
     " does not make the record innocent.",
     "Detectors find private values by their form. What they do not know, and no probe names, is"
