@@ -49,6 +49,18 @@ class Reference:
         return np.asarray(np.maximum((strengths_KQ - self.median) / self.deviation, 0.0))
 
 
+def query_shares(
+    strengths_KQ: np.ndarray, directions: int, reference: Reference | None
+) -> np.ndarray:
+    """[K, Q] what each query direction adds to the score: its part of their mean, or its z-score.
+
+    Args:
+        directions: of the whole question, which these may be some of.
+        reference: what z-scores are taken over; None for the mean.
+    """
+    return strengths_KQ / directions if reference is None else reference.above(strengths_KQ)
+
+
 def evidence(cosines_QM: np.ndarray, shares_Q: np.ndarray, power: float) -> np.ndarray:
     """[Q, M] what each pair adds: a query token's share of the score, divided by max(0, C)^p."""
     met_QM = meeting(cosines_QM, power)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace.methods.families import LateMethod
-from haiftrace.methods.late import Reference, evidence_along, strengths
+from haiftrace.methods.late import Reference, evidence_along, query_shares, strengths
 from haiftrace.methods.settings import LateSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
@@ -209,11 +209,11 @@ class LateScorer:
         self, method: LateMethod, rows: Sequence[int], strengths_KQ: np.ndarray
     ) -> np.ndarray:
         """[K, Q] what each query direction adds to the score."""
-        if not method.standardised:
-            return strengths_KQ / strengths_KQ.shape[1]
-        place = {row: k for k, row in enumerate(rows)}
-        sample = [place[row] for row in self.reference_rows()]
-        return Reference.of(strengths_KQ[sample]).above(strengths_KQ)
+        reference = None
+        if method.standardised:
+            place = {row: k for k, row in enumerate(rows)}
+            reference = Reference.of(strengths_KQ[[place[row] for row in self.reference_rows()]])
+        return query_shares(strengths_KQ, strengths_KQ.shape[1], reference)
 
     def _strengths(self, asked: Sequence[_Meeting], progress: Progress) -> list[np.ndarray]:
         """[K, S] of each meeting: the strength y of every window and side."""

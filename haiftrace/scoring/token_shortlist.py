@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace.methods.families import LateMethod
-from haiftrace.methods.late import Reference, meeting
+from haiftrace.methods.late import Reference, meeting, query_shares
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.sides import Side, distinct, sides_of
@@ -159,6 +159,5 @@ def combined(method: LateMethod, strengths_NQ: np.ndarray, directions: int) -> n
     Args:
         directions: of the whole question, which these may be some of.
     """
-    if not method.standardised:
-        return np.asarray(strengths_NQ.sum(1) / directions)
-    return np.asarray(Reference.of(strengths_NQ).above(strengths_NQ).sum(1))
+    reference = Reference.of(strengths_NQ) if method.standardised else None
+    return np.asarray(query_shares(strengths_NQ, directions, reference).sum(1))
