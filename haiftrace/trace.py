@@ -359,7 +359,6 @@ class Tracer(Scorers):
             tally,
             over_query_norm(method, question),
             lambda: self.candidates.background(question, method, settings.methods),
-            int(question.batch.labels_BT.sum()),
             reasons,
         )
 

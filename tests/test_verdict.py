@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haiftrace.calibration.draws import Draw, Draws, by_record, compared_lengths, draw_tensors
+from haiftrace.calibration.draws import Draw, Draws, by_record, draw_tensors
 from haiftrace.calibration.statistics import (
     NEAREST,
     UNDEFINED,
@@ -49,12 +49,12 @@ def make_draws(counts: dict[int, int], seed: int = 0, level: float = 0.1) -> Dra
     )
 
 
-def trial(margin: float, length: int = 3, level: float = 0.1) -> Trial:
+def trial(margin: float, level: float = 0.1) -> Trial:
     """The first record is so far above the best others, all in groups of their own."""
     scores = np.full(RECORDS, 0.5 * level)
     scores[-4:] = level * np.array([0.7, 0.9, 1.1, 1.3])
     scores[7] = level * (1 + margin)
-    return Trial(Field(scores, scores, np.arange(RECORDS), True), [7, RECORDS - 1], length)
+    return Trial(Field(scores, scores, np.arange(RECORDS), True), [7, RECORDS - 1])
 
 
 DRAWS = make_draws({1: 200, 3: 200, 10: 200})
@@ -96,8 +96,8 @@ def test_too_few_controls_decide_nothing():
 
 
 def test_lengths_with_too_few_controls_are_passed_over():
-    verdict, _ = judge(trial(2.0, 10), make_draws({1: 200, 3: 150, 10: 20}), 0.01)
-    assert verdict.lengths == (3,)
+    draws = make_draws({1: 200, 3: 150, 10: 20})
+    assert [one.lengths for one in draws.compared(0.1, 0.01)] == [(1,), (3,), (1, 3)]
 
 
 def test_a_reason_makes_it_inconclusive_and_keeps_the_numbers():
@@ -110,21 +110,9 @@ def test_a_reason_makes_it_inconclusive_and_keeps_the_numbers():
 def test_a_corpus_of_near_copies_alone_is_inconclusive():
     same = np.zeros(RECORDS, dtype=int)
     scores = trial(2.0).field.exact
-    verdict, _ = judge(Trial(Field(scores, scores, same, True), [7], 3), DRAWS, 0.01)
+    verdict, _ = judge(Trial(Field(scores, scores, same, True), [7]), DRAWS, 0.01)
     assert verdict.decision == "inconclusive"
     assert verdict.value is None
-
-
-@pytest.mark.parametrize(
-    ("length", "right"),
-    [(1, [1, 3]), (2, [1, 3]), (3, [1, 3, 10]), (7, [3, 10]), (10, [3, 10]), (99, [10])],
-)
-def test_a_response_is_compared_with_the_lengths_beside_its_own(length, right):
-    assert compared_lengths(length, [1, 3, 10]) == right
-
-
-def test_below_the_shortest_length_the_shortest_counts():
-    assert compared_lengths(1, [3, 10]) == [3]
 
 
 def joined(*all_draws: Draws) -> Draws:
@@ -161,15 +149,14 @@ def test_a_smaller_alpha_takes_more_controls():
     """Of so many draws that it lets a few of them reach the margin."""
     draws = make_draws({1: 1500, 3: 1500})
     for alpha, count in ((0.001, 3000), (0.002, 2000), (0.05, NEAREST)):
-        assert len(draws.compared(0.1, [1, 3], alpha)[-1].null) == count
+        assert len(draws.compared(0.1, alpha)[-1].null) == count
 
 
-@given(st.floats(0.0, 3.0), st.integers(1, 40), st.floats(0.01, 1.0))
-def test_of_the_lengths_and_of_all_of_them_the_largest_p_value_counts(margin, length, level):
-    asked = trial(margin, length, level)
-    beside = compared_lengths(length, DRAWS.lengths(0.01))
-    together = np.flatnonzero(np.isin(DRAWS.length_N, beside))[:NEAREST]  # all are of one level
-    each = [np.flatnonzero(DRAWS.length_N == n) for n in beside]
+@given(st.floats(0.0, 3.0), st.floats(0.01, 1.0))
+def test_of_the_lengths_and_of_all_of_them_the_largest_p_value_counts(margin, level):
+    asked = trial(margin, level)
+    each = [np.flatnonzero(DRAWS.length_N == n) for n in (1, 3, 10)]
+    together = np.arange(NEAREST)  # all are of one level
     verdict, p_values = judge(asked, DRAWS, 0.01)
     value = asked.field.standing(asked.records[0]).margin
     assert value == pytest.approx(margin, abs=1e-9)
@@ -179,7 +166,7 @@ def test_of_the_lengths_and_of_all_of_them_the_largest_p_value_counts(margin, le
 
 def test_undefined_draws_do_not_count():
     draws = kept([Draw(1, UNDEFINED, UNDEFINED), Draw(1, Standing(0.5, 0.2), UNDEFINED)])
-    for compared in draws.compared(0.2, [1], 0.01):
+    for compared in draws.compared(0.2, 0.5):
         assert compared.null.tolist() == [0.5]
         assert compared.present.tolist() == []
     assert draws.counts == {1: 1}
@@ -207,7 +194,7 @@ def hidden(background_of_others: float, error: float) -> bool:
     background = rng.normal(0.1, 0.01, 200)
     background[:50] = exact[:50] + error * rng.normal(0, 1, 50)
     background[50:] = np.minimum(background[50:], background_of_others)
-    return may_hide(Field(exact, background, np.arange(200), True), DRAWS, [1, 3], 0.01)
+    return may_hide(Field(exact, background, np.arange(200), True), DRAWS, 0.01)
 
 
 def test_a_shortlist_is_unsure_where_its_vectors_are_coarse():
@@ -217,17 +204,17 @@ def test_a_shortlist_is_unsure_where_its_vectors_are_coarse():
 
 def test_what_was_scored_whole_hides_nothing():
     scores = np.linspace(0, 1, 20)
-    assert not may_hide(Field(scores, scores, np.arange(20), True), DRAWS, [1, 3], 0.01)
+    assert not may_hide(Field(scores, scores, np.arange(20), True), DRAWS, 0.01)
 
 
 def test_an_unsure_shortlist_cannot_clear_the_corpus():
     scores = np.full(RECORDS, -np.inf)
     scores[:2] = 0.02, 0.01
     background = np.linspace(-0.1, 0.9, RECORDS)
-    unsure = Trial(Field(scores, background, np.arange(RECORDS), True), [0], 3)
+    unsure = Trial(Field(scores, background, np.arange(RECORDS), True), [0])
     verdict, _ = judge(unsure, make_draws({1: 200, 3: 200}, level=0.01), 0.005)
     assert verdict.decision == "traced"
-    unsure = Trial(Field(scores / 2 + 0.005, background, np.arange(RECORDS), True), [0], 3)
+    unsure = Trial(Field(scores / 2 + 0.005, background, np.arange(RECORDS), True), [0])
     verdict, _ = judge(unsure, DRAWS, 0.01)
     assert verdict.decision == "inconclusive"
     assert "shortlist" in verdict.reasons[0]

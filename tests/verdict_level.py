@@ -109,8 +109,7 @@ def measure(
             )
             compared = background if dimensions else scores
             field = Field(compared, background, groups, isinstance(METHODS[method], LateMethod))
-            length = int(case.question.batch.labels_BT.sum())
-            verdict, _ = judge(Trial(field, [first], length), draws, ALPHA)
+            verdict, _ = judge(Trial(field, [first]), draws, ALPHA)
             found = counts.setdefault(f"{case.part or 'all'} {case.kind}", Counter())
             found["n"] += 1
             found["traced"] += verdict.decision == "traced"

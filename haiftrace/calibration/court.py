@@ -57,7 +57,6 @@ class Court:
         tally: Tally,
         scale: float,
         background: Callable[[], np.ndarray | None],
-        length: int,
         reasons: Sequence[str],
     ) -> tuple[Verdict, list[float | None]]:
         """The verdict on a ranking, and the p-value of each of its records.
@@ -66,7 +65,6 @@ class Court:
             tally: what was scored.
             scale: what makes a score one over the norm of the question's gradient.
             background: gives [windows] projected scores of that kind, None for a method without.
-            length: traced tokens of the response.
             reasons: why the verdict is inconclusive whatever the calibration says.
         """
         ranked = [scored.window.record for scored in tally.result()]
@@ -87,7 +85,7 @@ class Court:
         estimated = is_estimated(self._index, method.name)
         compared = everything if estimated else exact
         field = Field(compared, everything, self._groups, isinstance(method, LateMethod))
-        verdict, p_values = judge(Trial(field, ranked, length), self._of(method), alpha, reasons)
+        verdict, p_values = judge(Trial(field, ranked), self._of(method), alpha, reasons)
         return (told_as_estimated(verdict, p_values) if estimated else verdict), p_values
 
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:

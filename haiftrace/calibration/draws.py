@@ -84,13 +84,14 @@ class Draws:
         """The lengths with enough null draws for a p-value as low as alpha."""
         return [length for length, count in self.counts.items() if resolves(count, alpha)]
 
-    def compared(self, level: float, lengths: Sequence[int], alpha: float) -> list[Compared]:
-        """What a margin at a level is compared with: each of these lengths by itself, and of all of
-        them together the draws at the nearest levels.
+    def compared(self, level: float, alpha: float) -> list[Compared]:
+        """What a margin at a level is compared with: the draws of each length that resolves alpha,
+        and of all of them together those at the nearest levels.
 
-        Short spans have larger margins than long ones in some corpora, and alpha is a matter of the
-        few largest draws, so that neither is trusted alone.
+        Alpha is a matter of the few largest draws, which vary, and margins differ with the length
+        of what is asked: no draws are trusted alone.
         """
+        lengths = self.lengths(alpha)
         of_each = [(length, self.length_N == length) for length in lengths]
         among_N = np.isin(self.length_N, lengths)
         return [
@@ -104,12 +105,11 @@ class Draws:
 
     def powers(self, alpha: float = ALPHA) -> dict[int, float]:
         """Power by length, of those that resolve alpha: each draw against the null at its level."""
-        found, lengths = {}, self.lengths(alpha)
-        for length in lengths:
+        found = {}
+        for length in self.lengths(alpha):
             here = (self.length_N == length) & ~np.isnan(self.present.margin_N)
-            beside = compared_lengths(length, lengths)
             clears = [
-                largest_p(margin, self.compared(level, beside, alpha)) <= alpha
+                largest_p(margin, self.compared(level, alpha)) <= alpha
                 for margin, level in zip(
                     self.present.margin_N[here], self.present.level_N[here], strict=True
                 )
@@ -121,17 +121,6 @@ class Draws:
 def largest_p(margin: float, compared: Sequence[Compared]) -> float:
     """The p-value that counts: the largest."""
     return max(p_value(margin, one.null) for one in compared)
-
-
-def compared_lengths(length: int, calibrated: Sequence[int]) -> list[int]:
-    """The calibrated lengths whose controls a response is compared with, ascending.
-
-    Its own, the next shorter and the next longer one.
-    """
-    own = {n for n in calibrated if n == length}
-    below = [n for n in calibrated if n < length]
-    above = [n for n in calibrated if n > length]
-    return sorted(own | set(sorted(below)[-1:]) | set(sorted(above)[:1]))
 
 
 def calibration_name(method: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from haiftrace.calibration.draws import Draws, compared_lengths, largest_p
+from haiftrace.calibration.draws import Draws, largest_p
 from haiftrace.calibration.statistics import (
     UNDEFINED,
     Field,
@@ -31,12 +31,10 @@ class Trial:
     Attributes:
         field: the scores over all records.
         records: the ranked records' numbers, best first.
-        length: traced tokens of the response.
     """
 
     field: Field
     records: Sequence[int]
-    length: int
 
 
 def judge(
@@ -47,8 +45,7 @@ def judge(
     Args:
         reasons: why it is inconclusive whatever the draws say.
     """
-    usable = draws.lengths(alpha)
-    if not usable:
+    if not draws.lengths(alpha):
         few = (
             f"{max(draws.counts.values(), default=0)} controls cannot resolve alpha {alpha:g}: it"
             f" takes {math.ceil(1 / alpha - 1e-9) - 1}"
@@ -56,11 +53,8 @@ def judge(
         return Verdict("inconclusive", alpha, trial.field.statistic, reasons=(*reasons, few)), [
             None for _ in trial.records
         ]
-    lengths = compared_lengths(trial.length, usable)
     standings = [trial.field.standing(record) for record in trial.records]
-    p_values = [
-        largest_p(one.margin, draws.compared(one.level, lengths, alpha)) for one in standings
-    ]
+    p_values = [largest_p(one.margin, draws.compared(one.level, alpha)) for one in standings]
     first = standings[0] if standings else UNDEFINED
     p_first = p_values[0] if p_values else None
     why = list(reasons)
@@ -68,7 +62,7 @@ def judge(
         pass
     elif math.isnan(first.margin):
         why.append("no record outside the near copies of the first one to compare it with")
-    elif p_values[0] > alpha and may_hide(trial.field, draws, lengths, alpha):
+    elif p_values[0] > alpha and may_hide(trial.field, draws, alpha):
         why.append(
             "a source may stand outside the shortlist: its vectors are too coarse to tell"
             " (--exact or more --candidates settle it)"
@@ -80,7 +74,7 @@ def judge(
         decision = "traced"
     # What counted: of equal p-values the draws whose threshold is the highest.
     against = max(
-        draws.compared(first.level, lengths, alpha),
+        draws.compared(first.level, alpha),
         key=lambda one: (p_value(first.margin, one.null), threshold(one.null, alpha)),
     )
     edges, counts = histogram(against.null)
@@ -99,7 +93,7 @@ def judge(
     return verdict, list(p_values)
 
 
-def may_hide(field: Field, draws: Draws, lengths: Sequence[int], alpha: float) -> bool:
+def may_hide(field: Field, draws: Draws, alpha: float) -> bool:
     """Whether a record outside the shortlist could clear alpha.
 
     A record with exact score c has the projected score c + error, the error as wide as on the
@@ -113,7 +107,7 @@ def may_hide(field: Field, draws: Draws, lengths: Sequence[int], alpha: float) -
     level = float(field.best(scored).mean())
     if error == 0:
         return False
-    compared = draws.compared(level, lengths, alpha)
+    compared = draws.compared(level, alpha)
     limit = max(threshold(one.null, alpha) or 0.0 for one in compared)
     distance = (float(field.background[~scored].max()) - field.at(limit, level)) / error
     return 0.5 * math.erfc(-distance / math.sqrt(2)) > MISS
