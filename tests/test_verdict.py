@@ -98,6 +98,8 @@ def test_too_few_controls_decide_nothing():
 def test_lengths_with_too_few_controls_are_passed_over():
     draws = make_draws({1: 200, 3: 150, 10: 20})
     assert [one.lengths for one in draws.compared(0.1, 0.01)] == [(1,), (3,), (1, 3)]
+    draws = make_draws({1: 512, 3: 256, 30: 255})
+    assert [one.lengths for one in draws.compared(0.1, 0.01)] == [(1,), (3,), (1, 3, 30)]
 
 
 def test_a_reason_makes_it_inconclusive_and_keeps_the_numbers():

@@ -89,10 +89,12 @@ class Draws:
         and of all of them together those at the nearest levels.
 
         Alpha is a matter of the few largest draws, which vary, and margins differ with the length
-        of what is asked: no draws are trusted alone.
+        of what is asked: no draws are trusted alone. A length with less than half of the draws of
+        another, since few windows are so long, counts among all of them only.
         """
-        lengths = self.lengths(alpha)
-        of_each = [(length, self.length_N == length) for length in lengths]
+        lengths, most = self.lengths(alpha), max(self.counts.values(), default=0)
+        many = [length for length in lengths if 2 * self.counts[length] >= most]
+        of_each = [(length, self.length_N == length) for length in many]
         among_N = np.isin(self.length_N, lengths)
         return [
             *(Compared((n,), self.null.all(of_N), self.present.all(of_N)) for n, of_N in of_each),

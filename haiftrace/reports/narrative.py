@@ -131,7 +131,7 @@ def reasons_to_believe(finding: Finding) -> list[str]:
     if null is not None and null.threshold is not None:
         tokens = "token" if verdict.lengths == (1,) else "tokens"
         counts = listed([str(length) for length in verdict.lengths])
-        length = f", for answers of {counts} {tokens}" if counts else ""
+        length = f", by controls of {counts} {tokens}" if counts else ""
         sentences.append(
             f"Chance alone exceeds {null.threshold:.3g} in {100 * verdict.alpha:g}% of"
             f" cases{length}."
