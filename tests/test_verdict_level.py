@@ -25,7 +25,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("pii-e", "haif", 0.3),
         ("pii-cr", "haif", 0.05),
-        ("pii-e", "haif-r", 0.3),
+        ("pii-e", "haif-r", 0.8),
         ("pii-cr", "haif-r", 0.25),
     ],
 )
