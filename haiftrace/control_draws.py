@@ -179,10 +179,9 @@ class ControlDraws:
         copies = _copies(self._groups, control)[self._record_N]
         kept = np.where(left_out[self._record_N], -np.inf, projected)
         best = _largest(kept, len(kept))
-        groups = self._groups[self._record_N[best]]
-        _, begins = np.unique(groups, return_index=True)
-        enough = sorted(begins.tolist())[: RIVALS + 1]
-        count = max([self._proposals, *(begin + 1 for begin in enough)])
+        _, begins = np.unique(self._groups[self._record_N[best]], return_index=True)
+        enough = np.sort(begins)[: RIVALS + 1]
+        count = max(self._proposals, 1 + int(enough.max(initial=0)))
         copied = _largest(np.where(copies, projected, -np.inf), self._proposals)
         return {*best[:count], *(copied or [control.row])}
 
@@ -207,7 +206,8 @@ def _packed(items: Sequence[T], size: Callable[[T], int], room: int) -> Iterator
 def _largest(values_N: np.ndarray, count: int) -> list[int]:
     """The places of the largest finite values."""
     best = np.argsort(-values_N, kind="stable")[:count]
-    return [int(row) for row in best if np.isfinite(values_N[row])]
+    finite: list[int] = best[np.isfinite(values_N[best])].tolist()
+    return finite
 
 
 def _draw(field: Field, control: Control, left_out: np.ndarray) -> Draw:

@@ -36,7 +36,7 @@ from haiftrace.methods.settings import LateSettings
 from haiftrace.query import Asking, given
 from haiftrace.scopes import select_parameters
 from haiftrace.scoring.directions import Question
-from haiftrace.scoring.sides import sides_of, unit_directions
+from haiftrace.scoring.sides import distinct, sides_of, unit_directions
 from haiftrace.scoring.token_shortlist import vectors_of
 
 DIMENSIONS = (128, 256, 512, 1024, 2048)
@@ -95,13 +95,12 @@ class Corpus:
         self._record_projector = linear.projector(RECORD_DIMENSION, 0)
         late = [m for m in METHODS.values() if isinstance(m, LateMethod) and m.name in methods]
         asked = [(method, question) for method in late for question in questions]
-        sides = [sides_of(*one) for one in asked]
-        self._sides = [(method, len(some)) for (method, _), some in zip(asked, sides, strict=True)]
-        self._units = unit_directions(over_late, [side for some in sides for side in some])
-        self._asking = [
-            np.concatenate([vectors_of(side, over_late, projector) for side in sides])
-            for projector in self._projectors
-        ]
+        of_each = [sides_of(*one) for one in asked]
+        self._sides = [(m, len(some)) for (m, _), some in zip(asked, of_each, strict=True)]
+        # Methods share the directions that they ask with.
+        sides, self._place_S = distinct([side for some in of_each for side in some])
+        self._units = unit_directions(over_late, sides)
+        self._asking = [vectors_of(sides, over_late, one) for one in self._projectors]
         self._record_side = torch.stack(
             [linear.project(q.direction.unit, self._record_projector) for q in questions]
         )
@@ -122,15 +121,15 @@ class Corpus:
         over_BT = np.divide(1.0, norms_BT, out=np.zeros_like(norms_BT), where=norms_BT > 0)
         dots_QBT = found.dots_QBT.cpu().numpy()
         for place, labels_T in enumerate(batch.labels_BT.cpu().numpy().astype(bool)):
-            cosines_SM = (dots_QBT[:, place] * over_BT[place])[:, labels_T]
-            self.exact.append(strengths(cosines_SM, LATE.power))
+            cosines_DM = (dots_QBT[:, place] * over_BT[place])[:, labels_T]
+            self.exact.append(strengths(cosines_DM, LATE.power))
             of_each = zip(self._dimensions, self._asking, (found, *rest), strict=True)
-            for dimension, asking_SK, tokens in of_each:
+            for dimension, asking_DK, tokens in of_each:
                 assert tokens.vectors_BTD is not None
                 vectors_MK = tokens.vectors_BTD[place].double().cpu().numpy()[labels_T]
                 for bits in self._bits:
-                    met_SM = asking_SK @ rounded(vectors_MK, bits).T
-                    self.by_token[Vectors(dimension, bits)].append(strengths(met_SM, LATE.power))
+                    met_DM = asking_DK @ rounded(vectors_MK, bits).T
+                    self.by_token[Vectors(dimension, bits)].append(strengths(met_DM, LATE.power))
         norms = of_linear.norms_BT.cpu().numpy()
         weights_BT = np.stack([HAIF.weights(norms_T) for norms_T in norms])
         reduced = self._linear.record_gradients(
@@ -147,11 +146,11 @@ class Corpus:
 
     def rows(self) -> Iterator[dict[str, object]]:
         """Recall over what was added so far."""
-        exact = scores_of(self._sides, np.stack(self.exact))
+        exact = scores_of(self._sides, np.stack(self.exact)[:, self._place_S])
         record = np.stack(self.by_record, 1)
         estimates = {("record", RECORD_DIMENSION, 32): dict.fromkeys(exact, record)}
         for kept, some in self.by_token.items():
-            estimates["token", *kept] = scores_of(self._sides, np.stack(some))
+            estimates["token", *kept] = scores_of(self._sides, np.stack(some)[:, self._place_S])
         for name, exact_QN in exact.items():
             for (vectors, dimension, bits), found in estimates.items():
                 for candidates, held in recall_of(exact_QN, found[name]).items():
