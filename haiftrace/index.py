@@ -58,7 +58,7 @@ class IndexSettings:
     context: int | None = None
     append_eos: bool = False
     projection_dim: int = 2048
-    token_vectors: int = 512
+    token_vectors: int = 1024
     seed: int = 0
     overwrite: bool = False
     memory: int = 512 << 20
@@ -112,7 +112,7 @@ def build_index(
             raise UsageError(
                 f"{value} dimensions do not work for {name} vectors: it takes a multiple of"
                 f" {DIMENSION_STEP}.",
-                "Use --projection-dim 2048 and --token-vectors 512 (0 keeps no token vectors).",
+                "Use --projection-dim 2048 and --token-vectors 1024 (0 keeps no token vectors).",
             )
     began = time.monotonic()
     scope, others = _scopes(checkpoint, settings.parameters, progress)
@@ -295,7 +295,7 @@ def _announce(
     census: _Census, report: ReadReport, settings: IndexSettings, progress: Progress
 ) -> None:
     window_bytes = 6 * settings.projection_dim + 400
-    token_bytes = 3 * settings.token_vectors + 40
+    token_bytes = 3 * settings.token_vectors // 2 + 40
     disk = census.windows * window_bytes + census.labels * token_bytes + 2 * census.characters
     windows = f" in {census.windows:,} windows" if census.windows != census.records else ""
     progress.say(

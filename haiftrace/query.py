@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH")
 _CJK_PUNCTUATION = range(0x3000, 0x3040)
 PROMPT_FIELD = "{prompt}"
+NO_SPACE = "prompt and response are joined as they were given, with no space between"
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def given(
     if not response.strip():
         raise UsageError("The response is empty.", "Give the text that leaked with --response.")
     text = _asked(checkpoint, prompt, asking)
-    joined = asking.chat or asking.as_it_stands
-    seam = " " if not joined and _needs_space(text, response) else ""
+    apart = asking.chat or not _needs_space(text, response)
+    seam = "" if apart or asking.as_it_stands else " "
     whole = text + seam + response
     ids, offsets = _tokenise(checkpoint, whole, special=not asking.chat)
     if checkpoint.context is not None and len(ids) > checkpoint.context:
@@ -156,6 +157,7 @@ def given(
             offsets=offsets,
             generated=False,
             span=span,
+            notes=() if apart or seam else (NO_SPACE,),
             asked=prompt,
         ),
         [asking.loss_on_all and a < b <= first for a, b in offsets],
@@ -164,9 +166,9 @@ def given(
 
 def _query(query: Query, prompt_labels: list[bool]) -> Query:
     """The query with the prompt's traced tokens, and without a label that nothing precedes."""
-    notes: tuple[str, ...] = ()
+    notes = query.notes
     if any(query.labels[:1]):
-        notes = (
+        notes += (
             "the first token of the response is not traced: nothing stands before it that the model"
             " could predict it from",
         )

@@ -16,6 +16,7 @@ from haiftrace.findings import Finding, PrivateValue, Probe, Verdict
 from haiftrace.gate import GateSettings, decide, fingerprint, read_baseline, read_ignored
 from haiftrace.probes import ProbeCase, read_probes, single_probe
 from haiftrace.progress import Silent
+from haiftrace.query import NO_SPACE
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, refused
@@ -194,6 +195,10 @@ def test_prompt_and_response_are_joined_as_they_stand():
     (finding,) = audit(tracer, [probe], TraceSettings(), GateSettings(), Silent()).report.findings
     joined = "".join(t.text for t in finding.response_tokens)
     assert not joined.startswith(" ")
+    assert NO_SPACE in finding.notes
+    spaced = single_probe(PROMPT, " 555-0142.", ["555-0142"])
+    (finding,) = audit(tracer, [spaced], TraceSettings(), GateSettings(), Silent()).report.findings
+    assert NO_SPACE not in finding.notes
 
 
 def test_an_interrupted_audit_has_what_it_knows(monkeypatch, tmp_path):

@@ -47,7 +47,7 @@ def test_every_row_holds_what_the_oracle_finds():
         (kept,) = row.scope_norms.values()
         kit.close(kept[1:], gradients.norm(dim=1))
         units = gradients * inverse_norms(gradients.norm(dim=1)).unsqueeze(1)
-        kit.close(row.token_vectors[1:], attention.project(units, token_projector), 1e-3)
+        kit.close(row.token_vectors[1:], attention.project(units, token_projector), kit.HALF_A_STEP)
         assert not row.token_grad_norm[0]
         assert not row.token_vectors[0].any()
 

@@ -12,7 +12,7 @@ from haiftrace.methods import find_methods
 from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
-from haiftrace.scoring import batches
+from haiftrace.scoring import batches, late
 from haiftrace.scoring.best import Tally
 from haiftrace.scoring.late import LateScorer, LateSearch
 from haiftrace.store import Index
@@ -162,3 +162,39 @@ def test_a_sample_is_of_what_the_records_hold():
     counts = np.bincount(drawn, minlength=12)  # 100 each on average, deviation 8
     assert counts.min() > 65
     assert counts.max() < 135
+
+
+@pytest.mark.parametrize("name", ["haif-r", "haif-rq", "haif-li"])
+@pytest.mark.parametrize("memory", [1, 512 << 20])
+def test_a_second_pass_finds_what_one_pass_keeps(name, memory, monkeypatch):
+    """Few cosines are kept, so that evidence costs nothing more; of many the best windows' are
+    formed again."""
+    tracer = over("gpt2")
+    (method,) = find_methods(name)
+    passes = []
+    cosines = LateScorer._cosines
+
+    def counted(scorer, asked, stored, progress):
+        passes.append(sum(len(one.rows) for one in asked))
+        return cosines(scorer, asked, stored, progress)
+
+    monkeypatch.setattr(LateScorer, "_cosines", counted)
+
+    def results():
+        tally = Tally(3)
+        with kit.precisely():
+            _, question = tracer.question(LEAK, Asking())
+            engine = tracer.engine_over("attention")
+            scorer = LateScorer(tracer.index, engine, LateSettings(), memory)
+            scorer.trace(method, [LateSearch(question, range(12), tally)], 3, Silent())
+        rows, scores = tally.scores()
+        return rows.tolist(), scores, [scored.evidence for scored in tally.result()]
+
+    one = results()
+    assert passes == [12]
+    monkeypatch.setattr(late, "KEPT_BYTES", 0)
+    two = results()
+    assert passes == [12, 12, 3]
+    assert one[0] == two[0]
+    np.testing.assert_array_equal(one[1], two[1])
+    np.testing.assert_allclose(np.concatenate(one[2]), np.concatenate(two[2]), rtol=1e-9, atol=0)

@@ -78,7 +78,7 @@ def test_an_index_keeps_the_norms_of_several_scopes(scopes, tmp_path):
             gradients = oracle.gradients[row.record]
             units = gradients / gradients.norm(dim=1, keepdim=True)
             projector = kit.tracer().engine.projector(kit.SMALL["token_vectors"], 0)
-            kit.close(row.token_vectors[1:], oracle.project(units, projector), 1e-3)
+            kit.close(row.token_vectors[1:], oracle.project(units, projector), kit.HALF_A_STEP)
 
 
 def test_a_further_scope_that_the_model_lacks_is_left_out_with_a_word(tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_files_are_what_the_design_says(tmp_path: Path) -> None:
     assert tokens["position"] == list(range(1, count + 1))
     assert tokens["token_id"] == row.token_ids[1:]
     content = json.loads((tmp_path / "i/manifest.json").read_text())
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["complete"] is True
     assert content["settings"] == SETTINGS
     assert content["fingerprints"] == FINGERPRINTS

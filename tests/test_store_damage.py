@@ -139,12 +139,24 @@ def test_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
 
 def test_a_newer_format_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     write_index(tmp_path / "i", RECORDS)
-    edited(tmp_path / "i", lambda c: c.update(format_version=2, tool_version="7.0"))
-    with pytest.raises(IndexStoreError, match=r"format 2, made by haiftrace 7\.0") as caught:
+    edited(tmp_path / "i", lambda c: c.update(format_version=3, tool_version="7.0"))
+    with pytest.raises(IndexStoreError, match=r"format 3, made by haiftrace 7\.0") as caught:
         Index.open(tmp_path / "i")
     assert "Upgrade" in caught.value.hint
-    with pytest.raises(IndexStoreError, match="format 2"):
+    with pytest.raises(IndexStoreError, match="format 3"):
         open_writer(tmp_path / "i", overwrite=True)
+
+
+def test_an_earlier_format_is_not_read_and_can_be_replaced(tmp_path: Path) -> None:
+    write_index(tmp_path / "i", RECORDS)
+    edited(tmp_path / "i", lambda c: c.update(format_version=1, tool_version="0.0"))
+    for opened in (Index.open, open_writer):
+        with pytest.raises(IndexStoreError, match=r"format 1, made by an earlier") as caught:
+            opened(tmp_path / "i")
+        assert "--overwrite" in caught.value.hint
+    write_index(tmp_path / "i", RECORDS, overwrite=True)
+    with Index.open(tmp_path / "i") as index:
+        assert len(index)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_every_token_is_there_in_its_place(tmp_path, monkeypatch, block_bytes):
         found = products(index, np.eye(4))
         assert len(found) == len(right) == len(index)
         every = np.concatenate(right)
-        half_a_step = (every.max(0) - every.min(0)) / 255 / 2
+        half_a_step = (every.max(0) - every.min(0)) / 15 / 2
         for ours, theirs in zip(found, right, strict=True):
             assert (np.abs(ours - theirs) <= half_a_step * (1 + 1e-5) + 1e-7).all()
         queries = np.random.default_rng(0).standard_normal((3, 4))
@@ -89,7 +89,7 @@ def test_the_same_rows_give_the_same_file(tmp_path, monkeypatch, sample):
 
 def test_the_sample_is_a_part_of_the_tokens(monkeypatch):
     monkeypatch.setattr(token_search, "SAMPLE", 7)
-    rows = np.arange(40, dtype=np.float16).reshape(20, 2)
+    rows = np.arange(40, dtype=np.float32).reshape(20, 2)
     cuts = [rows[:3], rows[3:3], rows[3:15], rows[15:]]
     sample = token_search._sample(20, cuts)
     assert len({tuple(row) for row in sample}) == 7

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Vectors = Literal["record", "token"]
 
-DIMENSIONS: dict[Vectors, tuple[int, ...]] = {"record": (128, 512, 2048), "token": (128, 256, 512)}
+DIMENSIONS: dict[Vectors, tuple[int, ...]] = {"record": (128, 512, 2048), "token": (128, 512, 1024)}
 """Of one vector a record, and of one a label token."""
 
 CANDIDATES = (16, 64, 256)

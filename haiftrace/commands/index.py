@@ -66,7 +66,7 @@ def index(
     projection_dim: Annotated[int, Option(help="Dimensions of a record's vector.")] = 2048,
     token_vectors: Annotated[
         int, Option(help="Dimensions of a token's vector; 0 keeps none.")
-    ] = 512,
+    ] = 1024,
     seed: Annotated[int, Option(help="Seed of the projections and control queries.")] = 0,
     skip_bad_lines: Annotated[
         bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")

@@ -25,8 +25,9 @@ from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Scored, Tally
 from haiftrace.scoring.directions import Question
+from haiftrace.scoring.meetings import Meeting, chosen, chunks
 from haiftrace.scoring.norms import at_tokens
-from haiftrace.scoring.sides import Side, distinct, places_of, sides_of, unit_directions
+from haiftrace.scoring.sides import distinct, places_of, sides_of, unit_directions
 from haiftrace.store import Index, StoredWindow
 from haiftrace.store.sample import sample_rows
 
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from haiftrace.engine import Batch, GradientEngine
     from haiftrace.trajectory import Trajectory
 
+
+KEPT_BYTES = 64 << 20
+"""Cosines that a trace keeps for the evidence of the best windows; of more, theirs are found in a
+second pass."""
 
 SUPPLEMENT = "late-norms"
 """The supplement with token norms over a scope that the index's rows do not have."""
@@ -83,11 +88,27 @@ class LateSearch:
 
 
 @dataclass(frozen=True)
-class _Meeting:
-    """Directions and the windows that they meet, ascending rows."""
+class _Pairs:
+    """What met in a pass.
 
-    rows: Sequence[int]
-    sides: Sequence[Side]
+    Attributes:
+        cosines: by a meeting's number and a window's row, C [Q, M] of its Q sides and M labels at
+            each model.
+        windows: by their rows.
+    """
+
+    cosines: dict[tuple[int, int], list[np.ndarray]]
+    windows: dict[int, StoredWindow]
+
+    def strengths(self, number: int, meeting: Meeting, power: float) -> np.ndarray:
+        """[K, Q] of a meeting: the mean over the models of the strength y."""
+        found = np.zeros((len(meeting.rows), len(meeting.sides)))
+        for k, row in enumerate(meeting.rows):
+            along_TQM = self.cosines[number, row]
+            for cosines_QM in along_TQM:
+                found[k] += strengths(cosines_QM, power)
+            found[k] /= len(along_TQM)
+        return found
 
 
 class LateScorer:
@@ -135,7 +156,7 @@ class LateScorer:
         asked = [(m, sides_of(m, question)) for m in methods for question in questions]
         # Methods, and questions that begin alike, share the directions that they ask with.
         sides, places_S = distinct([side for _, some in asked for side in some])
-        (strengths_KD,) = self._strengths([_Meeting(rows, sides)], progress)
+        (strengths_KD,) = self._strengths([Meeting(rows, sides)], progress)
         found: dict[str, list[np.ndarray]] = {method.name: [] for method in methods}
         at = 0
         for method, some in asked:
@@ -167,42 +188,44 @@ class LateScorer:
             How many windows were scored for each.
         """
         asked = [
-            _Meeting(
+            Meeting(
                 self._with_reference([method], search.candidates),
                 sides_of(method, search.question),
             )
             for search in searches
         ]
+        pairs = self._pairs(asked, progress) if self._are_few(asked) else None
+        if pairs is None:
+            strengths_each = self._strengths(asked, progress)
+        else:
+            strengths_each = [
+                pairs.strengths(number, one, self._settings.power)
+                for number, one in enumerate(asked)
+            ]
         shares = [
             self._shares(method, one.rows, strengths_KQ)
-            for one, strengths_KQ in zip(asked, self._strengths(asked, progress), strict=True)
+            for one, strengths_KQ in zip(asked, strengths_each, strict=True)
         ]
         records = self._index.column("record")
         best = [_best(one, of, records, top) for one, of in zip(asked, shares, strict=True)]
-        again = [_Meeting(sorted(kept), one.sides) for one, kept in zip(asked, best, strict=True)]
-        parts: list[dict[int, list[np.ndarray]]] = [{row: [] for row in kept} for kept in best]
-        windows: dict[int, StoredWindow] = {}
-        with self._models(again, progress) as models:
-            for stored in models:
-                here: dict[tuple[int, int], list[np.ndarray]] = {}
-                for number, _, window, cosines_QM in self._cosines(again, stored, progress):
-                    windows[window.row] = window
-                    here.setdefault((number, window.row), []).append(cosines_QM)
-                for (number, row), some in here.items():
-                    parts[number][row].append(np.concatenate(some))
-        for search, one, of, kept, by_row in zip(searches, asked, shares, best, parts, strict=True):
+        if pairs is None:
+            again = [Meeting(sorted(few), one.sides) for one, few in zip(asked, best, strict=True)]
+            pairs = self._pairs(again, progress)
+        for number, (search, one, of) in enumerate(zip(searches, asked, shares, strict=True)):
             places = places_of(method, search.question)
-            for row, k in kept.items():
-                pairs_QM = evidence_along(by_row[row], of[k], self._settings.power)
-                labels = np.asarray(windows[row].labels)
-                pairs_QT = np.zeros((len(pairs_QM), len(labels)))
-                pairs_QT[:, labels] = pairs_QM
-                pairs = dict(zip(places, pairs_QT, strict=True))
-                score, evidence_T = float(of[k].sum()), pairs_QT.sum(0)
-                search.best.add(Scored(windows[row], score, None, evidence_T, pairs))
             for k, row in enumerate(one.rows):
-                if row not in kept:
-                    search.best.note(row, float(of[k].sum()))
+                score = float(of[k].sum())
+                if row not in best[number]:
+                    search.best.note(row, score)
+                    continue
+                window = pairs.windows[row]
+                labels = np.asarray(window.labels)
+                pairs_QT = np.zeros((len(one.sides), len(labels)))
+                pairs_QT[:, labels] = evidence_along(
+                    pairs.cosines[number, row], of[k], self._settings.power
+                )
+                by_place = dict(zip(places, pairs_QT, strict=True))
+                search.best.add(Scored(window, score, None, pairs_QT.sum(0), by_place))
         return [len(one.rows) for one in asked]
 
     def _shares(
@@ -215,7 +238,27 @@ class LateScorer:
             reference = Reference.of(strengths_KQ[[place[row] for row in self.reference_rows()]])
         return query_shares(strengths_KQ, strengths_KQ.shape[1], reference)
 
-    def _strengths(self, asked: Sequence[_Meeting], progress: Progress) -> list[np.ndarray]:
+    def _are_few(self, asked: Sequence[Meeting]) -> bool:
+        """Whether all cosines can be kept, so that the best windows' need no second pass."""
+        labels_N = self._index.column("label_count")
+        models = len(self._run.steps) if self._run else 1
+        pairs = sum(int(labels_N[list(one.rows)].sum()) * len(one.sides) for one in asked)
+        return 8 * pairs * models <= KEPT_BYTES
+
+    def _pairs(self, asked: Sequence[Meeting], progress: Progress) -> _Pairs:
+        """All cosines of the meetings, and the windows that were met."""
+        found = _Pairs({}, {})
+        with self._models(asked, progress) as models:
+            for stored in models:
+                here: dict[tuple[int, int], list[np.ndarray]] = {}
+                for number, _, window, cosines_SM in self._cosines(asked, stored, progress):
+                    found.windows[window.row] = window
+                    here.setdefault((number, window.row), []).append(cosines_SM)
+                for place, some in here.items():
+                    found.cosines.setdefault(place, []).append(np.concatenate(some))
+        return found
+
+    def _strengths(self, asked: Sequence[Meeting], progress: Progress) -> list[np.ndarray]:
         """[K, S] of each meeting: the strength y of every window and side."""
         places = [{row: k for k, row in enumerate(one.rows)} for one in asked]
         found = [np.zeros((len(one.rows), len(one.sides))) for one in asked]
@@ -229,7 +272,7 @@ class LateScorer:
         return [each / met for each in found]
 
     @contextmanager
-    def _models(self, asked: Sequence[_Meeting], progress: Progress) -> Iterator[Iterable[bool]]:
+    def _models(self, asked: Sequence[Meeting], progress: Progress) -> Iterator[Iterable[bool]]:
         """Puts each model's weights in place, and gives whether the index's norms are its own."""
         work = sum(len(one.rows) * len(one.sides) for one in asked)
         if self._run is None:
@@ -244,7 +287,7 @@ class LateScorer:
             yield (self.has_norms and step.fingerprint == indexed for step in steps)
 
     def _cosines(
-        self, asked: Sequence[_Meeting], stored: bool, progress: Progress
+        self, asked: Sequence[Meeting], stored: bool, progress: Progress
     ) -> Iterator[tuple[int, int, StoredWindow, np.ndarray]]:
         """A meeting's number, which of its sides come first, a window, and C of some of its sides
         and the window's m labels.
@@ -255,7 +298,7 @@ class LateScorer:
         engine = self._engine
         together = max(1, self._memory // engine.gradient_bytes)
         wanted = [set(one.rows) for one in asked]
-        for runs in _chunks([len(one.sides) for one in asked], together):
+        for runs in chunks([len(one.sides) for one in asked], together):
             chunk = [side for run in runs for side in asked[run.number].sides[run.of]]
             queries = unit_directions(engine, chunk)
             rows = sorted(set().union(*(wanted[run.number] for run in runs)))
@@ -263,9 +306,9 @@ class LateScorer:
                 batch = batch_of(windows, engine.device)
                 asks = [any(w.row in wanted[run.number] for w in windows) for run in runs]
                 asking = [run for run, does in zip(runs, asks, strict=True) if does]
-                chosen = _chosen(queries, runs, asks)
+                asking_queries = chosen(queries, runs, asks)
                 done = 0
-                for window, dots_QT, norms_T in self._met(windows, batch, chosen, stored):
+                for window, dots_QT, norms_T in self._met(windows, batch, asking_queries, stored):
                     over_T = np.divide(1.0, norms_T, out=np.zeros_like(norms_T), where=norms_T > 0)
                     cosines_QM = (dots_QT * over_T)[:, np.asarray(window.labels)]
                     at = 0
@@ -297,7 +340,7 @@ class LateScorer:
             yield window, tokens.dots_QBT[:, 0].cpu().numpy(), tokens.norms_BT[0].cpu().numpy()
 
 
-def _best(one: _Meeting, shares_KQ: np.ndarray, record_N: np.ndarray, top: int) -> dict[int, int]:
+def _best(one: Meeting, shares_KQ: np.ndarray, record_N: np.ndarray, top: int) -> dict[int, int]:
     """The best records' windows: where each stands in the meeting, by its row."""
     chosen: dict[int, int] = {}
     for k in np.argsort(-shares_KQ.sum(1), kind="stable"):
@@ -305,43 +348,3 @@ def _best(one: _Meeting, shares_KQ: np.ndarray, record_N: np.ndarray, top: int) 
         if len(chosen) == top:
             break
     return {one.rows[k]: k for k in chosen.values()}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive sides of one meeting."""
-
-    number: int
-    start: int
-    count: int
-
-    @property
-    def of(self) -> slice:
-        return slice(self.start, self.start + self.count)
-
-
-def _chunks(counts: Sequence[int], most: int) -> Iterator[list[_Run]]:
-    """The sides of all meetings in order, at most so many at a time."""
-    runs: list[_Run] = []
-    room = most
-    for number, count in enumerate(counts):
-        start = 0
-        while start < count:
-            some = min(room, count - start)
-            runs.append(_Run(number, start, some))
-            start, room = start + some, room - some
-            if not room:
-                yield runs
-                runs, room = [], most
-    if runs:
-        yield runs
-
-
-def _chosen(
-    queries: Mapping[str, Tensor], runs: Sequence[_Run], asks: Sequence[bool]
-) -> Mapping[str, Tensor]:
-    """The directions of the runs that have a window in a batch."""
-    if all(asks):
-        return queries
-    places = np.flatnonzero(np.repeat(asks, [run.count for run in runs])).tolist()
-    return {name: stacked[places] for name, stacked in queries.items()}

@@ -42,7 +42,7 @@ def why_without(index: Index, scope: str) -> str | None:
     Reads as the end of a sentence.
     """
     if index.manifest.token_faiss is None:
-        again = "haiftrace index --overwrite --token-vectors 512"
+        again = "haiftrace index --overwrite --token-vectors 1024"
         return f"the index holds no token vectors to search ({again})"
     if token_scope(index) != scope:
         return f"the index's token vectors are over {token_scope(index)!r}, not over {scope!r}"

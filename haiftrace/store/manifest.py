@@ -17,7 +17,7 @@ from haiftrace.errors import IndexStoreError
 from haiftrace.store.durable import replace_durably, sha256_of
 
 FORMAT = "haiftrace-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 FAISS_NAME = "records.faiss"
 TOKEN_FAISS_NAME = "tokens.faiss"
@@ -133,7 +133,7 @@ class Manifest:
         supplements: by name, added once the index is complete (not compared).
         created, finished: times in ISO 8601; `finished` is None until the index is complete.
         faiss, token_faiss: the search indexes over windows and over label tokens; the latter is
-            None where no token vectors are kept, and in indexes of earlier versions.
+            None where no token vectors are kept.
     """
 
     tool_version: str
@@ -232,8 +232,14 @@ def read_manifest(root: Path) -> Manifest | None:
     if _is_count(version) and version > FORMAT_VERSION:
         raise IndexStoreError(
             f"The index {root} has format {version}, made by haiftrace "
-            f"{content.get('tool_version')}; this version reads formats up to {FORMAT_VERSION}.",
+            f"{content.get('tool_version')}; this version reads format {FORMAT_VERSION}.",
             "Upgrade haiftrace, or make another index with -o.",
+        )
+    if _is_count(version) and 0 < version < FORMAT_VERSION:
+        raise IndexStoreError(
+            f"The index {root} has format {version}, made by an earlier haiftrace"
+            f" ({content.get('tool_version')}); this version reads format {FORMAT_VERSION}.",
+            "Make it anew with `haiftrace index --overwrite`, from the same checkpoint and corpus.",
         )
     try:
         if version != FORMAT_VERSION:

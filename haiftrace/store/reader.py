@@ -25,19 +25,18 @@ from haiftrace.store.manifest import (
     check_files,
     read_manifest,
 )
+from haiftrace.store.parquet import open_parquet, read_columns, vectors_of
 from haiftrace.store.quantile import streamed_quantile
 from haiftrace.store.rows import (
     OPTIONAL_COLUMNS,
     SCALAR_COLUMNS,
     StoredWindow,
     norm_column,
-    open_parquet,
-    read_columns,
     record_schema,
-    vectors_of,
 )
 from haiftrace.store.shortlist import Shortlist
 from haiftrace.store.supplements import SupplementRows, read_tensors
+from haiftrace.store.token_codes import read_token_vectors
 from haiftrace.store.token_search import TokenSearch
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class Index:
         if token_vectors and not self.layout.token_vectors:
             raise IndexStoreError(
                 f"The index {self.path} holds no token vectors.",
-                "Make one that does with `haiftrace index --token-vectors 512`.",
+                "Make one that does with `haiftrace index --token-vectors 1024`.",
             )
         for row in range(len(self)) if rows is None else rows:
             number = operator.index(row)
@@ -346,12 +345,11 @@ class _Shard:
 
     def _token_vectors(self, first: int, last: int) -> np.ndarray:
         if first == last:
-            return np.zeros((0, self._layout.token_vectors), dtype=np.float16)
+            return np.zeros((0, self._layout.token_vectors), dtype=np.float32)
         size = self._tokens_file.metadata.row_group(0).num_rows
         groups = range(first // size, (last - 1) // size + 1)
         rows = np.concatenate([self._row_group(group) for group in groups])
         return rows[first - groups[0] * size : last - groups[0] * size]
 
     def _read_row_group(self, group: int) -> np.ndarray:
-        table = read_columns(self._tokens_path, self._tokens_file, ["vector"], group)
-        return vectors_of(table.column("vector"))
+        return read_token_vectors(self._tokens_path, self._tokens_file, group)

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from haiftrace.errors import IndexStoreError
-from haiftrace.store.manifest import REBUILD_HINT, Layout
+from haiftrace.store.manifest import Layout
+from haiftrace.store.parquet import fixed_size_lists, list_of
+from haiftrace.store.token_codes import code_arrays, code_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 # A window's token vectors are read by row groups: small enough that one window costs little.
 TOKEN_ROW_GROUP = 1024
-_DICTIONARY_COLUMNS = ["path"]
 
 OPTIONAL_COLUMNS = ("content_hash", "group")
 """Columns of records/ that indexes of earlier versions do not have."""
@@ -58,7 +57,8 @@ class Window:
         haif_norm: ‖s‖, s = Σ_j A(g_j).
         token_loss: [T] float32, nats; only values at labels are kept, the others read as 0.
         token_grad_norm: [T] float64, ‖g_j‖; likewise.
-        token_vectors: [T, K] float16, projected g_j/‖g_j‖; likewise; None where there are none.
+        token_vectors: [T, K], projected g_j/‖g_j‖, kept as `token_codes` says; likewise; None where
+            there are none.
         scope_norms: [T] float64 each, ‖g_j‖ over the settings' `norm_scopes`; likewise.
         extra: the values of the settings' `extra_columns`.
         content_hash: SHA-256 (hex) of the whole record's text; None in an index without.
@@ -118,13 +118,13 @@ def record_schema(layout: Layout) -> pa.Schema:
         ("id", pa.string()),
         ("path", pa.string()),
         ("text", pa.string()),
-        ("token_ids", _list_of(pa.int32())),
-        ("offset_starts", _list_of(pa.int32())),
-        ("offset_ends", _list_of(pa.int32())),
-        ("labels", _list_of(pa.bool_())),
+        ("token_ids", list_of(pa.int32())),
+        ("offset_starts", list_of(pa.int32())),
+        ("offset_ends", list_of(pa.int32())),
+        ("labels", list_of(pa.bool_())),
         *((name, getattr(pa, kind)()) for name, kind in SCALAR_COLUMNS.items()),
         *((name, pa.float64()) for name in layout.extra_columns),
-        ("vector", _list_of(vector_type, layout.projection_dim)),
+        ("vector", list_of(vector_type, layout.projection_dim)),
     ]
     names = [name for name, _ in columns]
     if len({*names, "line", *OPTIONAL_COLUMNS}) != len(names) + 1 + len(OPTIONAL_COLUMNS):
@@ -147,7 +147,7 @@ def token_schema(layout: Layout) -> pa.Schema:
         *((norm_column(scope), pa.float64()) for scope in layout.norm_scopes),
     ]
     if layout.token_vectors:
-        columns.append(("vector", _list_of(pa.float16(), layout.token_vectors)))
+        columns += code_columns(layout.token_vectors)
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
 
@@ -202,7 +202,7 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         *(norms[labels] for norms in row.scope_norms.values()),
     ]
     if row.token_vectors is not None:
-        arrays.append(row.token_vectors[labels].astype(np.float16))
+        arrays.append(row.token_vectors[labels].astype(np.float32))
     if not all(np.isfinite(array).all() for array in arrays):
         raise IndexStoreError(
             f"The loss or the gradient of the record at {place} is not a finite number.",
@@ -228,7 +228,7 @@ def record_batch(rows: Sequence[WindowRow], record: int, layout: Layout) -> pa.R
     for column in schema:
         name = column.name
         if name == "vector":
-            arrays.append(_fixed_size_lists(vectors, column.type))
+            arrays.append(fixed_size_lists(vectors, column.type))
         else:
             values = computed[name] if name in computed else [getattr(row, name) for row in rows]
             arrays.append(pa.array(values, column.type))
@@ -258,100 +258,10 @@ def token_batch(rows: Sequence[WindowRow], first_row: int, layout: Layout) -> pa
             for scope in layout.norm_scopes
         },
     }
-    arrays = []
-    for column in schema:
-        if column.name == "vector":
-            vectors = at_labels([row.token_vectors for row in rows])
-            arrays.append(_fixed_size_lists(vectors, column.type))
-        else:
-            kind = column.type.to_pandas_dtype()
-            arrays.append(pa.array(values[column.name].astype(kind), column.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def write_table(batches: Sequence[pa.RecordBatch], row_group_size: int, sink: Any) -> int:
-    """Write batches as one Parquet file, the same bytes for the same rows; returns the rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_batches(list(batches)).combine_chunks()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=row_group_size,
-        compression="zstd",
-        use_dictionary=[name for name in _DICTIONARY_COLUMNS if name in table.column_names],
-        # Statistics would repeat texts in the footer, and cost more than writing the vectors.
-        write_statistics=False,
-    )
-    return int(table.num_rows)
-
-
-def open_parquet(path: Path, rows: int) -> pq.ParquetFile:
-    """Open one Parquet file of the index, which must have `rows` rows.
-
-    Raises:
-        IndexStoreError: it cannot be read, or has another number of rows.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # No read-ahead: it would start threads, and the files are small.
-        file = pq.ParquetFile(path, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, "cannot be read") from error
-    if file.metadata.num_rows != rows:
-        found = file.metadata.num_rows
-        file.close()
-        raise _damaged(path, f"has {found} rows instead of {rows}")
-    return file
-
-
-def read_columns(
-    path: Path, file: pq.ParquetFile, columns: Sequence[str], group: int | None = None
-) -> pa.Table:
-    """Read columns of an open file, all of it or one row group.
-
-    Raises:
-        IndexStoreError: the file is damaged, or lacks a column.
-    """
-    import pyarrow as pa
-
-    try:
-        if group is None:
-            table = file.read(columns=list(columns), use_threads=False)
-        else:
-            table = file.read_row_group(group, columns=list(columns), use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, "cannot be read") from error
-    if set(columns) - set(table.column_names):
-        raise _damaged(path, "lacks a column")
-    return table
-
-
-def _damaged(path: Path, what: str) -> IndexStoreError:
-    return IndexStoreError(f"The index is damaged: {path} {what}.", REBUILD_HINT)
-
-
-def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
-    """A fixed-size list column [n] of width w as an array [n, w] in its stored type."""
-    width = column.type.list_size
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    kind = column.type.value_type.to_pandas_dtype()
-    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=kind)
-    return flat.reshape(-1, width)
-
-
-def _list_of(value_type: Any, size: int = -1) -> Any:
-    import pyarrow as pa
-
-    # Parquet calls the member "element"; the same name here, so that nothing changes on reading.
-    return pa.list_(pa.field("element", value_type, nullable=False), size)
-
-
-def _fixed_size_lists(vectors: np.ndarray, kind: Any) -> Any:
-    import pyarrow as pa
-
-    values = np.ascontiguousarray(vectors, dtype=kind.value_type.to_pandas_dtype())
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)
+    arrays = {
+        name: pa.array(plain.astype(schema.field(name).type.to_pandas_dtype()))
+        for name, plain in values.items()
+    }
+    if layout.token_vectors:
+        arrays |= code_arrays(at_labels([row.token_vectors for row in rows]))
+    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from haiftrace.store.parquet import open_parquet, read_columns
 from haiftrace.store.reader import Index
-from haiftrace.store.rows import open_parquet, read_columns
 
 _CONTENT = ["text", "start", "windows", "label_count"]
 

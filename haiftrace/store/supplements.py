@@ -33,7 +33,7 @@ from haiftrace.store.manifest import (
     read_manifest,
     supplement_file,
 )
-from haiftrace.store.rows import open_parquet, read_columns, write_table
+from haiftrace.store.parquet import open_parquet, read_columns, write_table
 
 if TYPE_CHECKING:
     from torch import Tensor

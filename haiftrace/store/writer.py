@@ -30,19 +30,17 @@ from haiftrace.store.manifest import (
     plain,
     shard_file,
 )
+from haiftrace.store.parquet import open_parquet, read_columns, vectors_of, write_table
 from haiftrace.store.rows import (
     TOKEN_ROW_GROUP,
     WindowRow,
     check_row,
-    open_parquet,
-    read_columns,
     record_batch,
     record_schema,
     token_batch,
-    vectors_of,
-    write_table,
 )
 from haiftrace.store.shortlist import write_flat_index
+from haiftrace.store.token_codes import read_token_vectors
 from haiftrace.store.token_search import write_token_index
 
 if TYPE_CHECKING:
@@ -323,8 +321,7 @@ class IndexWriter:
             path = self._root / shard.tokens.file
             with open_parquet(path, shard.tokens.rows) as file:
                 for group in range(file.metadata.num_row_groups):
-                    table = read_columns(path, file, ["vector"], group)
-                    yield vectors_of(table.column("vector"))
+                    yield read_token_vectors(path, file, group)
 
     def _vector_blocks(self) -> Iterator[np.ndarray]:
         for shard in self._state.manifest.shards:
