@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.store.parquet import fixed_size_lists, list_of, read_columns, vectors_of
+from haiftrace.store.parquet import read_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 CODE, SCALE = "vector", "vector_scale"
-"""Columns: K whole numbers from -127 to 127, and what one step is."""
+"""Columns: K bytes, whole numbers from -127 to 127, and what one step is. Bytes, as Parquet's
+smallest number takes four."""
 
 _MOST = 127
 
@@ -29,7 +30,7 @@ def code_columns(dim: int) -> list[tuple[str, Any]]:
     """Names and types of the columns, for vectors of `dim` numbers."""
     import pyarrow as pa
 
-    return [(CODE, list_of(pa.int8(), dim)), (SCALE, pa.float32())]
+    return [(CODE, pa.binary(dim)), (SCALE, pa.float32())]
 
 
 def code_arrays(vectors_NK: np.ndarray) -> dict[str, pa.Array]:
@@ -37,8 +38,11 @@ def code_arrays(vectors_NK: np.ndarray) -> dict[str, pa.Array]:
     import pyarrow as pa
 
     codes_NK, scale_N = encoded(vectors_NK)
-    kind = list_of(pa.int8(), vectors_NK.shape[1])
-    return {CODE: fixed_size_lists(codes_NK, kind), SCALE: pa.array(scale_N, pa.float32())}
+    count, dim = codes_NK.shape
+    codes = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(dim), count, [None, pa.py_buffer(codes_NK.tobytes())]
+    )
+    return {CODE: codes, SCALE: pa.array(scale_N, pa.float32())}
 
 
 def read_token_vectors(path: Path, file: pq.ParquetFile, group: int) -> np.ndarray:
@@ -48,8 +52,16 @@ def read_token_vectors(path: Path, file: pq.ParquetFile, group: int) -> np.ndarr
         IndexStoreError: the file is damaged, or lacks them.
     """
     table = read_columns(path, file, [CODE, SCALE], group)
-    scale_N = table.column(SCALE).to_numpy()
-    return decoded(vectors_of(table.column(CODE)), scale_N)
+    codes = table.column(CODE)
+    dim = codes.type.byte_width
+    parts = [
+        np.frombuffer(
+            chunk.buffers()[1], dtype=np.int8, count=len(chunk) * dim, offset=chunk.offset * dim
+        )
+        for chunk in codes.chunks
+    ]
+    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int8)
+    return decoded(flat.reshape(-1, dim), table.column(SCALE).to_numpy())
 
 
 def encoded(vectors_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
