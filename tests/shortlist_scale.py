@@ -129,7 +129,8 @@ class Corpus:
                 vectors_MK = tokens.vectors_BTD[place].double().cpu().numpy()[labels_T]
                 for bits in self._bits:
                     met_DM = asking_DK @ rounded(vectors_MK, bits).T
-                    self.by_token[Vectors(dimension, bits)].append(strengths(met_DM, LATE.power))
+                    met_D = strengths(met_DM, LATE.power, 1 / dimension)
+                    self.by_token[Vectors(dimension, bits)].append(met_D)
         norms = of_linear.norms_BT.cpu().numpy()
         weights_BT = np.stack([HAIF.weights(norms_T) for norms_T in norms])
         reduced = self._linear.record_gradients(

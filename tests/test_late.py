@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from haiftrace.engine import GradientEngine
-from haiftrace.methods.late import Reference, evidence, strengths
+from haiftrace.methods.late import Reference, evidence, meeting, strengths
 from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Silent
@@ -155,3 +155,27 @@ def test_scores_of_some_windows_are_those_of_all(method):
         whole = over.score_many(asked, [method], settings, Silent())[method]
         some = over.score_many(asked, [method], settings, Silent(), [1, 4, 7])[method]
     kit.close(some, whole[:, [1, 4, 7]])
+
+
+@pytest.mark.parametrize("power", [2.0, 3.0])
+@pytest.mark.parametrize("cosine", [0.2, 0.35, 0.6])
+def test_what_an_error_adds_to_a_cosine_is_taken_off(power, cosine):
+    """Of estimates with a normal error the mean is that of the exact cosine."""
+    error = 1 / 1024
+    estimates = cosine + np.random.default_rng(0).normal(0, error**0.5, 1_000_000)
+    right = cosine**power
+    off = 4 * (estimates**power).std() / 1000  # four standard errors
+    assert abs(meeting(estimates, power, error).mean() - right) < off
+    assert meeting(estimates, power).mean() - right > 2 * off
+
+
+def test_an_error_leaves_less_of_no_cosine_at_all_and_never_turns_the_sign():
+    estimates = np.random.default_rng(0).normal(0, 1 / 32, 100_000)
+    with_it, without = meeting(estimates, 3.0, 1 / 1024), meeting(estimates, 3.0)
+    assert with_it.min() >= 0
+    assert with_it.mean() < without.mean() / 4
+    assert (with_it <= without).all()
+    for power in (0.5, 1.0):  # nothing is added to the mean, or less than nothing
+        np.testing.assert_array_equal(meeting(estimates, power, 1.0), meeting(estimates, power))
+    few = np.array([0.0, 1e-200, 1.0])
+    assert np.isfinite(meeting(few, 1.5, 1e-3)).all()

@@ -66,7 +66,9 @@ def by_definition(tracer: Tracer, name: str, method: str, scope: str, power: flo
         for q, query in enumerate(queries):
             total = 0.0
             for j in range(at, at + m):
-                total += max(0.0, float(stored.reconstruct(j).astype(float) @ query)) ** power
+                cosine = max(1e-300, float(stored.reconstruct(j).astype(float) @ query))
+                added = power * (power - 1) / 2 / stored.d * cosine ** (power - 2)
+                total += max(0.0, cosine**power - added)
             y[window.row, q] = (total / m**0.5) ** (1 / power)
         at += m
     assert at == stored.ntotal

@@ -142,13 +142,15 @@ def _by_tokens(
         labels_BT = batch.labels_BT.cpu().numpy().astype(bool)
         # One backward pass for all projections.
         each = engine.scoped_token_gradients(batch, [(everything, one) for one in projectors])
-        for strengths_ND, stacked_DK, tokens in zip(strengths_PND, stacked, each, strict=True):
+        for dimension, strengths_ND, stacked_DK, tokens in zip(
+            dimensions, strengths_PND, stacked, each, strict=True
+        ):
             assert tokens.vectors_BTD is not None
-            # In the index they are of half precision.
+            # The index keeps fewer bits, which matters less than its dimensions.
             kept_BTD = tokens.vectors_BTD.half().float().cpu().numpy()
             for window, kept_TD, labels_T in zip(windows, kept_BTD, labels_BT, strict=True):
                 cosines_DM = stacked_DK @ kept_TD[labels_T].T
-                strengths_ND[window.row] = strengths(cosines_DM, late.power)
+                strengths_ND[window.row] = strengths(cosines_DM, late.power, 1 / dimension)
         progress.advance(len(windows), tokens=token_count(windows))
     asking = [(method, len(some)) for (method, _), some in zip(asked, of_each, strict=True)]
     return {

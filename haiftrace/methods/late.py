@@ -20,15 +20,31 @@ LEAST_DEVIATION = 1e-3
 """Floor under the deviation: y is a cosine's size, and differences below this mean nothing."""
 
 
-def meeting(cosines: np.ndarray, power: float) -> np.ndarray:
-    """max(0, C)^p, of any shape."""
-    return np.asarray(np.maximum(cosines, 0.0) ** power)
+def meeting(cosines: np.ndarray, power: float, error: float = 0.0) -> np.ndarray:
+    """max(0, C)^p, of any shape.
+
+    Args:
+        error: the variance of the cosines' own error, where they are estimates. A normal error adds
+            p (p-1)/2 C^(p-2) times that to the mean of C^p, and for p of 2 and 3 nothing else: it
+            is taken off, down to zero. Many weak cosines would else make up for a strong one.
+    """
+    cosines = np.maximum(cosines, 0.0)
+    met = cosines**power
+    added = power * (power - 1) / 2 * error
+    if added > 0:
+        met *= 1 - added / np.maximum(cosines**2, added)
+    return np.asarray(met)
 
 
-def strengths(cosines_QM: np.ndarray, power: float) -> np.ndarray:
-    """[Q] the strength y, of one record's cosines with its m labels."""
+def strengths(cosines_QM: np.ndarray, power: float, error: float = 0.0) -> np.ndarray:
+    """[Q] the strength y, of one record's cosines with its m labels.
+
+    Args:
+        error: see `meeting`.
+    """
     labels = max(1, cosines_QM.shape[1])
-    return np.asarray((meeting(cosines_QM, power).sum(1) / np.sqrt(labels)) ** (1 / power))
+    met_QM = meeting(cosines_QM, power, error)
+    return np.asarray((met_QM.sum(1) / np.sqrt(labels)) ** (1 / power))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Late interaction estimated from the index's token vectors: the shortlist of its exact scores.
 
 An index keeps the projection of every label token's unit gradient. Its inner product with that of a
-query token's is an unbiased estimate of their cosine, so that one scan of the vectors estimates the
-score of every window by the method's own rule; the best are the candidates. A vector a window, as
-other methods have it, is a sum over its tokens, which the strong pairs are lost in.
+query token's is an unbiased estimate of their cosine, with an error of variance 1/K, so that one
+scan of the vectors estimates the score of every window by the method's own rule, less what that
+error adds; the best are the candidates. A vector a window, as other methods have it, is a sum over
+its tokens, which the strong pairs are lost in.
 
 Shape letters: N windows, Q query directions, K dimensions of a token's vector.
 """
@@ -108,7 +109,7 @@ class TokenShortlist:
             if not len(filled):
                 continue
             starts = np.cumsum(counts) - counts
-            met = meeting(cosines, self._power)
+            met = meeting(cosines, self._power, 1 / self._dimension)
             sums_NQ[rows.start + filled] = np.add.reduceat(met, starts[filled], axis=0)
             counts_N[rows.start + filled] = counts[filled]
         return np.asarray((sums_NQ / np.sqrt(counts_N)[:, None]) ** (1 / self._power))
