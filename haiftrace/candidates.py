@@ -15,16 +15,16 @@ from haiftrace.device import SMALL_MODEL
 from haiftrace.methods import GradientMethod, LateMethod, Method, Rule
 from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.scoring.directions import Question
-from haiftrace.scoring.late import has_norms
 from haiftrace.scoring.token_shortlist import TokenShortlist, why_without
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
     from haiftrace.engine import GradientEngine
 
+CANDIDATES = 256
+"""Windows that are scored exactly where nothing else is said."""
 RESCORE, RESCORE_ON_CPU = 256, 32
-"""Windows that late interaction scores exactly where that costs more than a pass forward each, and
-of a model that is not small on a CPU."""
+"""Those that late interaction scores exactly, and of a model that is not small on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Room:
     """
 
     exact: bool
-    candidates: int
+    candidates: int | None
     rescore: int | None
 
 
@@ -75,7 +75,8 @@ class Candidates:
     ) -> Collection[int]:
         """Rows to be scored exactly: what any of the methods needs."""
         everything = range(len(self._index))
-        if room.exact or room.candidates >= len(everything):
+        count = room.candidates or CANDIDATES
+        if room.exact or count >= len(everything):
             return everything
         unfit = [m for m in methods if not has_vector(m, settings)]
         for method in unfit:
@@ -87,7 +88,7 @@ class Candidates:
         vector = self.projected(question)
         rows: set[int] = set()
         for method in methods:
-            rows |= set(self._proposed(vector, str(method.shortlist_column), room.candidates))
+            rows |= set(self._proposed(vector, str(method.shortlist_column), count))
         return rows
 
     def late(
@@ -105,12 +106,14 @@ class Candidates:
             notes: receives what the user should know.
         """
         scope = settings.late.scope
-        plain = not method.by_token and not method.along_run
-        cheap = plain and has_norms(self._index, scope)
-        count = room.rescore or (room.candidates if cheap else self._rescore)
+        told = room.rescore or room.candidates
+        count = told or self._rescore
+        tokens = self.by_tokens(settings)
+        if tokens is None and told is None and not (method.by_token or method.along_run):
+            # One vector a record proposes worse, and one direction costs little.
+            count = max(count, CANDIDATES)
         if room.exact or count >= len(self._index):
             return range(len(self._index))
-        tokens = self.by_tokens(settings)
         if tokens is not None:
             return tokens.proposed(method, question, count)
         notes.append(

@@ -12,7 +12,7 @@ from haiftrace import __version__
 from haiftrace.calibration.court import Court
 from haiftrace.calibration.draws import ALPHA
 from haiftrace.calibration.verdict import with_q_values
-from haiftrace.candidates import Room
+from haiftrace.candidates import CANDIDATES, Room
 from haiftrace.errors import UsageError
 from haiftrace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
@@ -60,11 +60,11 @@ class TraceSettings:
 
     Attributes:
         method: names in the registry, with commas between.
-        candidates: windows that the search proposes for exact scoring.
+        candidates: windows that the search proposes for exact scoring; None for 256, or what
+            `rescore` says.
         exact: score every window instead.
-        rescore: the same as `candidates` for late interaction; None for `candidates` where one
-            direction asks and the index keeps the token norms, else for 256, of a model that is not
-            small 32 on a CPU.
+        rescore: the same for late interaction; None for `candidates` where that is given, else for
+            256, of a model that is not small 32 on a CPU.
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.
@@ -72,7 +72,7 @@ class TraceSettings:
     """
 
     method: str = DEFAULT_METHOD
-    candidates: int = 256
+    candidates: int | None = None
     exact: bool = False
     top: int = 10
     asking: Asking = field(default_factory=Asking)
@@ -167,7 +167,7 @@ class Tracer(Scorers):
             seconds=seconds,
             settings={
                 "method": settings.method,
-                "candidates": settings.candidates,
+                "candidates": settings.candidates or CANDIDATES,
                 "exact": settings.exact,
                 "top": settings.top,
                 "alpha": settings.alpha,
@@ -205,7 +205,8 @@ class Tracer(Scorers):
         where this is more; methods over a training run once a leak.
         """
         methods = find_methods(settings.method)
-        if settings.candidates < 1 or settings.top < 1:
+        told = settings.candidates
+        if (told is not None and told < 1) or settings.top < 1:
             raise UsageError("--candidates and --top take a number of at least 1.")
         if not 0 < settings.alpha < 1:
             raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")

@@ -112,7 +112,7 @@ LEAKS = (
 
 
 def found(tracer: Tracer, method: str, leak: Leak = LEAK, **told) -> Finding:
-    rest = {key: told.pop(key) for key in ("exact", "rescore", "top") if key in told}
+    rest = {key: told.pop(key) for key in ("exact", "candidates", "rescore", "top") if key in told}
     return kit.traced(tracer, leak, method=method, methods=settings(**told), **rest)
 
 
@@ -137,20 +137,24 @@ def test_the_candidates_hold_the_exact_first(method):
 
 
 def test_a_model_that_is_not_small_scores_fewer_exactly(monkeypatch):
-    """Where each direction costs more than a pass forward; HAIF-R's one does not."""
+    """A direction of HAIF-R's costs least: where candidates are worse, it meets more of them."""
     monkeypatch.setattr(candidates, "RESCORE", 7)
     monkeypatch.setattr(candidates, "RESCORE_ON_CPU", 3)
 
-    def scored(method: str) -> int:
-        index, model = kit.index_path(parameters="attention"), kit.checkpoint()
-        with kit.precisely():
-            tracer = Tracer(Index.open(index), model)
-        return found(tracer, method).scored
+    monkeypatch.setattr(candidates, "CANDIDATES", 5)
 
-    assert scored("haif-rq") == 7
+    def scored(method: str, vectors: int = 64, **told: int) -> int:
+        index = kit.index_path(parameters="attention", token_vectors=vectors)
+        with kit.precisely():
+            tracer = Tracer(Index.open(index), kit.checkpoint())
+        return found(tracer, method, **told).scored
+
+    assert scored("haif-rq") == scored("haif-r") == scored("haif-r", vectors=0) == 7
     monkeypatch.setattr(candidates, "SMALL_MODEL", kit.checkpoint().parameters)
-    assert scored("haif-rq") == 3
-    assert scored("haif-r") == len(SENTENCES)
+    assert scored("haif-rq") == scored("haif-r") == scored("haif-rq", vectors=0) == 3
+    assert scored("haif-r", vectors=0) == 5
+    assert scored("haif-r", candidates=4) == scored("haif-rq", candidates=4) == 4
+    assert scored("haif-r", candidates=4, rescore=2) == 2
 
 
 def test_another_scope_or_no_vectors_is_said():

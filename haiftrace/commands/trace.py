@@ -83,13 +83,14 @@ def trace(
     ] = "haif-r",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
-        int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
-    ] = 256,
+        int | None,
+        Option(help="Record windows that the search proposes for exact scoring; 256.", min=1),
+    ] = None,
     rescore: Annotated[
         int | None,
         Option(
-            help="The same for haif-rq, haif-rcp and haif-li, and for haif-r in place of"
-            " --candidates; 256, of a model from 5 million parameters on 32 on a CPU.",
+            help="The same for haif-r, haif-rq, haif-rcp and haif-li; --candidates where that is"
+            " given, else 256, of a model from 5 million parameters on 32 on a CPU.",
             min=1,
         ),
     ] = None,
