@@ -6,6 +6,7 @@ import io
 import re
 
 from rich.console import Console
+from rich.style import Style
 
 from haiftrace.findings import Report
 from haiftrace.reports import render_terminal
@@ -23,6 +24,10 @@ def rendered(
     below: bool = False,
     environ: dict[str, str] | None = None,
 ) -> str:
+    # rich keeps a style's codes as the first console of the process needed them, whatever the next
+    # one's colours.
+    Style.parse.cache_clear()
+    Style._add.cache_clear()
     out = io.StringIO()
     console = Console(
         file=out,

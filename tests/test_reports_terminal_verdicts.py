@@ -66,6 +66,7 @@ def test_what_is_below_the_line_is_shown_only_on_request_and_faint() -> None:
     assert everything.index("clears alpha") < everything.index("#2  subject-043")
     assert "--all" not in everything
     shade = {"TERM": "x", "COLORTERM": "truecolor"}
+    rendered(report, colour=True, below=True, environ={"TERM": "xterm"})  # of other colours before
     coloured = rendered(report, colour=True, below=True, environ=shade)
     above, under = coloured.split("clears alpha")
     assert "\x1b[1;38;2;0;0;0;48;2;255;179;64m[555-0134 +62%]" in above
