@@ -134,8 +134,8 @@ def given(
     if not response.strip():
         raise UsageError("The response is empty.", "Give the text that leaked with --response.")
     text = _asked(checkpoint, prompt, asking)
-    apart = asking.chat or not _needs_space(text, response)
-    seam = "" if apart or asking.as_it_stands else " "
+    wanting = not asking.chat and _needs_space(text, response)
+    seam = " " if wanting and not asking.as_it_stands else ""
     whole = text + seam + response
     ids, offsets = _tokenise(checkpoint, whole, special=not asking.chat)
     if checkpoint.context is not None and len(ids) > checkpoint.context:
@@ -157,7 +157,7 @@ def given(
             offsets=offsets,
             generated=False,
             span=span,
-            notes=() if apart or seam else (NO_SPACE,),
+            notes=(NO_SPACE,) if wanting and not seam else (),
             asked=prompt,
         ),
         [asking.loss_on_all and a < b <= first for a, b in offsets],

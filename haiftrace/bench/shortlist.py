@@ -147,7 +147,7 @@ def _by_tokens(
         ):
             assert tokens.vectors_BTD is not None
             # The index keeps fewer bits, which matters less than its dimensions.
-            kept_BTD = tokens.vectors_BTD.half().float().cpu().numpy()
+            kept_BTD = tokens.vectors_BTD.float().cpu().numpy()
             for window, kept_TD, labels_T in zip(windows, kept_BTD, labels_BT, strict=True):
                 cosines_DM = stacked_DK @ kept_TD[labels_T].T
                 strengths_ND[window.row] = strengths(cosines_DM, late.power, 1 / dimension)

@@ -87,28 +87,8 @@ class LateSearch:
     best: Tally
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """What met in a pass.
-
-    Attributes:
-        cosines: by a meeting's number and a window's row, C [Q, M] of its Q sides and M labels at
-            each model.
-        windows: by their rows.
-    """
-
-    cosines: dict[tuple[int, int], list[np.ndarray]]
-    windows: dict[int, StoredWindow]
-
-    def strengths(self, number: int, meeting: Meeting, power: float) -> np.ndarray:
-        """[K, Q] of a meeting: the mean over the models of the strength y."""
-        found = np.zeros((len(meeting.rows), len(meeting.sides)))
-        for k, row in enumerate(meeting.rows):
-            along_TQM = self.cosines[number, row]
-            for cosines_QM in along_TQM:
-                found[k] += strengths(cosines_QM, power)
-            found[k] /= len(along_TQM)
-        return found
+Pairs = dict[tuple[int, int], list[np.ndarray]]
+"""By a meeting's number and a window's row, C [Q, M] of its Q sides and M labels at each model."""
 
 
 class LateScorer:
@@ -198,10 +178,7 @@ class LateScorer:
         if pairs is None:
             strengths_each = self._strengths(asked, progress)
         else:
-            strengths_each = [
-                pairs.strengths(number, one, self._settings.power)
-                for number, one in enumerate(asked)
-            ]
+            strengths_each = self._strengths_of(pairs, asked)
         shares = [
             self._shares(method, one.rows, strengths_KQ)
             for one, strengths_KQ in zip(asked, strengths_each, strict=True)
@@ -211,6 +188,8 @@ class LateScorer:
         if pairs is None:
             again = [Meeting(sorted(few), one.sides) for one, few in zip(asked, best, strict=True)]
             pairs = self._pairs(again, progress)
+        shown = sorted(set().union(*best))
+        windows = {window.row: window for window in self._index.iter_windows(shown)}
         for number, (search, one, of) in enumerate(zip(searches, asked, shares, strict=True)):
             places = places_of(method, search.question)
             for k, row in enumerate(one.rows):
@@ -218,11 +197,11 @@ class LateScorer:
                 if row not in best[number]:
                     search.best.note(row, score)
                     continue
-                window = pairs.windows[row]
+                window = windows[row]
                 labels = np.asarray(window.labels)
                 pairs_QT = np.zeros((len(one.sides), len(labels)))
                 pairs_QT[:, labels] = evidence_along(
-                    pairs.cosines[number, row], of[k], self._settings.power
+                    pairs[number, row], of[k], self._settings.power
                 )
                 by_place = dict(zip(places, pairs_QT, strict=True))
                 search.best.add(Scored(window, score, None, pairs_QT.sum(0), by_place))
@@ -245,17 +224,29 @@ class LateScorer:
         pairs = sum(int(labels_N[list(one.rows)].sum()) * len(one.sides) for one in asked)
         return 8 * pairs * models <= KEPT_BYTES
 
-    def _pairs(self, asked: Sequence[Meeting], progress: Progress) -> _Pairs:
-        """All cosines of the meetings, and the windows that were met."""
-        found = _Pairs({}, {})
+    def _pairs(self, asked: Sequence[Meeting], progress: Progress) -> Pairs:
+        """All cosines of the meetings."""
+        found: Pairs = {}
         with self._models(asked, progress) as models:
             for stored in models:
                 here: dict[tuple[int, int], list[np.ndarray]] = {}
                 for number, _, window, cosines_SM in self._cosines(asked, stored, progress):
-                    found.windows[window.row] = window
                     here.setdefault((number, window.row), []).append(cosines_SM)
                 for place, some in here.items():
-                    found.cosines.setdefault(place, []).append(np.concatenate(some))
+                    found.setdefault(place, []).append(np.concatenate(some))
+        return found
+
+    def _strengths_of(self, pairs: Pairs, asked: Sequence[Meeting]) -> list[np.ndarray]:
+        """The same as `_strengths`, of cosines that were kept."""
+        found = []
+        for number, one in enumerate(asked):
+            strengths_KQ = np.zeros((len(one.rows), len(one.sides)))
+            for k, row in enumerate(one.rows):
+                along_TQ = [
+                    strengths(met_QM, self._settings.power) for met_QM in pairs[number, row]
+                ]
+                strengths_KQ[k] = np.mean(along_TQ, axis=0)
+            found.append(strengths_KQ)
         return found
 
     def _strengths(self, asked: Sequence[Meeting], progress: Progress) -> list[np.ndarray]:

@@ -275,9 +275,7 @@ class _Shard:
         self._tokens_path = root / entry.tokens.file
         self._records_file = open_parquet(self._records_path, entry.records.rows)
         self._tokens_file = open_parquet(self._tokens_path, entry.tokens.rows)
-        there = self._records_file.schema_arrow.names
-        absent = {"vector", *(name for name in OPTIONAL_COLUMNS if name not in there)}
-        names = [name for name in record_schema(layout).names if name not in absent]
+        names = [name for name in record_schema(layout).names if name != "vector"]
         table = read_columns(self._records_path, self._records_file, names).combine_chunks()
         self._columns = {name: table.column(name) for name in names}
         scopes = {scope: norm_column(scope) for scope in layout.norm_scopes}
@@ -311,7 +309,6 @@ class _Shard:
             full[labels] = values
             return full
 
-        optional = [name for name in OPTIONAL_COLUMNS if name in self._columns]
         starts, ends = self._numbers("offset_starts", at), self._numbers("offset_ends", at)
         return StoredWindow(
             row=row,
@@ -320,7 +317,7 @@ class _Shard:
                 for name in (
                     *("record", "id", "path", "line", "start", "window", "windows", "text"),
                     *("loss", "grad_norm", "haif_norm"),
-                    *optional,
+                    *OPTIONAL_COLUMNS,
                 )
             },
             token_ids=self._numbers("token_ids", at).tolist(),

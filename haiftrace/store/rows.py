@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOKEN_ROW_GROUP = 1024
 
 OPTIONAL_COLUMNS = ("content_hash", "group")
-"""Columns of records/ that indexes of earlier versions do not have."""
+"""Columns of records/ with strings that may be missing."""
 
 # Columns that hold one number a window, by their type; the extra columns are float64.
 SCALAR_COLUMNS: dict[str, str] = {
@@ -61,7 +61,7 @@ class Window:
             there are none.
         scope_norms: [T] float64 each, ‖g_j‖ over the settings' `norm_scopes`; likewise.
         extra: the values of the settings' `extra_columns`.
-        content_hash: SHA-256 (hex) of the whole record's text; None in an index without.
+        content_hash: SHA-256 (hex) of the whole record's text; None where it was not given.
         group: the value of the record's group field; None without one.
     """
 

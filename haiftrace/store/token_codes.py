@@ -73,9 +73,9 @@ def encoded(vectors_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
     # A scale below the smallest normal number is itself rounded, and a step may be too many.
     codes_NK = np.clip(np.rint(steps_NK), -_MOST, _MOST).astype(np.int8)
-    return codes_NK, scale_N.astype(np.float32)
+    return codes_NK, scale_N
 
 
 def decoded(codes_NK: np.ndarray, scale_N: np.ndarray) -> np.ndarray:
     """[N, K] float32."""
-    return np.asarray(codes_NK * scale_N.astype(np.float32)[:, None], dtype=np.float32)
+    return np.asarray(codes_NK * scale_N[:, None])
