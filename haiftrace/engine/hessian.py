@@ -20,8 +20,8 @@ from torch import Tensor
 from haiftrace.engine.backward import Traced
 from haiftrace.engine.batch import Batch
 from haiftrace.engine.directional import Direction, logits_and_tangents
-from haiftrace.engine.loop import RequireGrad
 from haiftrace.engine.losses import token_losses, widened
+from haiftrace.engine.whole import RequireGrad
 
 
 def gauss_newton_product(

@@ -17,8 +17,9 @@ from haiftrace.engine.backward import BatchedPass, Reduced, Traced
 from haiftrace.engine.batch import Batch, make_batch
 from haiftrace.engine.capture import Wanted
 from haiftrace.engine.directional import forward_mode, stacked_forward_mode
-from haiftrace.engine.loop import LoopPass, gradient_of
+from haiftrace.engine.loop import LoopPass
 from haiftrace.engine.losses import widened
+from haiftrace.engine.whole import gradient_of
 
 SLOW_NORMS = (
     "this architecture's backward pass cannot be batched: token norms are taken by one backward"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from haiftrace.methods.families import LateMethod
-from haiftrace.scoring.directions import Direction, Question, shares
+from haiftrace.scoring.directions import Question, shares, units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,12 +88,13 @@ def unit_directions(engine: GradientEngine, sides: Sequence[Side]) -> dict[str, 
     """[S, *parameter] by parameter name: unit gradients over the engine's parameters."""
     import torch
 
-    units: dict[str, list[Tensor]] = {name: [] for name in engine.parameters}
-    for side in sides:
-        gradient = engine.gradient(side.batch, side.weights_BT)
-        for name, part in Direction.of(gradient).unit.items():
-            units[name].append(part)
-    return {name: torch.stack(parts) for name, parts in units.items()}
+    found = []
+    for _, some in groupby(sides, key=lambda side: id(side.batch)):
+        of_batch = list(some)
+        weights_SBT = torch.stack([side.weights_BT for side in of_batch])
+        found.append(engine.gradients(of_batch[0].batch, weights_SBT))
+    stacked = {name: torch.cat([part[name] for part in found]) for name in engine.parameters}
+    return units(stacked)
 
 
 def _one_hot(like_BT: Tensor, place: int) -> Tensor:

@@ -1,0 +1,99 @@
+"""Whole gradients of weighted token losses, by parameter name: the query side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from haiftrace.engine.activations import derivatives_once
+from haiftrace.engine.backward import Traced
+from haiftrace.engine.batch import Batch
+from haiftrace.engine.losses import logit_gradients, token_losses, widened
+
+
+class RequireGrad:
+    """Context in which the traced parameters require gradients; as before when it is left."""
+
+    def __init__(self, traced: Traced) -> None:
+        self._traced = traced
+        self._grad = torch.enable_grad()
+
+    def __enter__(self) -> None:
+        self._before = {n: p.requires_grad for n, p in self._traced.parameters.items()}
+        for parameter in self._traced.parameters.values():
+            parameter.requires_grad_(True)
+        self._grad.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._grad.__exit__(*error)
+        for name, parameter in self._traced.parameters.items():
+            parameter.requires_grad_(self._before[name])
+
+
+def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
+    """`∇ Σ w l` over a batch, by parameter name, in at least float32: one backward pass.
+
+    Args:
+        weights_BT: weight of every token's loss; looked at only where a token is a label.
+    """
+    with RequireGrad(traced):
+        logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
+        losses = token_losses(logits, batch.ids_BT[:, 1:])
+        weights = (weights_BT.to(losses.device) * batch.labels_BT)[:, 1:]
+        total = (losses * weights.to(losses.dtype)).sum()
+        grads = torch.autograd.grad(total, list(traced.parameters.values()), allow_unused=True)
+    return {
+        name: traced.zeros(name) if grad is None else widened(traced.narrowed(name, grad))
+        for name, grad in zip(traced.parameters, grads, strict=True)
+    }
+
+
+def gradients_of(
+    traced: Traced, batch: Batch, weights_NBT: Tensor, batched: bool
+) -> dict[str, Tensor]:
+    """The same for N weightings, [N, *parameter]: they share the forward pass.
+
+    Args:
+        batched: they share the way back too, which is faster where a single one hardly fills the
+            machine.
+
+    Raises:
+        RuntimeError: PyTorch cannot batch this architecture's backward pass.
+    """
+    with RequireGrad(traced), derivatives_once(traced.activations):
+        logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
+        each_BJV = logit_gradients(widened(logits.detach()), batch.ids_BT[:, 1:])
+        weights_NBJ = (weights_NBT.to(logits.device) * batch.labels_BT)[:, :, 1:]
+        back = partial(
+            torch.autograd.grad,
+            logits,
+            list(traced.parameters.values()),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        weighted = weights_NBJ.to(each_BJV.dtype).unsqueeze(-1) * each_BJV
+        cotangents_NBJV = weighted.to(logits.dtype)
+        if batched:
+            grads: Sequence[Tensor | None] = back(cotangents_NBJV, is_grads_batched=True)
+        else:
+            each = [back(cotangents_BJV) for cotangents_BJV in cotangents_NBJV]
+            grads = [
+                None if some[0] is None else torch.stack(some) for some in zip(*each, strict=True)
+            ]
+    return {
+        name: _counting(traced, name, grad, len(weights_NBT))
+        for name, grad in zip(traced.parameters, grads, strict=True)
+    }
+
+
+def _counting(traced: Traced, name: str, grad: Tensor | None, count: int) -> Tensor:
+    """[N, *parameter] what of N gradients of a parameter counts, in at least float32."""
+    if grad is None:
+        zeros = traced.zeros(name)
+        return zeros.expand(count, *zeros.shape).clone()
+    if name in traced.parts:
+        grad = torch.stack([traced.narrowed(name, one) for one in grad])
+    return widened(grad)
