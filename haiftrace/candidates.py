@@ -63,6 +63,7 @@ class Candidates:
         self._engine_over = engine_over
         dear = engine.device.type == "cpu" and parameters >= SMALL_MODEL
         self._rescore = RESCORE_ON_CPU if dear else RESCORE
+        self._small = parameters < SMALL_MODEL
         self._token_shortlists: dict[LateSettings, TokenShortlist] = {}
 
     def of(
@@ -133,6 +134,11 @@ class Candidates:
             made = TokenShortlist(self._index, self._engine_over(late.scope), late)
             self._token_shortlists[late] = made
         return self._token_shortlists[late]
+
+    def reference(self, settings: MethodSettings) -> TokenShortlist | None:
+        """Whose estimates z-scores are over; None for the exact strengths of a sample."""
+        told = settings.late.reference is not None
+        return None if self._small or told else self.by_tokens(settings)
 
     def projected(self, question: Question) -> np.ndarray:
         """[D] the projection of the unit vector v/‖v‖, as the index's vectors are projected."""

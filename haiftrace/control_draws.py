@@ -67,7 +67,11 @@ class ControlDraws:
         else:
             # A question holds its gradient and its direction, which scoring copies once more.
             self._room = memory // (3 * tracer.engine.gradient_bytes)
-        self.estimated = fits and self._takes_long(controls)
+        # Draws are of one kind with what they are compared with: an exact score over a reference of
+        # estimates has neither's margins.
+        mixed = self._late is not None and self._late.standardised
+        mixed = mixed and tracer.candidates.reference(settings) is not None
+        self.estimated = fits and (mixed or self._takes_long(controls))
         if self.estimated:
             self._room = CONTROLS_A_BLOCK
 
@@ -121,7 +125,9 @@ class ControlDraws:
         """Query-side vectors of these controls."""
         if self._late is None:
             return len(controls)
-        return sum(control.length if self._late.by_token else 1 for control in controls)
+        whole = self._late.with_whole or not self._late.by_token
+        tokens = sum(control.length for control in controls) if self._late.by_token else 0
+        return tokens + whole * len(controls)
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]

@@ -54,8 +54,8 @@ Checkpoints = Annotated[
 LateScope = Annotated[
     str,
     Option(
-        help="Parameters whose gradients meet in late interaction (haif-r, haif-rq, haif-rcp,"
-        " haif-li): as --parameters of an index, which may have others."
+        help="Parameters whose gradients meet in late interaction (haif-r, haif-rli, haif-rq,"
+        " haif-rcp, haif-li): as --parameters of an index, which may have others."
     ),
 ]
 Power = Annotated[float, Option(help="How much the strongest pairs count in late interaction.")]
@@ -67,9 +67,12 @@ QueryTokens = Annotated[
     ),
 ]
 ReferenceSize = Annotated[
-    int,
+    int | None,
     Option(
-        help="Record windows, a seeded sample, that haif-li compares with: all are scored.", min=1
+        help="Record windows, a seeded sample, that haif-li and haif-rli compare with, all scored"
+        " exactly: 4096; of a model from 5 million parameters on, what the index's token vectors"
+        " estimate of all windows instead.",
+        min=1,
     ),
 ]
 
@@ -88,7 +91,7 @@ def method_settings(
     seed: int = 0,
     scope: str = "attention",
     power: float = 3.0,
-    reference: int = 4096,
+    reference: int | None = None,
     query_tokens: Literal["answer", "answer+name"] = "answer",
 ) -> MethodSettings:
     """The settings that these options say.

@@ -28,8 +28,8 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.factors import Curvature, keep_factors, require_factors
-from haiftrace.scoring.late import SUPPLEMENT as LATE_NORMS
-from haiftrace.scoring.late import in_rows, scope_settings
+from haiftrace.scoring.late_norms import SUPPLEMENT as LATE_NORMS
+from haiftrace.scoring.late_norms import in_rows, scope_settings
 from haiftrace.scoring.norms import KeptNorms, NormSource, kept_norms, needs_of, rule_of
 from haiftrace.scoring.trajectory import SUPPLEMENT as TRAJECTORY
 from haiftrace.scoring.trajectory import (

@@ -149,7 +149,8 @@ class Scorers:
         """
         engine = self.engine_over(settings.late.scope)
         run = training_run(method.name, settings, self.checkpoint) if method.along_run else None
-        return LateScorer(self.index, engine, settings.late, self._room, run)
+        estimates = self.candidates.reference(settings)
+        return LateScorer(self.index, engine, settings.late, self._room, run, estimates)
 
     def engine_over(self, scope: str) -> GradientEngine:
         """An engine over other parameters than the index's; made once."""

@@ -12,7 +12,7 @@ from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
-from haiftrace.scoring.late import stored_norms
+from haiftrace.scoring.late_norms import stored_norms
 from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
@@ -46,13 +46,13 @@ def by_definition(name, method, scope, power=3.0):
         met = (record @ asked.T).clamp_min(0) ** power
         found.append((met.sum(0) / len(record) ** 0.5) ** (1 / power))
     y = torch.stack(found).numpy()
-    if method != "haif-li":
+    if method in ("haif-r", "haif-rq"):
         return y.mean(1)
-    z = (y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3)
-    return np.maximum(z, 0).sum(1)
+    z = np.maximum((y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3), 0).sum(1)
+    return z if method == "haif-li" else np.sqrt(z * by_definition(name, "haif-r", scope, power))
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-rq", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-rq", "haif-li", "haif-rli"])
 @pytest.mark.parametrize(
     ("name", "scope"),
     [
@@ -70,10 +70,11 @@ def test_scores_are_those_of_the_definition(name, scope, method):
         assert sum(t.evidence for t in record.tokens) == pytest.approx(record.score, abs=1e-9)
 
 
-def test_a_score_does_not_depend_on_the_shortlist():
-    """HAIF-LI's reference is a sample of its own, whatever is proposed or left out."""
-    whole = found("gpt2", "haif-li", reference=5, exact=True)
-    part = found("gpt2", "haif-li", reference=5, rescore=2)
+@pytest.mark.parametrize("method", ["haif-li", "haif-rli"])
+def test_a_score_does_not_depend_on_the_shortlist(method):
+    """The reference is a sample of its own, whatever is proposed or left out."""
+    whole = found("gpt2", method, reference=5, exact=True)
+    part = found("gpt2", method, reference=5, rescore=2)
     every = {record.id: record.score for record in whole.records}
     assert whole.exhaustive
     assert not part.exhaustive
@@ -92,7 +93,9 @@ def test_many_questions_at_once_get_the_scores_of_each_alone(memory):
             over.question(leak, Asking())[1] for leak in (LEAK, Leak("Call Oswin Darrowby at", "5"))
         ]
         before, over._memory = over._memory, memory
-        many = over.score_many(questions, ["haif-r", "haif-rq", "haif-li"], settings, Silent())
+        many = over.score_many(
+            questions, ["haif-r", "haif-rq", "haif-li", "haif-rli"], settings, Silent()
+        )
         over._memory = before
     for method, rows in many.items():
         assert rows.shape == (2, len(SENTENCES))
@@ -109,7 +112,7 @@ def test_parts_of_the_rule():
     assert same.above(np.array([[0.25, 0.251]])).tolist() == [[0.0, pytest.approx(1.0)]]
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 def test_norms_over_another_scope_are_kept_on_demand(method, tmp_path, monkeypatch):
     """First computed in the trace, with the command that keeps them; then taken from the index."""
     said = []
@@ -133,10 +136,18 @@ def test_norms_over_another_scope_are_kept_on_demand(method, tmp_path, monkeypat
                 kept = stored_norms(index, row, "mlp")
                 kit.close(kept[1:], kit.oracle(scope="mlp").gradients[row.record].norm(dim=1))
             said.clear()
-            monkeypatch.setattr(GradientEngine, "token_gradients", None)
+            passes = []
+            formed = GradientEngine.token_gradients
+            monkeypatch.setattr(
+                GradientEngine,
+                "token_gradients",
+                lambda *told, **more: (passes.append(1), formed(*told, **more))[1],
+            )
             over = Tracer(index, model)
             (after,) = over.trace(LEAK, asked, Listening())
     assert not said
+    # No record's: HAIF-RLI weighs the question's tokens by the norms of theirs.
+    assert len(passes) == (method == "haif-rli")
     kit.close(
         np.array([record.score for record in after.records]),
         np.array([record.score for record in before.records]),
@@ -145,7 +156,7 @@ def test_norms_over_another_scope_are_kept_on_demand(method, tmp_path, monkeypat
     kit.close(scores(after), right)
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-rq", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-rq", "haif-li", "haif-rli"])
 def test_scores_of_some_windows_are_those_of_all(method):
     """The reference is the same sample, whatever is scored beside it."""
     over = kit.tracer()

@@ -22,7 +22,7 @@ from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.tiny_models import SENTENCES
 
-METHODS = ("haif-r", "haif-li")
+METHODS = ("haif-r", "haif-li", "haif-rli")
 NAMES = ("gpt2", "llama")
 LEAK = Leak(PROMPT, ANSWER)
 LEAST = {"projection_dim": 16, "token_vectors": 0}
@@ -85,7 +85,7 @@ def test_neither_padding_nor_company_in_a_batch_changes_a_score(name, method, mo
 
 
 @pytest.mark.parametrize(
-    ("method", "reference"), [("haif-r", 4096), ("haif-li", 4096), ("haif-li", 5)]
+    ("method", "reference"), [("haif-r", 4096), ("haif-li", 4096), ("haif-li", 5), ("haif-rli", 5)]
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_records_in_the_corpus_changes_nothing(name, method, reference):
@@ -164,7 +164,7 @@ def test_a_sample_is_of_what_the_records_hold():
     assert counts.max() < 135
 
 
-@pytest.mark.parametrize("name", ["haif-r", "haif-rq", "haif-li"])
+@pytest.mark.parametrize("name", ["haif-r", "haif-rq", "haif-li", "haif-rli"])
 @pytest.mark.parametrize("memory", [1, 512 << 20])
 def test_a_second_pass_finds_what_one_pass_keeps(name, memory, monkeypatch):
     """Few cosines are kept, so that evidence costs nothing more; of many the best windows' are

@@ -245,7 +245,7 @@ def test_what_the_index_holds_for_the_search():
 
 def test_the_registry_has_every_influence_function_of_the_table():
     names = "haif haif-t gradient-product gradient-cosine tracincp lissa ek-fac relatif attif ahif"
-    late, words = ["haif-r", "haif-rq", "haif-rcp", "haif-li"], ["bm25", "bm25-answer"]
+    late, words = ["haif-r", "haif-rq", "haif-rcp", "haif-li", "haif-rli"], ["bm25", "bm25-answer"]
     assert list(METHODS) == [*names.split(), *late, *words]
     assert all(METHODS[name].name == name and METHODS[name].summary for name in METHODS)
     assert {n for n, m in METHODS.items() if isinstance(m, TrajectoryMethod)} == {

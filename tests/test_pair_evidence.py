@@ -35,12 +35,18 @@ def asked_rows(name, method, scope):
     wanted = [end > len(PROMPT) + 1 for _, end in encoded["offset_mapping"]][1:]
     if method == "haif-r":
         return unit(kit.answer_gradient(name, scope)).unsqueeze(0), [None]
-    rows = unit(kit.oracle(name, scope).gradients[-1])[wanted]
+    gradients = kit.oracle(name, scope).gradients[-1][wanted]
+    rows = unit(gradients)
+    if method == "haif-rli":
+        whole = unit(kit.answer_gradient(name, scope)).unsqueeze(0)
+        rows = torch.cat([whole, rows]), gradients.norm(dim=1).tolist()
     return rows, [place for place, is_wanted in enumerate(wanted, 1) if is_wanted]
 
 
 def dense_pairs(method, records, asked):
     """[Q, m] of each record, by the definition, pair for pair; records [m, P] of unit rows."""
+    if method == "haif-rli":
+        return pairs_with_whole(records, asked)
     met, y = [], []
     for rows in records:
         c = [[max(0.0, float(q @ g)) ** POWER for g in rows] for q in asked]
@@ -58,6 +64,26 @@ def dense_pairs(method, records, asked):
     ]
 
 
+def pairs_with_whole(records, asked):
+    """Half of HAIF-RLI's score by the tokens' pairs, half by the whole's: v is a sum over tokens,
+    and so is its cosine with a label, whose positive terms divide what that label adds."""
+    (whole, *tokens), norms = asked
+    alone = dense_pairs("haif-r", records, [whole])
+    each = dense_pairs("haif-li", records, tokens)
+    found = []
+    for rows, of_whole, of_tokens in zip(records, alone, each, strict=True):
+        score = math.sqrt(of_whole.sum() * of_tokens.sum())
+        pairs = np.zeros(of_tokens.shape)
+        for j, row in enumerate(rows):
+            terms = [max(0.0, n * float(q @ row)) for q, n in zip(tokens, norms, strict=True)]
+            for i, term in enumerate(terms):
+                if score and any(terms):
+                    pairs[i, j] = score / 2 * of_tokens[i, j] / of_tokens.sum()
+                    pairs[i, j] += score / 2 * of_whole[0, j] / of_whole.sum() * term / sum(terms)
+        found.append(pairs)
+    return found
+
+
 def all_scored(over, method, scope="attention"):
     """Every record's best window as the scorer gives it, and the query."""
     (late,) = find_methods(method)
@@ -70,7 +96,7 @@ def all_scored(over, method, scope="attention"):
     return tally.result(), query
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 @pytest.mark.parametrize(
     ("name", "scope"), [("gpt2", "attention"), ("gpt2", "value"), ("llama", "attention")]
 )
@@ -92,7 +118,7 @@ def test_every_pair_is_that_of_the_definition_and_they_sum_to_the_score(name, sc
         np.testing.assert_allclose(pairs_QT.sum(0), one.evidence, rtol=0, atol=1e-12 * size)
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 def test_positions_in_a_record_of_several_windows_are_those_of_the_record(method):
     over = kit.tracer(context=8)
     asked, _ = asked_rows("gpt2", method, "attention")
@@ -128,7 +154,7 @@ def test_positions_in_a_record_of_several_windows_are_those_of_the_record(method
             assert spelled.strip() == pair.record_text.strip()
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 def test_words_pair_as_their_pieces_do_together(method):
     found, query = all_scored(kit.tracer(), method)
     for one in found:

@@ -11,12 +11,15 @@ import pytest
 
 from haiftrace import candidates
 from haiftrace.calibrate import CalibrationSettings, calibrate
+from haiftrace.calibration.controls import draw_controls
+from haiftrace.control_draws import ControlDraws
 from haiftrace.findings import Finding
 from haiftrace.methods import METHODS
 from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
 from haiftrace.scoring import token_shortlist
+from haiftrace.scoring.meetings import Meeting
 from haiftrace.scoring.sides import sides_of
 from haiftrace.scoring.token_shortlist import token_scope, why_without
 from haiftrace.store import Index
@@ -74,10 +77,13 @@ def by_definition(tracer: Tracer, name: str, method: str, scope: str, power: flo
     assert at == stored.ntotal
     if method == "haif-r":
         return y[:, 0]
-    return np.maximum(0, (y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3)).sum(1)
+    z = np.maximum(0, (y - np.median(y, 0)) / np.maximum(y.std(0), 1e-3)).sum(1)
+    if method == "haif-li":
+        return z
+    return np.sqrt(z * by_definition(tracer, name, "haif-r", scope, power))
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 @pytest.mark.parametrize(
     ("name", "scope", "power", "context"),
     [
@@ -116,7 +122,7 @@ def found(tracer: Tracer, method: str, leak: Leak = LEAK, **told) -> Finding:
     return kit.traced(tracer, leak, method=method, methods=settings(**told), **rest)
 
 
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 def test_the_candidates_hold_the_exact_first(method):
     """Two of twelve windows, by 64 dimensions a token, on a trained model."""
     tracer, held = over(), 0
@@ -155,6 +161,42 @@ def test_a_model_that_is_not_small_scores_fewer_exactly(monkeypatch):
     assert scored("haif-r", vectors=0) == 5
     assert scored("haif-r", candidates=4) == scored("haif-rq", candidates=4) == 4
     assert scored("haif-r", candidates=4, rescore=2) == 2
+
+
+@pytest.mark.parametrize("method", ["haif-li", "haif-rli"])
+def test_a_model_that_is_not_small_has_a_reference_of_estimates(method, monkeypatch):
+    """Z-scores are over the estimates of all windows: no shortlist and no --exact changes one."""
+    with kit.precisely():
+        path = kit.index_path(parameters="attention")
+        small = Tracer(Index.open(path), kit.checkpoint())
+        monkeypatch.setattr(candidates, "SMALL_MODEL", kit.checkpoint().parameters)
+        tracer = Tracer(Index.open(path), kit.checkpoint())
+        _, question = tracer.question(LEAK, Asking())
+        tokens = sides_of(METHODS["haif-rq"], question)
+        late = tracer.late_scorer(METHODS["haif-rq"], settings())
+        whole = late.scores([METHODS["haif-r"]], [question], Silent())["haif-r"][0]
+        estimates = tracer.candidates.by_tokens(settings())
+        y_NQ = estimates.strengths(
+            token_shortlist.vectors_of(tokens, tracer.engine, estimates._projector)
+        )
+        (exact_NQ,) = late._strengths([Meeting(range(len(tracer.index)), tokens)], Silent())
+    assert small.candidates.reference(settings()) is None
+    assert tracer.candidates.reference(settings(reference=5)) is None
+    right = (exact_NQ - np.median(y_NQ, 0)) / np.maximum(y_NQ.std(0), 1e-3)
+    right = np.maximum(right, 0).sum(1)
+    if method == "haif-rli":
+        right = np.sqrt(right * whole)
+    exact = found(tracer, method, exact=True, top=100)
+    short = found(tracer, method, rescore=3, top=100)
+    assert (exact.scored, short.scored) == (len(SENTENCES), 3)
+    for finding in (exact, short):
+        for record in finding.records:
+            assert record.score == pytest.approx(right[int(record.id[1:])], rel=1e-6)
+    controls = [control for control in draw_controls(tracer.index, 4, 0) if control.length == 1]
+    told = (np.arange(len(SENTENCES)), 1 << 20, controls)
+    for over_, estimated in ((tracer, True), (small, False)):
+        draws = ControlDraws(over_, METHODS[method], settings(), *told)
+        assert draws.estimated is estimated
 
 
 def test_another_scope_or_no_vectors_is_said():

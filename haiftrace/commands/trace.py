@@ -124,7 +124,7 @@ def trace(
     checkpoints: Checkpoints = None,
     scope: LateScope = "attention",
     power: Power = 3.0,
-    reference: ReferenceSize = 4096,
+    reference: ReferenceSize = None,
     query_tokens: QueryTokens = "answer",
     seed: Annotated[
         int, Option(help="Seed of what EK-FAC, LiSSA, haif-li and --probes-from-corpus draw.")

@@ -212,7 +212,9 @@ class LateMethod:
         name, summary: as in `GradientMethod`.
         by_token: every query token asks with its own gradient, and its strengths count alike;
             else one direction asks.
-        standardised: they count by their z-scores over a reference sample of the corpus.
+        standardised: they count by their z-scores over a reference of the corpus.
+        with_whole: one direction asks beside the tokens, and the score is the geometric mean of
+            its strength and theirs.
         along_run: the strength is the mean of those at several checkpoints of the training run.
     """
 
@@ -220,6 +222,7 @@ class LateMethod:
     summary: str
     by_token: bool = False
     standardised: bool = False
+    with_whole: bool = False
     along_run: bool = False
 
 

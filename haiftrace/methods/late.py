@@ -4,7 +4,9 @@ With C_kjq = cos(g_q, g_kj) over the method's scope, of query token q and label 
 labels, `y_kq = (m^(-1/2) Σ_j max(0, C_kjq)^p)^(1/p)`. HAIF-R takes one direction, the gradient of
 the query's mean loss, and scores `y_k`: so the tokens of the query that the model was least sure of
 ask. HAIF-RQ takes every query token's own gradient and scores the mean of the y_kq, HAIF-LI
-`Σ_q max(0, (y_kq - median_k y_kq) / sd_k y_kq)`, median and deviation over a reference sample.
+`Σ_q max(0, (y_kq - median_k y_kq) / sd_k y_kq)`, median and deviation over a reference of the
+corpus, and HAIF-RLI the geometric mean of HAIF-R's score and HAIF-LI's: what the model was unsure
+of counts in the one, and all that it said in the other.
 Along a training run y is the mean of those at its checkpoints θ_t, each with the gradients of query
 and record that it has there; HAIF-RCP is HAIF-RQ with that.
 """
@@ -49,14 +51,14 @@ def strengths(cosines_QM: np.ndarray, power: float, error: float = 0.0) -> np.nd
 
 @dataclass(frozen=True)
 class Reference:
-    """Median and deviation [Q] of y over the reference sample."""
+    """Median and deviation [Q] of y over the reference's windows."""
 
     median: np.ndarray
     deviation: np.ndarray
 
     @classmethod
     def of(cls, strengths_KQ: np.ndarray) -> Reference:
-        """Of the sample's records."""
+        """Of these windows' strengths."""
         deviation = np.maximum(strengths_KQ.std(0), LEAST_DEVIATION)
         return cls(np.median(strengths_KQ, 0), deviation)
 
@@ -75,6 +77,46 @@ def query_shares(
         reference: what z-scores are taken over; None for the mean.
     """
     return strengths_KQ / directions if reference is None else reference.above(strengths_KQ)
+
+
+def with_whole(tokens_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
+    """[K] the geometric mean of what the tokens score and the whole's strength."""
+    return np.asarray(np.sqrt(tokens_K * whole_K))
+
+
+def shares_with_whole(shares_KQ: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
+    """[K, Q + 1] what the tokens' directions add to the geometric mean, and last the whole's.
+
+    Half of it is the whole's and half the tokens', as a geometric mean grows by half a per cent
+    with a per cent of either.
+
+    Args:
+        shares_KQ: what each token adds to their own score.
+    """
+    tokens_K = shares_KQ.sum(1)
+    half_K = with_whole(tokens_K, whole_K) / 2
+    part_K = np.divide(half_K, tokens_K, out=np.zeros_like(half_K), where=tokens_K > 0)
+    return np.column_stack([shares_KQ * part_K[:, None], half_K])
+
+
+def divided_among_tokens(
+    whole_M: np.ndarray, cosines_QM: np.ndarray, norms_Q: np.ndarray
+) -> np.ndarray:
+    """[Q, M] the whole's evidence of each label as that of pairs with the query's tokens.
+
+    The whole's direction is the mean of the tokens' gradients, so its cosine with a label is a sum
+    over the tokens, in proportion to ‖g_q‖ C_jq: the positive ones divide the evidence.
+
+    Args:
+        whole_M: of each label, by the whole's direction.
+        cosines_QM: those of the tokens' directions.
+        norms_Q: ‖g_q‖.
+    """
+    parts_QM = np.maximum(cosines_QM * norms_Q[:, None], 0.0)
+    total_M = parts_QM.sum(0)
+    alike = np.full_like(parts_QM, 1 / len(norms_Q))
+    parts_QM = np.divide(parts_QM, total_M, out=alike, where=total_M > 0)
+    return np.asarray(parts_QM * whole_M)
 
 
 def evidence(cosines_QM: np.ndarray, shares_Q: np.ndarray, power: float) -> np.ndarray:

@@ -102,6 +102,13 @@ METHODS: dict[str, Method] = {
             by_token=True,
             standardised=True,
         ),
+        LateMethod(
+            "haif-rli",
+            "the geometric mean of HAIF-R's score and HAIF-LI's",
+            by_token=True,
+            standardised=True,
+            with_whole=True,
+        ),
         LexicalMethod(
             "bm25", "search for the words of prompt and response (BM25)", with_prompt=True
         ),

@@ -101,23 +101,27 @@ class SeriesSettings:
 
 
 QueryTokens = Literal["answer", "answer+name"]
+REFERENCE = 4096
+"""Windows of a reference sample."""
 
 
 @dataclass(frozen=True)
 class LateSettings:
-    """HAIF-R and HAIF-LI.
+    """Of the methods by late interaction.
 
     Attributes:
         scope: parameters whose gradients meet (see `haiftrace.scopes`).
         power: p.
-        reference: windows, a seeded sample of the index, that HAIF-LI's z-scores are taken over.
+        reference: windows, a seeded sample of the index, whose exact strengths z-scores are taken
+            over; None for `REFERENCE` of a small model, and for the estimates of all windows of
+            one for which a sample would take too long.
         seed: of the sample.
         query_tokens: whose gradients ask: the answer's, or those of the prompt's name too.
     """
 
     scope: str = "attention"
     power: float = 3.0
-    reference: int = 4096
+    reference: int | None = None
     seed: int = 0
     query_tokens: QueryTokens = "answer"
 

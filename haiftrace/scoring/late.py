@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace.methods.families import LateMethod
-from haiftrace.methods.late import Reference, evidence_along, query_shares, strengths
+from haiftrace.methods.late import strengths
 from haiftrace.methods.settings import LateSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
-from haiftrace.scoring.best import Scored, Tally
+from haiftrace.scoring.best import Tally
 from haiftrace.scoring.directions import Question
+from haiftrace.scoring.late_evidence import Pairing
+from haiftrace.scoring.late_norms import has_norms, stored_norms
+from haiftrace.scoring.late_shares import LateShares
 from haiftrace.scoring.meetings import Meeting, chosen, chunks
-from haiftrace.scoring.norms import at_tokens
-from haiftrace.scoring.sides import distinct, places_of, sides_of, unit_directions
+from haiftrace.scoring.sides import distinct, sides_of, unit_directions
+from haiftrace.scoring.token_shortlist import TokenShortlist
 from haiftrace.store import Index, StoredWindow
-from haiftrace.store.sample import sample_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,35 +43,6 @@ if TYPE_CHECKING:
 KEPT_BYTES = 64 << 20
 """Cosines that a trace keeps for the evidence of the best windows; of more, theirs are found in a
 second pass."""
-
-SUPPLEMENT = "late-norms"
-"""The supplement with token norms over a scope that the index's rows do not have."""
-
-
-def scope_settings(scope: str) -> dict[str, str]:
-    """What the supplement's norms depend on."""
-    return {"scope": scope}
-
-
-def in_rows(index: Index, scope: str) -> bool:
-    """Whether the index's own rows hold token norms over a scope."""
-    return scope in (index.settings["scope"], *index.layout.norm_scopes)
-
-
-def has_norms(index: Index, scope: str) -> bool:
-    """Whether the index holds token norms over a scope."""
-    entry = index.supplement(SUPPLEMENT)
-    return in_rows(index, scope) or (entry is not None and entry.settings == scope_settings(scope))
-
-
-def stored_norms(index: Index, window: StoredWindow, scope: str) -> np.ndarray:
-    """[T] ‖g_kj‖ over a scope that the index `has_norms` of."""
-    if scope == index.settings["scope"]:
-        return window.token_grad_norm
-    if scope in window.scope_norms:
-        return window.scope_norms[scope]
-    kept = index.supplement_values(SUPPLEMENT, window.row)["token_norms"]
-    return np.asarray(at_tokens(kept, window))
 
 
 @dataclass(frozen=True)
@@ -98,6 +71,7 @@ class LateScorer:
         engine: over the scope of these methods, which need not be the index's.
         memory: bytes that the query directions of one pass may take.
         run: the checkpoints whose strengths are averaged; None for the traced one's own.
+        estimates: whose estimates z-scores are over; None for exact strengths of a sample.
     """
 
     def __init__(
@@ -107,18 +81,16 @@ class LateScorer:
         settings: LateSettings,
         memory: int,
         run: Trajectory | None = None,
+        estimates: TokenShortlist | None = None,
     ) -> None:
         self._index = index
         self._engine = engine
         self._settings = settings
         self._memory = memory
         self._run = run
+        self._shares = LateShares(index, settings, estimates)
         self.notes = run.notes if run else ()
         self.has_norms = has_norms(index, settings.scope)
-
-    def reference_rows(self) -> list[int]:
-        """The windows that y is compared with: all, or a seeded sample."""
-        return sample_rows(self._index, self._settings.reference, self._settings.seed)
 
     def scores(
         self,
@@ -132,27 +104,22 @@ class LateScorer:
         Args:
             wanted: only these windows, ascending; those of the reference are scored beside them.
         """
-        rows = self._with_reference(methods, range(len(self._index)) if wanted is None else wanted)
-        asked = [(m, sides_of(m, question)) for m in methods for question in questions]
+        everything = range(len(self._index)) if wanted is None else wanted
+        rows = self._shares.rows(methods, everything)
+        asked = [(m, question, sides_of(m, question)) for m in methods for question in questions]
         # Methods, and questions that begin alike, share the directions that they ask with.
-        sides, places_S = distinct([side for _, some in asked for side in some])
+        sides, places_S = distinct([side for _, _, some in asked for side in some])
         (strengths_KD,) = self._strengths([Meeting(rows, sides)], progress)
         found: dict[str, list[np.ndarray]] = {method.name: [] for method in methods}
         at = 0
-        for method, some in asked:
+        for method, question, some in asked:
             strengths_KQ = strengths_KD[:, places_S[at : at + len(some)]]
-            shares_KQ = self._shares(method, rows, strengths_KQ)
+            shares_KQ = self._shares.of(method, question, rows, strengths_KQ)
             found[method.name].append(shares_KQ.sum(1))
             at += len(some)
         place = {row: k for k, row in enumerate(rows)}
         these = [place[row] for row in (rows if wanted is None else wanted)]
         return {name: np.stack(scored)[:, these] for name, scored in found.items()}
-
-    def _with_reference(
-        self, methods: Sequence[LateMethod], rows: Collection[int]
-    ) -> Sequence[int]:
-        standardised = any(method.standardised for method in methods)
-        return sorted({*rows, *(self.reference_rows() if standardised else ())})
 
     def trace(
         self, method: LateMethod, searches: Sequence[LateSearch], top: int, progress: Progress
@@ -169,7 +136,7 @@ class LateScorer:
         """
         asked = [
             Meeting(
-                self._with_reference([method], search.candidates),
+                self._shares.rows([method], search.candidates),
                 sides_of(method, search.question),
             )
             for search in searches
@@ -180,8 +147,8 @@ class LateScorer:
         else:
             strengths_each = self._strengths_of(pairs, asked)
         shares = [
-            self._shares(method, one.rows, strengths_KQ)
-            for one, strengths_KQ in zip(asked, strengths_each, strict=True)
+            self._shares.of(method, search.question, one.rows, strengths_KQ)
+            for search, one, strengths_KQ in zip(searches, asked, strengths_each, strict=True)
         ]
         records = self._index.column("record")
         best = [_best(one, of, records, top) for one, of in zip(asked, shares, strict=True)]
@@ -191,31 +158,13 @@ class LateScorer:
         shown = sorted(set().union(*best))
         windows = {window.row: window for window in self._index.iter_windows(shown)}
         for number, (search, one, of) in enumerate(zip(searches, asked, shares, strict=True)):
-            places = places_of(method, search.question)
+            pairing = Pairing(method, search.question, self._engine, self._settings.power)
             for k, row in enumerate(one.rows):
-                score = float(of[k].sum())
-                if row not in best[number]:
-                    search.best.note(row, score)
-                    continue
-                window = windows[row]
-                labels = np.asarray(window.labels)
-                pairs_QT = np.zeros((len(one.sides), len(labels)))
-                pairs_QT[:, labels] = evidence_along(
-                    pairs[number, row], of[k], self._settings.power
-                )
-                by_place = dict(zip(places, pairs_QT, strict=True))
-                search.best.add(Scored(window, score, None, pairs_QT.sum(0), by_place))
+                if row in best[number]:
+                    search.best.add(pairing.scored(windows[row], pairs[number, row], of[k]))
+                else:
+                    search.best.note(row, float(of[k].sum()))
         return [len(one.rows) for one in asked]
-
-    def _shares(
-        self, method: LateMethod, rows: Sequence[int], strengths_KQ: np.ndarray
-    ) -> np.ndarray:
-        """[K, Q] what each query direction adds to the score."""
-        reference = None
-        if method.standardised:
-            place = {row: k for k, row in enumerate(rows)}
-            reference = Reference.of(strengths_KQ[[place[row] for row in self.reference_rows()]])
-        return query_shares(strengths_KQ, strengths_KQ.shape[1], reference)
 
     def _are_few(self, asked: Sequence[Meeting]) -> bool:
         """Whether all cosines can be kept, so that the best windows' need no second pass."""

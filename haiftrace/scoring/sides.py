@@ -60,7 +60,7 @@ def sides_of(method: LateMethod, question: Question) -> list[Side]:
 
     The name's tokens ask like those of the answer, by the loss of the prompt's own token.
     """
-    batch = replace(question.batch, labels_BT=asking_labels(question))
+    batch = asking_batch(question)
     mean_BT = shares(batch)
     return [
         Side(batch, mean_BT if place is None else _one_hot(mean_BT, place))
@@ -69,12 +69,17 @@ def sides_of(method: LateMethod, question: Question) -> list[Side]:
 
 
 def places_of(method: LateMethod, question: Question) -> list[int | None]:
-    """The query position of each direction; None for that of the mean over all of them."""
+    """The query position of each direction; None for that of the mean over all, which is last."""
     import torch
 
-    if not method.by_token:
-        return [None]
-    return list(torch.nonzero(asking_labels(question)[0]).flatten().tolist())
+    whole: list[int | None] = [] if method.by_token and not method.with_whole else [None]
+    tokens = torch.nonzero(asking_labels(question)[0]).flatten().tolist()
+    return [*(tokens if method.by_token else ()), *whole]
+
+
+def asking_batch(question: Question) -> Batch:
+    """The question with the tokens that ask for labels."""
+    return replace(question.batch, labels_BT=asking_labels(question))
 
 
 def asking_labels(question: Question) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace.methods.families import LateMethod
-from haiftrace.methods.late import Reference, meeting, query_shares
+from haiftrace.methods.late import Reference, meeting, query_shares, with_whole
 from haiftrace.methods.settings import LateSettings
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.sides import Side, distinct, sides_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from haiftrace.engine import GradientEngine, Projector
 
 _MATRIX_BYTES = 256 << 20
+_KEPT_VECTORS = 1024
 
 
 def token_scope(index: Index) -> str:
@@ -67,6 +68,7 @@ class TokenShortlist:
         self._dimension, self._seed = index.layout.token_vectors, index.settings["seed"]
         self._engine = engine
         self._power = settings.power
+        self._asked: dict[object, np.ndarray] = {}
 
     @cached_property
     def _projector(self) -> Projector:
@@ -88,17 +90,48 @@ class TokenShortlist:
         counts = [len(one) for one in each]
         sides, place_S = distinct([side for one in each for side in one])
         owner = np.repeat(np.arange(len(each)), counts)
-        queries_DK = vectors_of(sides, self._engine, self._projector)
-        scores = np.zeros((len(each), self._windows))
+        # The whole's direction is the last of a question's.
+        ends = np.isin(np.arange(len(owner)), np.cumsum(counts) - 1) & method.with_whole
+        queries_DK = self._vectors(sides)
+        scores, wholes = (np.zeros((len(each), self._windows)) for _ in range(2))
         # Strengths of all windows are needed at once: of some of the directions at a time.
         together = max(1, _MATRIX_BYTES // (8 * self._windows))
         for start in range(0, len(sides), together):
             strengths_ND = self.strengths(queries_DK[start : start + together])
             here = (place_S >= start) & (place_S < start + together)
             for number in np.unique(owner[here]):
-                some_NQ = strengths_ND[:, place_S[here & (owner == number)] - start]
-                scores[number] += combined(method, some_NQ, counts[number])
-        return scores
+                mine = here & (owner == number)
+                tokens_NQ, whole_NQ = (
+                    strengths_ND[:, place_S[mine & which] - start] for which in (~ends, ends)
+                )
+                scores[number] += combined(method, tokens_NQ, counts[number])
+                wholes[number] += whole_NQ.sum(1)
+        return with_whole(scores, wholes) if method.with_whole else scores
+
+    def reference(self, method: LateMethod, question: Question) -> Reference:
+        """Of the estimates of all windows, for the question's tokens: what z-scores are over."""
+        sides = sides_of(method, question)
+        queries_QK = self._vectors(sides[:-1] if method.with_whole else sides)
+        together = max(1, _MATRIX_BYTES // (8 * self._windows))
+        parts = [
+            Reference.of(self.strengths(queries_QK[start : start + together]))
+            for start in range(0, len(queries_QK), together)
+        ]
+        return Reference(
+            np.concatenate([part.median for part in parts]),
+            np.concatenate([part.deviation for part in parts]),
+        )
+
+    def _vectors(self, sides: Sequence[Side]) -> np.ndarray:
+        """[S, K] the projections of sides; those of the last questions are at hand."""
+        asks = [side.asks for side in sides]
+        if not all(ask in self._asked for ask in asks):
+            vectors = vectors_of(sides, self._engine, self._projector)
+            if len(self._asked) > _KEPT_VECTORS:
+                self._asked.clear()
+            self._asked |= dict(zip(asks, vectors, strict=True))
+            return vectors
+        return np.stack([self._asked[ask] for ask in asks])
 
     def strengths(self, queries_QK: np.ndarray) -> np.ndarray:
         """[N, Q] the estimated strength y of every window and direction (see `methods.late`)."""
