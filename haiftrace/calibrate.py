@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.controls import LENGTHS, Control, draw_controls
+from haiftrace.calibration.controls import (
+    LENGTHS,
+    MOST_ASKED_ALONE,
+    Control,
+    draw_controls,
+)
 from haiftrace.calibration.draws import (
     ALPHA,
     ESTIMATED,
@@ -38,6 +43,7 @@ from haiftrace.methods import (
     DEFAULT_METHOD,
     SERIES,
     GradientMethod,
+    LateMethod,
     LexicalMethod,
     Method,
     find_methods,
@@ -104,15 +110,16 @@ def calibrate(
             if controls is None:
                 progress.start("drawing control queries", None)
                 controls = draw_controls(index, settings.controls, settings.seed)
-            drawing = ControlDraws(tracer, method, told_methods, groups, settings.memory, controls)
+            mine = [control for control in controls if control.length in _lengths(method)]
+            drawing = ControlDraws(tracer, method, told_methods, groups, settings.memory, mine)
             described[ESTIMATED] = drawing.estimated
             files = writer.begin(name, described)
             # Blocks may have been of other sizes: what counts is the draws that they hold.
             done = len(read_draws(index, method.name).length_N) if files else 0
-            progress.start(f"calibrating {method.name}", float(len(controls) - done))
+            progress.start(f"calibrating {method.name}", float(len(mine) - done))
             if done:
                 progress.say(f"Going on with the calibration of {method.name}.")
-            for block in drawing.blocks(controls[done:]):
+            for block in drawing.blocks(mine[done:]):
                 draws = drawing.draws(block, progress)
                 writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
             writer.finish(name)
@@ -157,9 +164,15 @@ def _described(
         "format": FORMAT,
         "controls": settings.controls,
         "seed": settings.seed,
-        "lengths": list(LENGTHS),
+        "lengths": _lengths(method),
         "told": told(method, told_methods),
     }
+
+
+def _lengths(method: Method) -> list[int]:
+    """Tokens of the spans that a method is calibrated with."""
+    by_token = isinstance(method, LateMethod) and method.by_token
+    return [length for length in LENGTHS if not by_token or length <= MOST_ASKED_ALONE]
 
 
 def _outcome(index: Index, method: Method) -> str:
