@@ -54,15 +54,15 @@ def test_only_leaks_that_both_traced_are_compared():
     found = [
         _ranks("haif", (1, 2, 1, 3), "abcd"),
         _ranks("haif", (1,), "a", seed=1),
-        _ranks("haif-r", (1, 1), "bd"),  # not a and c
-        _ranks("haif-r", (2,), "a", seed=1),
-        _ranks("haif-r", (2, 2), "bd", variation=Variation(pool=FIRST)),
-        _ranks("haif-r", (1,), "a", regime="learned"),  # alone there
+        _ranks("haif-rli", (1, 1), "bd"),  # not a and c
+        _ranks("haif-rli", (2,), "a", seed=1),
+        _ranks("haif-rli", (2, 2), "bd", variation=Variation(pool=FIRST)),
+        _ranks("haif-rli", (1,), "a", regime="learned"),  # alone there
     ]
     rows = paired_rows(found)
     assert [(r["regime"], r["method"], r["against"]) for r in rows] == [
-        ("memorised", "haif", "haif-r"),
-        ("memorised", "haif-r", "haif"),
+        ("memorised", "haif", "haif-rli"),
+        ("memorised", "haif-rli", "haif"),
     ]
     row = rows[1]
     told = {"n": 3, "both": 0, "method_only": 2, "against_only": 1}

@@ -120,7 +120,8 @@ def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_i
     ]
     assert [name in sum(documents, ()) for name in ("bm25", "haif-r")] == [True, True]
     for late in ({"late_scope": "value"}, {"late_scope": "linear"}, {"power": 1.0}):
-        assert table[Variation(pool="one a subject", **late)] == ("haif-r", "haif-rq", "haif-li")
+        names = table[Variation(pool="one a subject", **late)]
+        assert names == ("haif-r", "haif-rq", "haif-li", "haif-rli")
     alone = parts_of(["tracincp"], ablation=True)
     assert [part.name for part in alone] == ["scores-tracincp", "norms"]
     # Several checkpoints' token gradients take too long to be varied.

@@ -47,7 +47,7 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     first, *_, ready, calibrated, following = outcome.err.splitlines()
     assert first.startswith("Indexing 12 records, ")
     assert ready.startswith("The index haiftrace-index is ready: 12 records, ")
-    assert calibrated.startswith("Calibrated haif-r by ")
+    assert calibrated.startswith("Calibrated haif-rli by ")
     assert following == 'Next: haiftrace trace "PROMPT"'
     # So small a model does not stop after its answer.
     outcome = cli("trace", PROMPT, "--span", "555-0142.", "--reveal", cwd=tmp_path)

@@ -260,7 +260,7 @@ def test_the_registry_has_every_influence_function_of_the_table():
 
 
 def test_methods_are_found_by_name_and_an_unknown_one_is_refused():
-    assert [m.name for m in find_methods(DEFAULT_METHOD)] == ["haif-r"]
+    assert [m.name for m in find_methods(DEFAULT_METHOD)] == ["haif-rli"]
     assert [m.name for m in find_methods("ek-fac, haif,ek-fac")] == ["ek-fac", "haif"]
     for wrong in ("Haif", "haif,", "haif;ek-fac"):
         with pytest.raises(UsageError, match="no method") as caught:

@@ -42,8 +42,8 @@ def index(
         Option(
             help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
             " all, or a regular expression over their names. Of further ones, with commas"
-            " between, token norms are kept for late interaction (haif-r, haif-rq, haif-li);"
-            " token vectors are of the second."
+            " between, token norms are kept for late interaction (haif-rli, haif-r, haif-rq,"
+            " haif-li); token vectors are of the second."
         ),
     ] = "linear,attention",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
@@ -85,7 +85,8 @@ def index(
         int | None,
         Option(
             help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
-            " haif-r and --methods. Without --model and --corpus it is added to a complete index.",
+            " haif-rli and --methods. Without --model and --corpus it is added to a complete"
+            " index.",
             min=0,
         ),
     ] = None,
@@ -128,7 +129,7 @@ def index(
         scope=scope,
         power=power,
     )
-    find_methods(methods or "haif-r")
+    find_methods(methods or "haif-rli")
     if (methods is not None or calibrate) and model is None and not corpus:
         with Talk(quiet) as progress:
             _prepare(output, methods, calibrate, seed, told, device, memory, progress)

@@ -77,10 +77,10 @@ def trace(
         str,
         Option(
             help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
-            " relatif, attif, ahif, haif-r, haif-rq, haif-rcp, haif-li, bm25 or bm25-answer;"
-            " several with commas between."
+            " relatif, attif, ahif, haif-r, haif-rq, haif-rcp, haif-li, haif-rli, bm25 or"
+            " bm25-answer; several with commas between."
         ),
-    ] = "haif-r",
+    ] = "haif-rli",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
         int | None,
@@ -127,7 +127,7 @@ def trace(
     reference: ReferenceSize = None,
     query_tokens: QueryTokens = "answer",
     seed: Annotated[
-        int, Option(help="Seed of what EK-FAC, LiSSA, haif-li and --probes-from-corpus draw.")
+        int, Option(help="Seed of what EK-FAC, LiSSA, --reference and --probes-from-corpus draw.")
     ] = 0,
     memory: Memory = 512,
     output: Output = None,

@@ -115,7 +115,7 @@ METHODS: dict[str, Method] = {
         LexicalMethod("bm25-answer", "search for the words of the response alone (BM25)"),
     )
 }
-DEFAULT_METHOD = "haif-r"
+DEFAULT_METHOD = "haif-rli"
 
 
 def find_methods(names: str) -> tuple[Method, ...]:
