@@ -13,7 +13,7 @@ import numpy as np
 
 from haiftrace.device import SMALL_MODEL
 from haiftrace.methods import GradientMethod, LateMethod, Method, Rule
-from haiftrace.methods.settings import LateSettings, MethodSettings
+from haiftrace.methods.settings import REFERENCE, LateSettings, MethodSettings
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.token_shortlist import TokenShortlist, why_without
 from haiftrace.store import Index
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 CANDIDATES = 256
 """Windows that are scored exactly where nothing else is said."""
-RESCORE, RESCORE_ON_CPU = 256, 32
-"""Those that late interaction scores exactly, and of a model that is not small on a CPU."""
+RESCORE, RESCORE_ON_CPU, RESCORE_BY_TOKEN = 256, 32, 8
+"""Those that late interaction scores exactly; of a model that is not small on a CPU; and there by
+methods whose every token asks, which cost as many derivatives."""
+EXACT_REFERENCE = {"cpu": 2e10, "cuda": 2e12}
+"""Parameters times label tokens of a reference that is scored exactly for every question: some
+seconds for each."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,11 @@ class Candidates:
         self._engine_over = engine_over
         dear = engine.device.type == "cpu" and parameters >= SMALL_MODEL
         self._rescore = RESCORE_ON_CPU if dear else RESCORE
-        self._small = parameters < SMALL_MODEL
+        self._rescore_by_token = RESCORE_BY_TOKEN if dear else RESCORE
+        totals = index.manifest.totals
+        share = min(1.0, REFERENCE / max(1, totals.windows))
+        work = parameters * totals.label_tokens * share
+        self._takes_long = work > EXACT_REFERENCE[engine.device.type]
         self._token_shortlists: dict[LateSettings, TokenShortlist] = {}
 
     def of(
@@ -108,7 +116,7 @@ class Candidates:
         """
         scope = settings.late.scope
         told = room.rescore or room.candidates
-        count = told or self._rescore
+        count = told or (self._rescore_by_token if method.by_token else self._rescore)
         tokens = self.by_tokens(settings)
         if tokens is None and told is None and not (method.by_token or method.along_run):
             # One vector a record proposes worse, and one direction costs little.
@@ -138,7 +146,7 @@ class Candidates:
     def reference(self, settings: MethodSettings) -> TokenShortlist | None:
         """Whose estimates z-scores are over; None for the exact strengths of a sample."""
         told = settings.late.reference is not None
-        return None if self._small or told else self.by_tokens(settings)
+        return self.by_tokens(settings) if self._takes_long and not told else None
 
     def projected(self, question: Question) -> np.ndarray:
         """[D] the projection of the unit vector v/‖v‖, as the index's vectors are projected."""

@@ -70,8 +70,8 @@ ReferenceSize = Annotated[
     int | None,
     Option(
         help="Record windows, a seeded sample, that haif-li and haif-rli compare with, all scored"
-        " exactly: 4096; of a model from 5 million parameters on, what the index's token vectors"
-        " estimate of all windows instead.",
+        " exactly: 4096; where that would take long, what the index's token vectors estimate of"
+        " all windows instead.",
         min=1,
     ),
 ]

@@ -64,7 +64,7 @@ class TraceSettings:
             `rescore` says.
         exact: score every window instead.
         rescore: the same for late interaction; None for `candidates` where that is given, else for
-            256, of a model that is not small 32 on a CPU.
+            256, on a CPU of a model that is not small 32, or 8 where every token asks.
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.

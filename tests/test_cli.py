@@ -82,7 +82,7 @@ def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
     (finding,) = report["findings"]
     assert finding["prompt"] == PROMPT
     assert finding["response"] == ANSWER
-    assert finding["method"] == "haif-r"
+    assert finding["method"] == "haif-rli"
     assert [r["rank"] for r in finding["records"]] == [1, 2, 3, 4, 5]
     for record in finding["records"]:
         number = int(record["id"][1:])
@@ -129,7 +129,7 @@ def test_stdout_is_data_and_stderr_is_talk(tmp_path, quiet):
     [
         (["--method", "haif-t"], "method", "haif-t"),
         (["--top", "2"], "top", 2),
-        (["--candidates", "3"], "candidates", 3),
+        (["--method", "haif-r", "--candidates", "3"], "candidates", 3),
         (["--exact"], "exact", True),
     ],
 )

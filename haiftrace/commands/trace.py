@@ -89,8 +89,8 @@ def trace(
     rescore: Annotated[
         int | None,
         Option(
-            help="The same for haif-r, haif-rq, haif-rcp and haif-li; --candidates where that is"
-            " given, else 256, of a model from 5 million parameters on 32 on a CPU.",
+            help="The same for late interaction (haif-rli and its kin); --candidates where that is"
+            " given, else 256, on a CPU of a model from 5 million parameters on 8, for haif-r 32.",
             min=1,
         ),
     ] = None,

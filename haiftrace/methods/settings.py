@@ -113,8 +113,8 @@ class LateSettings:
         scope: parameters whose gradients meet (see `haiftrace.scopes`).
         power: p.
         reference: windows, a seeded sample of the index, whose exact strengths z-scores are taken
-            over; None for `REFERENCE` of a small model, and for the estimates of all windows of
-            one for which a sample would take too long.
+            over; None for `REFERENCE` of them, and where that takes too long for the estimates of
+            all windows.
         seed: of the sample.
         query_tokens: whose gradients ask: the answer's, or those of the prompt's name too.
     """
