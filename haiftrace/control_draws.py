@@ -131,7 +131,10 @@ class ControlDraws:
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
-        projected = self._tracer.candidates.backgrounds(questions, self._method, self._settings)
+        projected: Sequence[np.ndarray | None] = [None] * len(questions)
+        if not self._whole:
+            candidates = self._tracer.candidates
+            projected = candidates.backgrounds(questions, self._method, self._settings)
         left_out = [self._left_out(control) for control in controls]
         rows: list[int] | None = None
         if not self._whole:
