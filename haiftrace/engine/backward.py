@@ -77,12 +77,14 @@ class Traced:
         shared: see `Capture`.
         parts: where only a part of a matrix counts, which one, by the key in `parameters`: that
             key's gradients, directions and projections are those of the part.
+        plain_head: several tangents may end before the head (see `plain_head`).
     """
 
     model: Any
     parameters: Mapping[str, Tensor]
     shared: frozenset[str] = frozenset()
     parts: Mapping[str, Part] = field(default_factory=dict)
+    plain_head: bool = False
 
     @property
     def head(self) -> Any:

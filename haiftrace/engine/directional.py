@@ -9,6 +9,7 @@ are computed once, and each direction adds its tangents.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from haiftrace.engine.backward import Pass, Traced
 from haiftrace.engine.batch import Batch
 from haiftrace.engine.dual import DualMaps
 from haiftrace.engine.losses import loss_tangents, token_losses
+from haiftrace.engine.plain_head import HeadInput, loss_slopes, slope_tangents
 
 Direction = Mapping[str, Tensor]
 
@@ -56,6 +58,8 @@ def stacked_forward_mode(
 ) -> tuple[Tensor, Tensor]:
     """The same numbers as `forward_mode`, of all directions in one pass.
 
+    It ends before a plain head (see `plain_head`), whose output is wide and small only for one.
+
     Raises:
         RuntimeError: an operation of this architecture has no forward-mode or no batching rule.
     """
@@ -63,30 +67,36 @@ def stacked_forward_mode(
     stacked = {name: torch.stack([each[name] for each in directions]) for name in directions[0]}
     values = {name: parameter.detach() for name, parameter in traced.parameters.items()}
     places = _places(traced)
+    head = HeadInput(traced.head) if traced.plain_head else None
 
-    def logits_of(parameters: Mapping[str, Tensor]) -> Tensor:
-        with DualMaps(fused=False):
+    def values_of(parameters: Mapping[str, Tensor]) -> Tensor:
+        with DualMaps(fused=False), head or nullcontext():
             logits: Tensor = functional_call(
                 traced.model,
                 {place: parameters[name] for place, name in places.items()},
                 kwargs={"input_ids": inputs, "use_cache": False},
                 tie_weights=False,
             ).logits
-        return logits
+        return logits if head is None else head.hidden
 
     def along(direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         tangents = {
             name: traced.widened(name, part).to(values[name].dtype)
             for name, part in direction.items()
         }
-        found = torch.func.jvp(logits_of, (values,), (tangents,))
+        found = torch.func.jvp(values_of, (values,), (tangents,))
         return found[0], found[1]
 
     with torch.no_grad():
         # PyTorch's annotation forgets that an output may be the same for all directions.
         apart: Any = (None, 0)
-        logits, tangents_Q = torch.func.vmap(along, out_dims=apart)(stacked)
-    dots = [loss_tangents(logits, tangents, targets) for tangents in tangents_Q]
+        ended, tangents_Q = torch.func.vmap(along, out_dims=apart)(stacked)
+        logits = ended if head is None else traced.head(ended)
+    if head is None:
+        dots = [loss_tangents(logits, tangents, targets) for tangents in tangents_Q]
+    else:
+        slopes = loss_slopes(traced, logits, targets)
+        dots = [slope_tangents(slopes, tangents) for tangents in tangents_Q]
     dots_QBT = torch.nn.functional.pad(torch.stack(dots), (1, 0))
     losses_BT = torch.nn.functional.pad(token_losses(logits, targets).double(), (1, 0))
     return losses_BT * batch.labels_BT, dots_QBT * batch.labels_BT

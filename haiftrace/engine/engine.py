@@ -80,7 +80,9 @@ class GradientEngine:
         self.device = next(iter(owned.values())).device
         self._memory = memory
         self.support = support or find_support(Traced(model, self.parameters, parts=parts))
-        self._traced = Traced(model, self.parameters, self.support.shared, parts)
+        self._traced = Traced(
+            model, self.parameters, self.support.shared, parts, self.support.plain_head
+        )
 
     @cached_property
     def gradient_bytes(self) -> int:
@@ -216,9 +218,10 @@ class GradientEngine:
     def _forward_mode(self, batch: Batch, directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
         if len(directions) == 1 or not self.support.stacked:
             return forward_mode(self._traced, batch, directions)
-        # A direction holds its own tangents of the logits, and of what leads to them.
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        row_bytes = 4 * batch.ids_BT.numel() * 4 * vocabulary
+        # A direction holds its own tangents of what a pass ends with, and of what leads to it.
+        words, width = self.model.get_input_embeddings().weight.shape
+        widest = 8 * width if self.support.plain_head else words
+        row_bytes = 4 * batch.ids_BT.numel() * 4 * widest
         together = max(1, self._memory // row_bytes)
         parts = [
             stacked_forward_mode(self._traced, batch, directions[start : start + together])

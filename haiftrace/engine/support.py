@@ -19,6 +19,7 @@ from haiftrace.engine.capture import Wanted
 from haiftrace.engine.directional import forward_mode, stacked_forward_mode
 from haiftrace.engine.loop import LoopPass
 from haiftrace.engine.losses import widened
+from haiftrace.engine.plain_head import has_plain_head
 from haiftrace.engine.whole import gradient_of
 
 SLOW_NORMS = (
@@ -43,6 +44,7 @@ class Support:
         shared: parameters used more than once in a pass (see `Capture`).
         notes: for the user.
         stacked: several directions may share a forward-mode pass.
+        plain_head: the pass of several directions may end before the output head.
     """
 
     batched: bool
@@ -51,6 +53,7 @@ class Support:
     shared: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     stacked: bool = False
+    plain_head: bool = False
 
 
 def find_support(traced: Traced) -> Support:
@@ -76,8 +79,10 @@ def find_support(traced: Traced) -> Support:
     except Exception:
         works = False
     stacked = works and _stacked_agrees(traced, single, direction)
+    shorter = replace(traced, plain_head=True)
+    plain_head = stacked and _plain_head_agrees(shorter, single, direction)
     notes = (() if support.batched else (SLOW_NORMS,)) + (() if works else (SLOW_SCORES,))
-    return replace(support, forward_mode=works, notes=notes, stacked=stacked)
+    return replace(support, forward_mode=works, notes=notes, stacked=stacked, plain_head=plain_head)
 
 
 def _shared_parameters(traced: Traced, batch: Batch) -> frozenset[str]:
@@ -130,6 +135,14 @@ def _stacked_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor
         return False
     _, right_QBT = forward_mode(traced, batch, halves)
     return _close(dots_QBT, right_QBT, float(right_QBT.abs().max()), traced)
+
+
+def _plain_head_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> bool:
+    try:
+        plain = has_plain_head(traced, batch)
+    except Exception:
+        return False
+    return plain and _stacked_agrees(traced, batch, direction)
 
 
 def _reduced(
