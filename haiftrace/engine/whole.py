@@ -77,23 +77,26 @@ def gradients_of(
         weighted = weights_NBJ.to(each_BJV.dtype).unsqueeze(-1) * each_BJV
         cotangents_NBJV = weighted.to(logits.dtype)
         if batched:
-            grads: Sequence[Tensor | None] = back(cotangents_NBJV, is_grads_batched=True)
+            return _of_several(traced, back(cotangents_NBJV, is_grads_batched=True), weights_NBT)
+        found = _of_several(traced, [None] * len(traced.parameters), weights_NBT)
+        for place, cotangents_BJV in enumerate(cotangents_NBJV):
+            for (name, whole), grad in zip(found.items(), back(cotangents_BJV), strict=True):
+                if grad is not None:
+                    whole[place] = traced.narrowed(name, grad)
+    return found
+
+
+def _of_several(
+    traced: Traced, grads: Sequence[Tensor | None], weights_NBT: Tensor
+) -> dict[str, Tensor]:
+    """[N, *parameter] what of N gradients of each parameter counts, in at least float32."""
+    found = {}
+    for name, grad in zip(traced.parameters, grads, strict=True):
+        if grad is None:
+            zeros = traced.zeros(name)
+            found[name] = zeros.new_zeros((len(weights_NBT), *zeros.shape))
+        elif name in traced.parts:
+            found[name] = widened(torch.stack([traced.narrowed(name, one) for one in grad]))
         else:
-            each = [back(cotangents_BJV) for cotangents_BJV in cotangents_NBJV]
-            grads = [
-                None if some[0] is None else torch.stack(some) for some in zip(*each, strict=True)
-            ]
-    return {
-        name: _counting(traced, name, grad, len(weights_NBT))
-        for name, grad in zip(traced.parameters, grads, strict=True)
-    }
-
-
-def _counting(traced: Traced, name: str, grad: Tensor | None, count: int) -> Tensor:
-    """[N, *parameter] what of N gradients of a parameter counts, in at least float32."""
-    if grad is None:
-        zeros = traced.zeros(name)
-        return zeros.expand(count, *zeros.shape).clone()
-    if name in traced.parts:
-        grad = torch.stack([traced.narrowed(name, one) for one in grad])
-    return widened(grad)
+            found[name] = widened(grad)
+    return found

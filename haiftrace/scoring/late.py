@@ -45,6 +45,10 @@ KEPT_BYTES = 64 << 20
 second pass."""
 
 
+COPIES = 4
+"""Of a direction: as it is formed, beside the others, chosen for a batch, and cast for a pass."""
+
+
 @dataclass(frozen=True)
 class LateSearch:
     """One question's part in a pass.
@@ -236,7 +240,7 @@ class LateScorer:
             stored: the token norms are those of the index.
         """
         engine = self._engine
-        together = max(1, self._memory // engine.gradient_bytes)
+        together = max(1, self._memory // (COPIES * engine.gradient_bytes))
         wanted = [set(one.rows) for one in asked]
         for runs in chunks([len(one.sides) for one in asked], together):
             chunk = [side for run in runs for side in asked[run.number].sides[run.of]]

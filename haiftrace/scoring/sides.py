@@ -93,12 +93,19 @@ def unit_directions(engine: GradientEngine, sides: Sequence[Side]) -> dict[str, 
     """[S, *parameter] by parameter name: unit gradients over the engine's parameters."""
     import torch
 
-    found = []
+    stacked: dict[str, Tensor] = {}
+    at = 0
     for _, some in groupby(sides, key=lambda side: id(side.batch)):
         of_batch = list(some)
         weights_SBT = torch.stack([side.weights_BT for side in of_batch])
-        found.append(engine.gradients(of_batch[0].batch, weights_SBT))
-    stacked = {name: torch.cat([part[name] for part in found]) for name in engine.parameters}
+        found = engine.gradients(of_batch[0].batch, weights_SBT)
+        if len(of_batch) == len(sides):
+            return units(found)
+        for name, part in found.items():
+            if name not in stacked:
+                stacked[name] = part.new_empty((len(sides), *part.shape[1:]))
+            stacked[name][at : at + len(part)] = part
+        at += len(of_batch)
     return units(stacked)
 
 
