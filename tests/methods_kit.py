@@ -45,7 +45,8 @@ def precisely(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def without_casts(engine: GradientEngine) -> None:
     """Makes the engine's passes exact, where reading weights in between does not work so."""
-    passes = ("losses", "directional", "token_dots", "gradient", "gradients", "token_gradients")
+    passes = ("losses", "directional", "token_dots", "gradient", "token_gradients")
+    passes += ("fill_gradients",)
     for function in passes:
         setattr(engine, function, precisely(getattr(engine, function)))
 

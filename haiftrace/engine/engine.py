@@ -235,9 +235,20 @@ class GradientEngine:
 
     def gradients(self, batch: Batch, weights_NBT: Tensor) -> dict[str, Tensor]:
         """The same for N weightings of the tokens, [N, *parameter]."""
+        found = self.room_for(len(weights_NBT))
+        self.fill_gradients(batch, weights_NBT, found)
+        return found
+
+    def fill_gradients(self, batch: Batch, weights_NBT: Tensor, into: Mapping[str, Tensor]) -> None:
+        """The same, into tensors [N, *parameter] that are there already."""
         small = self.device.type != "cpu" or self.gradient_bytes <= SMALL_GRADIENT
         batched = self.support.batched and small
-        return gradients_of(self._traced, batch, weights_NBT, batched)
+        gradients_of(self._traced, batch, weights_NBT, batched, into)
+
+    def room_for(self, count: int) -> dict[str, Tensor]:
+        """Tensors [N, *parameter] by parameter name for so many gradients, in at least float32."""
+        zeros = {name: self._traced.zeros(name) for name in self.parameters}
+        return {name: one.new_empty((count, *one.shape)) for name, one in zeros.items()}
 
     def curvature_product(
         self, batch: Batch, weights_BT: Tensor, direction: Direction, curvature: CurvatureKind

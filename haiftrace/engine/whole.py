@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -52,13 +52,18 @@ def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, T
 
 
 def gradients_of(
-    traced: Traced, batch: Batch, weights_NBT: Tensor, batched: bool
-) -> dict[str, Tensor]:
-    """The same for N weightings, [N, *parameter]: they share the forward pass.
+    traced: Traced,
+    batch: Batch,
+    weights_NBT: Tensor,
+    batched: bool,
+    into: Mapping[str, Tensor],
+) -> None:
+    """The same for N weightings: they share the forward pass.
 
     Args:
         batched: they share the way back too, which is faster where a single one hardly fills the
             machine.
+        into: receives them, [N, *parameter] by parameter name.
 
     Raises:
         RuntimeError: PyTorch cannot batch this architecture's backward pass.
@@ -67,6 +72,7 @@ def gradients_of(
         logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
         each_BJV = logit_gradients(widened(logits.detach()), batch.ids_BT[:, 1:])
         weights_NBJ = (weights_NBT.to(logits.device) * batch.labels_BT)[:, :, 1:]
+        cotangents_NBJV = (weights_NBJ.to(each_BJV.dtype).unsqueeze(-1) * each_BJV).to(logits.dtype)
         back = partial(
             torch.autograd.grad,
             logits,
@@ -74,29 +80,12 @@ def gradients_of(
             retain_graph=True,
             allow_unused=True,
         )
-        weighted = weights_NBJ.to(each_BJV.dtype).unsqueeze(-1) * each_BJV
-        cotangents_NBJV = weighted.to(logits.dtype)
-        if batched:
-            return _of_several(traced, back(cotangents_NBJV, is_grads_batched=True), weights_NBT)
-        found = _of_several(traced, [None] * len(traced.parameters), weights_NBT)
-        for place, cotangents_BJV in enumerate(cotangents_NBJV):
-            for (name, whole), grad in zip(found.items(), back(cotangents_BJV), strict=True):
-                if grad is not None:
-                    whole[place] = traced.narrowed(name, grad)
-    return found
-
-
-def _of_several(
-    traced: Traced, grads: Sequence[Tensor | None], weights_NBT: Tensor
-) -> dict[str, Tensor]:
-    """[N, *parameter] what of N gradients of each parameter counts, in at least float32."""
-    found = {}
-    for name, grad in zip(traced.parameters, grads, strict=True):
-        if grad is None:
-            zeros = traced.zeros(name)
-            found[name] = zeros.new_zeros((len(weights_NBT), *zeros.shape))
-        elif name in traced.parts:
-            found[name] = widened(torch.stack([traced.narrowed(name, one) for one in grad]))
-        else:
-            found[name] = widened(grad)
-    return found
+        together = [back(cotangents_NBJV, is_grads_batched=True)] if batched else []
+        for place in range(len(weights_NBT)):
+            grads = (
+                [None if grad is None else grad[place] for grad in together[0]]
+                if batched
+                else back(cotangents_NBJV[place])
+            )
+            for name, grad in zip(traced.parameters, grads, strict=True):
+                into[name][place] = 0.0 if grad is None else traced.narrowed(name, grad)

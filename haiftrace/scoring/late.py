@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from haiftrace.device import give_back_memory
 from haiftrace.methods.families import LateMethod
 from haiftrace.methods.late import strengths
 from haiftrace.methods.settings import LateSettings
@@ -45,6 +46,8 @@ KEPT_BYTES = 64 << 20
 second pass."""
 
 
+LARGE_BYTES = 64 << 20
+"""Directions whose memory is handed back before the next are formed."""
 COPIES = 4
 """Of a direction: as it is formed, beside the others, chosen for a batch, and cast for a pass."""
 
@@ -244,6 +247,9 @@ class LateScorer:
         wanted = [set(one.rows) for one in asked]
         for runs in chunks([len(one.sides) for one in asked], together):
             chunk = [side for run in runs for side in asked[run.number].sides[run.of]]
+            if len(chunk) * engine.gradient_bytes > LARGE_BYTES:
+                queries = {}  # those before go first
+                give_back_memory()
             queries = unit_directions(engine, chunk)
             rows = sorted(set().union(*(wanted[run.number] for run in runs)))
             for windows in window_batches(self._index, rows, engine.device):

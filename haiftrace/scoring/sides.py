@@ -93,18 +93,13 @@ def unit_directions(engine: GradientEngine, sides: Sequence[Side]) -> dict[str, 
     """[S, *parameter] by parameter name: unit gradients over the engine's parameters."""
     import torch
 
-    stacked: dict[str, Tensor] = {}
-    at = 0
+    stacked, at = engine.room_for(len(sides)), 0
     for _, some in groupby(sides, key=lambda side: id(side.batch)):
         of_batch = list(some)
         weights_SBT = torch.stack([side.weights_BT for side in of_batch])
-        found = engine.gradients(of_batch[0].batch, weights_SBT)
-        if len(of_batch) == len(sides):
-            return units(found)
-        for name, part in found.items():
-            if name not in stacked:
-                stacked[name] = part.new_empty((len(sides), *part.shape[1:]))
-            stacked[name][at : at + len(part)] = part
+        here = slice(at, at + len(of_batch))
+        into = {name: whole[here] for name, whole in stacked.items()}
+        engine.fill_gradients(of_batch[0].batch, weights_SBT, into)
         at += len(of_batch)
     return units(stacked)
 
