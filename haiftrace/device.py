@@ -101,7 +101,7 @@ def give_back_memory() -> None:
     Tensors of changing sizes below 32 MB, freed, leave gaps in glibc's heap that the next ones do
     not fit into: a run that forms directions many times would hold several times what it uses.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 

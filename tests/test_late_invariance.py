@@ -148,6 +148,16 @@ def test_neither_other_questions_nor_chunks_of_directions_change_a_score(memory)
         )
 
 
+def test_memory_is_given_back_between_large_directions(monkeypatch):
+    """Once for each part of the sides, and no score is another."""
+    tracer, given = over("gpt2"), []
+    monkeypatch.setattr(late, "LARGE_BYTES", 0)
+    give_back = late.give_back_memory
+    monkeypatch.setattr(late, "give_back_memory", lambda: (given.append(1), give_back()))
+    alike(traced(tracer, "haif-rli"), usual(over("gpt2"), "haif-rli"))
+    assert given == [1]
+
+
 def test_a_sample_is_of_what_the_records_hold():
     first, other = over("gpt2").index, over("gpt2", SHUFFLED).index
     for count, seed in ((5, 0), (5, 1), (1, 0)):
