@@ -17,6 +17,7 @@ from haiftrace.gate import GateSettings, decide, fingerprint, read_baseline, rea
 from haiftrace.probes import ProbeCase, read_probes, single_probe
 from haiftrace.progress import Silent
 from haiftrace.query import NO_SPACE
+from haiftrace.scoring.late import COPIES
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, refused
@@ -129,7 +130,7 @@ def test_leaks_traced_together_are_the_same_as_one_by_one(monkeypatch):
 
 
 @pytest.mark.parametrize("room", ["all", "two", "one"])
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
+@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
 def test_late_interaction_takes_leaks_together_too(method, room, monkeypatch):
     """Candidates of their own each; however many directions fit, the same."""
     tracer = kit.tracer("gpt2", "float32")
@@ -150,7 +151,7 @@ def test_late_interaction_takes_leaks_together_too(method, room, monkeypatch):
     monkeypatch.setattr(GradientEngine, "token_dots", counted)
     engine = tracer.engine_over("attention")
     fits = {"all": 100, "two": 2, "one": 1}[room]
-    monkeypatch.setattr(tracer, "_room", fits * engine.gradient_bytes)
+    monkeypatch.setattr(tracer, "_room", fits * COPIES * engine.gradient_bytes)
     together = list(tracer.trace_all(leaks, settings, Silent()))
     assert max(passes) <= fits
     assert (max(passes) > 1) == (room != "one")

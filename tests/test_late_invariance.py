@@ -151,10 +151,11 @@ def test_neither_other_questions_nor_chunks_of_directions_change_a_score(memory)
 def test_memory_is_given_back_between_large_directions(monkeypatch):
     """Once for each part of the sides, and no score is another."""
     tracer, given = over("gpt2"), []
+    right = usual(tracer, "haif-rli")
     monkeypatch.setattr(late, "LARGE_BYTES", 0)
     give_back = late.give_back_memory
     monkeypatch.setattr(late, "give_back_memory", lambda: (given.append(1), give_back()))
-    alike(traced(tracer, "haif-rli"), usual(over("gpt2"), "haif-rli"))
+    alike(traced(tracer, "haif-rli"), right)
     assert given == [1]
 
 
