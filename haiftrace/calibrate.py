@@ -110,7 +110,7 @@ def calibrate(
             if controls is None:
                 progress.start("drawing control queries", None)
                 controls = draw_controls(index, settings.controls, settings.seed)
-            mine = [control for control in controls if control.length in _lengths(method)]
+            mine = [control for control in controls if control.length in described["lengths"]]
             drawing = ControlDraws(tracer, method, told_methods, groups, settings.memory, mine)
             described[ESTIMATED] = drawing.estimated
             files = writer.begin(name, described)

@@ -71,7 +71,7 @@ class Candidates:
         totals = index.manifest.totals
         share = min(1.0, REFERENCE / max(1, totals.windows))
         work = parameters * totals.label_tokens * share
-        self._takes_long = work > EXACT_REFERENCE[engine.device.type]
+        self._reference_takes_long = work > EXACT_REFERENCE[engine.device.type]
         self._token_shortlists: dict[LateSettings, TokenShortlist] = {}
 
     def of(
@@ -146,7 +146,7 @@ class Candidates:
     def reference(self, settings: MethodSettings) -> TokenShortlist | None:
         """Whose estimates z-scores are over; None for the exact strengths of a sample."""
         told = settings.late.reference is not None
-        return self.by_tokens(settings) if self._takes_long and not told else None
+        return self.by_tokens(settings) if self._reference_takes_long and not told else None
 
     def projected(self, question: Question) -> np.ndarray:
         """[D] the projection of the unit vector v/‖v‖, as the index's vectors are projected."""

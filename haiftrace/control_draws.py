@@ -69,8 +69,8 @@ class ControlDraws:
             self._room = memory // (3 * tracer.engine.gradient_bytes)
         # Draws are of one kind with what they are compared with: an exact score over a reference of
         # estimates has neither's margins.
-        mixed = self._late is not None and self._late.standardised
-        mixed = mixed and tracer.candidates.reference(settings) is not None
+        standardised = self._late is not None and self._late.standardised
+        mixed = standardised and tracer.candidates.reference(settings) is not None
         self.estimated = fits and (mixed or self._takes_long(controls))
         if self.estimated:
             self._room = CONTROLS_A_BLOCK
@@ -125,19 +125,16 @@ class ControlDraws:
         """Query-side vectors of these controls."""
         if self._late is None:
             return len(controls)
-        whole = self._late.with_whole or not self._late.by_token
-        tokens = sum(control.length for control in controls) if self._late.by_token else 0
-        return tokens + whole * len(controls)
+        return sum(self._late.directions(control.length) for control in controls)
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
+        left_out = [self._left_out(control) for control in controls]
         projected: Sequence[np.ndarray | None] = [None] * len(questions)
+        rows: list[int] | None = None
         if not self._whole:
             candidates = self._tracer.candidates
             projected = candidates.backgrounds(questions, self._method, self._settings)
-        left_out = [self._left_out(control) for control in controls]
-        rows: list[int] | None = None
-        if not self._whole:
             chosen = [
                 self._proposed(*each) for each in zip(controls, projected, left_out, strict=True)
             ]

@@ -233,14 +233,8 @@ class GradientEngine:
         """`∇ Σ w l` itself, by parameter name, in at least float32 (the query side)."""
         return gradient_of(self._traced, batch, weights_BT)
 
-    def gradients(self, batch: Batch, weights_NBT: Tensor) -> dict[str, Tensor]:
-        """The same for N weightings of the tokens, [N, *parameter]."""
-        found = self.room_for(len(weights_NBT))
-        self.fill_gradients(batch, weights_NBT, found)
-        return found
-
     def fill_gradients(self, batch: Batch, weights_NBT: Tensor, into: Mapping[str, Tensor]) -> None:
-        """The same, into tensors [N, *parameter] that are there already."""
+        """The same for N weightings of the tokens, into [N, *parameter] (see `room_for`)."""
         small = self.device.type != "cpu" or self.gradient_bytes <= SMALL_GRADIENT
         batched = self.support.batched and small
         gradients_of(self._traced, batch, weights_NBT, batched, into)

@@ -78,9 +78,7 @@ def find_support(traced: Traced) -> Support:
         works = _forward_mode_agrees(traced, single, direction)
     except Exception:
         works = False
-    stacked = works and _stacked_agrees(traced, single, direction)
-    shorter = replace(traced, plain_head=True)
-    plain_head = stacked and _plain_head_agrees(shorter, single, direction)
+    stacked, plain_head = _stacked(traced, single, direction) if works else (False, False)
     notes = (() if support.batched else (SLOW_NORMS,)) + (() if works else (SLOW_SCORES,))
     return replace(support, forward_mode=works, notes=notes, stacked=stacked, plain_head=plain_head)
 
@@ -127,6 +125,17 @@ def _forward_mode_agrees(traced: Traced, batch: Batch, direction: Mapping[str, T
     return _close(dots, right, len(direction), traced)
 
 
+def _stacked(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> tuple[bool, bool]:
+    """Whether directions may share a pass, and whether it may end before the head."""
+    try:
+        plain = has_plain_head(traced, batch)
+    except Exception:
+        plain = False
+    if plain and _stacked_agrees(replace(traced, plain_head=True), batch, direction):
+        return True, True
+    return _stacked_agrees(traced, batch, direction), False
+
+
 def _stacked_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> bool:
     halves = [{name: part * weight for name, part in direction.items()} for weight in (1.0, -0.5)]
     try:
@@ -135,14 +144,6 @@ def _stacked_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor
         return False
     _, right_QBT = forward_mode(traced, batch, halves)
     return _close(dots_QBT, right_QBT, float(right_QBT.abs().max()), traced)
-
-
-def _plain_head_agrees(traced: Traced, batch: Batch, direction: Mapping[str, Tensor]) -> bool:
-    try:
-        plain = has_plain_head(traced, batch)
-    except Exception:
-        return False
-    return plain and _stacked_agrees(traced, batch, direction)
 
 
 def _reduced(

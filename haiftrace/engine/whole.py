@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -80,12 +80,13 @@ def gradients_of(
             retain_graph=True,
             allow_unused=True,
         )
-        together = [back(cotangents_NBJV, is_grads_batched=True)] if batched else []
-        for place in range(len(weights_NBT)):
-            grads = (
-                [None if grad is None else grad[place] for grad in together[0]]
-                if batched
-                else back(cotangents_NBJV[place])
+        each: Iterable[Sequence[Tensor | None]] = map(back, cotangents_NBJV)
+        if batched:
+            together = back(cotangents_NBJV, is_grads_batched=True)
+            each = (
+                [None if grad is None else grad[place] for grad in together]
+                for place in range(len(weights_NBT))
             )
+        for place, grads in enumerate(each):
             for name, grad in zip(traced.parameters, grads, strict=True):
                 into[name][place] = 0.0 if grad is None else traced.narrowed(name, grad)

@@ -225,6 +225,15 @@ class LateMethod:
     with_whole: bool = False
     along_run: bool = False
 
+    @property
+    def asks_as_one(self) -> bool:
+        """Whether the direction of the whole asks, alone or beside the tokens."""
+        return self.with_whole or not self.by_token
+
+    def directions(self, tokens: int) -> int:
+        """How many directions a question of so many tokens asks with."""
+        return self.by_token * tokens + self.asks_as_one
+
 
 Method = GradientMethod | TrajectoryMethod | LexicalMethod | LateMethod
 

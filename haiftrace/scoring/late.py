@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 KEPT_BYTES = 64 << 20
 """Cosines that a trace keeps for the evidence of the best windows; of more, theirs are found in a
 second pass."""
-
-
 LARGE_BYTES = 64 << 20
 """Directions whose memory is handed back before the next are formed."""
 COPIES = 4

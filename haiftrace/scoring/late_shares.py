@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -30,7 +31,8 @@ class LateShares:
         self._settings = settings
         self._estimates = estimates
 
-    def reference_rows(self) -> list[int]:
+    @cached_property
+    def _reference_rows(self) -> list[int]:
         """The windows that strengths are compared with: all, or a seeded sample."""
         count = self._settings.reference or REFERENCE
         return sample_rows(self._index, count, self._settings.seed)
@@ -38,7 +40,7 @@ class LateShares:
     def rows(self, methods: Sequence[LateMethod], rows: Collection[int]) -> Sequence[int]:
         """What is scored: these windows, and those that methods compare them with."""
         by_sample = self._estimates is None and any(method.standardised for method in methods)
-        return sorted({*rows, *(self.reference_rows() if by_sample else ())})
+        return sorted({*rows, *(self._reference_rows if by_sample else ())})
 
     def of(
         self,
@@ -65,4 +67,4 @@ class LateShares:
         if self._estimates is not None:
             return self._estimates.reference(method, question)
         place = {row: k for k, row in enumerate(rows)}
-        return Reference.of(strengths_KQ[[place[row] for row in self.reference_rows()]])
+        return Reference.of(strengths_KQ[[place[row] for row in self._reference_rows]])

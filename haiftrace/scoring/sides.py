@@ -72,9 +72,8 @@ def places_of(method: LateMethod, question: Question) -> list[int | None]:
     """The query position of each direction; None for that of the mean over all, which is last."""
     import torch
 
-    whole: list[int | None] = [] if method.by_token and not method.with_whole else [None]
     tokens = torch.nonzero(asking_labels(question)[0]).flatten().tolist()
-    return [*(tokens if method.by_token else ()), *whole]
+    return [*(tokens if method.by_token else ()), *([None] if method.asks_as_one else ())]
 
 
 def asking_batch(question: Question) -> Batch:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from haiftrace.engine import GradientEngine, Projector
 
 _MATRIX_BYTES = 256 << 20
-_KEPT_VECTORS = 1024
+_KEPT_VECTORS = 1024  # a shortlist, its reference and its verdict ask the same
 
 
 def token_scope(index: Index) -> str:
@@ -74,6 +74,11 @@ class TokenShortlist:
     def _projector(self) -> Projector:
         return self._engine.projector(self._dimension, self._seed)
 
+    @property
+    def _together(self) -> int:
+        """Directions at a time: strengths of all windows are needed at once."""
+        return max(1, _MATRIX_BYTES // (8 * self._windows))
+
     def proposed(self, method: LateMethod, question: Question, count: int) -> list[int]:
         """Rows of the windows with the largest estimated scores, best first, ties by row."""
         order = np.argsort(-self.scores(method, question), kind="stable")
@@ -94,8 +99,7 @@ class TokenShortlist:
         ends = np.isin(np.arange(len(owner)), np.cumsum(counts) - 1) & method.with_whole
         queries_DK = self._vectors(sides)
         scores, wholes = (np.zeros((len(each), self._windows)) for _ in range(2))
-        # Strengths of all windows are needed at once: of some of the directions at a time.
-        together = max(1, _MATRIX_BYTES // (8 * self._windows))
+        together = self._together
         for start in range(0, len(sides), together):
             strengths_ND = self.strengths(queries_DK[start : start + together])
             here = (place_S >= start) & (place_S < start + together)
@@ -112,10 +116,9 @@ class TokenShortlist:
         """Of the estimates of all windows, for the question's tokens: what z-scores are over."""
         sides = sides_of(method, question)
         queries_QK = self._vectors(sides[:-1] if method.with_whole else sides)
-        together = max(1, _MATRIX_BYTES // (8 * self._windows))
         parts = [
-            Reference.of(self.strengths(queries_QK[start : start + together]))
-            for start in range(0, len(queries_QK), together)
+            Reference.of(self.strengths(queries_QK[start : start + self._together]))
+            for start in range(0, len(queries_QK), self._together)
         ]
         return Reference(
             np.concatenate([part.median for part in parts]),
