@@ -1,0 +1,14 @@
+"""Direct value gradients: one forward and one backward pass a record, whatever its length."""
+
+from haiftrace.engine.direct.gradients import DirectGradients, DirectQueries
+from haiftrace.engine.direct.support import NoDirectGradients
+from haiftrace.engine.direct.whitening import DAMPING, SecondMoments, Whitening
+
+__all__ = [
+    "DAMPING",
+    "DirectGradients",
+    "DirectQueries",
+    "NoDirectGradients",
+    "SecondMoments",
+    "Whitening",
+]

@@ -1,0 +1,106 @@
+"""Where each layer's values come from: the one linear map whose output holds them.
+
+It is found on the model itself, by its numbers, whatever it is called and whether it gives queries
+and keys too (GPT-2's `c_attn`, a fused `qkv_proj`) or is fed by a latent (DeepSeek): every number
+that the attention gets as a value stands somewhere in its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from haiftrace.engine.direct.attention import AttentionCall, Recorder, own_streams
+
+
+class NoValueProjection(ValueError):
+    """A layer's values are not what one linear map gives."""
+
+
+class _Search(Recorder):
+    """Finds, at every attention, the module whose last output holds its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[nn.Module] = []
+        self.given: dict[nn.Module, Tensor] = {}
+
+    def keep(self, module: nn.Module, call: AttentionCall, output: Tensor) -> None:
+        super().keep(module, call, output)
+        for candidate, given in reversed(self.given.items()):
+            if holds(given, call.value_BGTE):
+                self.found.append(candidate)
+                break
+        else:
+            raise NoValueProjection(f"layer {len(self.calls)}: no linear map gives its values")
+        self.given.clear()
+
+
+def holds(given: Tensor, value_BGTE: Tensor) -> bool:
+    """Whether each column of values [B, G, T, E] is one of a module's output [B, T, columns]."""
+    batch, _, length, _ = value_BGTE.shape
+    if given.ndim != 3 or given.shape[:2] != (batch, length):
+        return False
+    values = value_BGTE.transpose(1, 2).reshape(batch * length, -1)
+    columns = given.reshape(batch * length, -1)
+    if columns.shape[1] < values.shape[1]:
+        return False
+    known = {column.tobytes() for column in _columns(columns)}
+    return all(column.tobytes() in known for column in _columns(values))
+
+
+def _columns(matrix: Tensor) -> Any:
+    return matrix.detach().double().T.contiguous().cpu().numpy()
+
+
+def value_projections(model: nn.Module, ids_BT: Tensor) -> list[nn.Module]:
+    """The module that gives each attention layer's values, in the order of the layers.
+
+    Raises:
+        NoValueProjection: there is none for a layer, or the model has no attention layer that
+            transformers' attention interface knows of.
+    """
+    search = _Search()
+    hooks = []
+    for module in model.modules():
+        if next(module.children(), None) is None and getattr(module, "weight", None) is not None:
+            hooks.append(module.register_forward_hook(_keeping(search)))
+    try:
+        with torch.no_grad(), own_streams(model, search):
+            model(input_ids=ids_BT, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not search.found:
+        raise NoValueProjection("the model has no attention layer")
+    if len(set(search.found)) != len(search.found):
+        raise NoValueProjection("layers share a value projection")
+    return search.found
+
+
+def _keeping(search: _Search) -> Any:
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            search.given.pop(module, None)
+            search.given[module] = output
+
+    return keep
+
+
+@contextmanager
+def captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """While it lasts, what the modules read is appended to the list [B, T, D], in their order."""
+    inputs: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda _, given, __: inputs.append(given[0].detach()))
+        for module in modules
+    ]
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
