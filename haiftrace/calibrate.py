@@ -3,8 +3,6 @@
 Each control is traced with its source left out, its near copies and every record that holds its
 span too: the best remaining record is a draw of "the source is not in this corpus". A near copy of
 the source that holds the span, or where there is none the source itself, is a draw of "it is".
-Scores are exact where that takes minutes; for larger models they are estimates by the index's
-vectors, and verdicts compare estimates with them.
 Controls are taken in blocks; a block's draws are durable before the next is begun, so an
 interrupted calibration goes on where it stopped.
 """
@@ -19,31 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.controls import (
-    LENGTHS,
-    MOST_ASKED_ALONE,
-    Control,
-    draw_controls,
-)
+from haiftrace.calibration.controls import LENGTHS, Control, draw_controls
 from haiftrace.calibration.draws import (
     ALPHA,
-    ESTIMATED,
     FORMAT,
     GROUPS,
     calibration_name,
     draw_tensors,
-    is_estimated,
     read_draws,
     read_groups,
     told,
 )
 from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
-from haiftrace.control_draws import ControlDraws
+from haiftrace.control_draws import ControlDraws, blocks
 from haiftrace.methods import (
     DEFAULT_METHOD,
     SERIES,
     GradientMethod,
-    LateMethod,
     LexicalMethod,
     Method,
     find_methods,
@@ -110,16 +100,14 @@ def calibrate(
             if controls is None:
                 progress.start("drawing control queries", None)
                 controls = draw_controls(index, settings.controls, settings.seed)
-            mine = [control for control in controls if control.length in described["lengths"]]
-            drawing = ControlDraws(tracer, method, told_methods, groups, settings.memory, mine)
-            described[ESTIMATED] = drawing.estimated
+            drawing = ControlDraws(tracer, method, told_methods, groups, settings.memory)
             files = writer.begin(name, described)
             # Blocks may have been of other sizes: what counts is the draws that they hold.
             done = len(read_draws(index, method.name).length_N) if files else 0
-            progress.start(f"calibrating {method.name}", float(len(mine) - done))
+            progress.start(f"calibrating {method.name}", float(len(controls) - done))
             if done:
                 progress.say(f"Going on with the calibration of {method.name}.")
-            for block in drawing.blocks(mine[done:]):
+            for block in blocks(controls[done:]):
                 draws = drawing.draws(block, progress)
                 writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
             writer.finish(name)
@@ -150,11 +138,7 @@ def calibrated_with(index: Index, method: str) -> tuple[int, int] | None:
 
 def _is_finished(index: Index, name: str, described: dict[str, Any]) -> bool:
     entry = index.supplement(name)
-    if entry is None:
-        return False
-    return {key: value for key, value in entry.settings.items() if key != ESTIMATED} == plain(
-        described
-    )
+    return entry is not None and entry.settings == plain(described)
 
 
 def _described(
@@ -164,15 +148,9 @@ def _described(
         "format": FORMAT,
         "controls": settings.controls,
         "seed": settings.seed,
-        "lengths": _lengths(method),
+        "lengths": list(LENGTHS),
         "told": told(method, told_methods),
     }
-
-
-def _lengths(method: Method) -> list[int]:
-    """Tokens of the spans that a method is calibrated with."""
-    by_token = isinstance(method, LateMethod) and method.by_token
-    return [length for length in LENGTHS if not by_token or length <= MOST_ASKED_ALONE]
 
 
 def _outcome(index: Index, method: Method) -> str:
@@ -185,9 +163,8 @@ def _outcome(index: Index, method: Method) -> str:
             f" few for verdicts at alpha {ALPHA:g}."
         )
     each = ", ".join(f"{share:.0%} at {length}" for length, share in powers.items())
-    by = ", by estimates" if is_estimated(index, method.name) else ""
     return (
-        f"Calibrated {method.name} by {max(counts.values()):,} control queries{by}; power at alpha"
+        f"Calibrated {method.name} by {max(counts.values()):,} control queries; power at alpha"
         f" {ALPHA:g} by tokens of the response: {each}."
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 from pathlib import Path
@@ -93,16 +92,6 @@ def whole_memory(device: torch.device) -> int:
         with contextlib.suppress(OSError, ValueError):  # "max" is no number
             machine = min(machine, int(Path(limit).read_text(encoding="ascii")))
     return machine
-
-
-def give_back_memory() -> None:
-    """Hands the C library's free memory back to the system, where it can.
-
-    Tensors of changing sizes below 32 MB, freed, leave gaps in glibc's heap that the next ones do
-    not fit into: a run that forms directions many times would hold several times what it uses.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory(device: torch.device) -> int:

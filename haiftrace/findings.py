@@ -67,7 +67,7 @@ class Verdict:
     Attributes:
         decision: whether a source in this corpus was found.
         alpha: false-accusation rate that was asked for.
-        statistic: name of what is compared: "relative margin" say, or "estimated margin".
+        statistic: name of what is compared: "margin" or "relative margin".
         value: of the first record.
         p_value: share of the controls without a source that are as high; None without controls.
         q_value: the p-value over all findings of the run by Benjamini and Hochberg.
@@ -145,7 +145,7 @@ class TokenEvidence:
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """What a word of a record taught of a word of the response, by late interaction.
+    """What a word of a record taught of a word of the response, by a method in which tokens meet.
 
     Attributes:
         response_text: the word of the response; empty where the response was asked as one.

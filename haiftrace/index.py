@@ -14,13 +14,14 @@ from haiftrace.corpus import CorpusSettings, ReadReport, Record
 from haiftrace.corpus.files import plain
 from haiftrace.errors import CorpusError, UsageError
 from haiftrace.progress import Progress, duration, size
-from haiftrace.scopes import parameter_count, parse_scopes, select_parameters
+from haiftrace.scopes import DEFAULT_SCOPE, parameter_count, select_parameters
 from haiftrace.store import IndexWriter, Totals, WindowRow
-from haiftrace.window_rows import Measured, window_rows
+from haiftrace.window_rows import window_rows
 from haiftrace.windows import Window, windows_of
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
+    from haiftrace.engine import GradientEngine
 
 READ_AHEAD = 16
 """Records read ahead, so that windows of like length share a batch."""
@@ -41,9 +42,7 @@ class IndexSettings:
 
     Attributes:
         output: the index directory.
-        parameters: scopes (see `haiftrace.scopes`) with commas between: that of the traced
-            parameters, and those that token norms are kept over beside it. Token vectors are of
-            the second one, where there is one.
+        parameters: the scope of the traced parameters (see `haiftrace.scopes`).
         context: tokens of a window; the model's context, at most 1024, when None.
         append_eos: end every record with the end-of-text token.
         projection_dim: dimensions of a record's projected HAIF vector.
@@ -54,11 +53,11 @@ class IndexSettings:
     """
 
     output: Path
-    parameters: str = "linear,attention"
+    parameters: str = DEFAULT_SCOPE
     context: int | None = None
     append_eos: bool = False
     projection_dim: int = 2048
-    token_vectors: int = 1024
+    token_vectors: int = 0
     seed: int = 0
     overwrite: bool = False
     memory: int = 512 << 20
@@ -112,10 +111,10 @@ def build_index(
             raise UsageError(
                 f"{value} dimensions do not work for {name} vectors: it takes a multiple of"
                 f" {DIMENSION_STEP}.",
-                "Use --projection-dim 2048 and --token-vectors 1024 (0 keeps no token vectors).",
+                "Use --projection-dim 2048 and --token-vectors 0 (which keeps none) or 1024.",
             )
     began = time.monotonic()
-    scope, others = _scopes(checkpoint, settings.parameters, progress)
+    names = select_parameters(checkpoint.model, settings.parameters)
     context = _context(checkpoint, settings)
     reader = _Reader(checkpoint, corpus, context, settings.append_eos)
     progress.start("reading the corpus", None)
@@ -126,63 +125,25 @@ def build_index(
     }
     census = reader.census(progress)
     kept = _manifest_settings(checkpoint, corpus, settings, context)
-    kept |= {"scope": scope.name, **({"norm_scopes": list(others)} if others else {})}
-    token_scope = next(iter(others), "") if settings.token_vectors else ""
-    if token_scope:
-        kept["token_scope"] = token_scope
     with IndexWriter.create_or_resume(
         settings.output,
         kept,
         fingerprints,
         settings.overwrite,
-        model=_about(checkpoint, scope.keys),
+        model=_about(checkpoint, names),
     ) as writer:
         if writer.already_complete:
             return IndexOutcome(writer.totals, 0, 0, time.monotonic() - began, True)
-        engine = wide = GradientEngine(checkpoint.model, scope.keys, settings.memory)
-        further = [key for keys in others.values() for key in keys if key not in scope.keys]
-        if further:
-            union = list(dict.fromkeys([*scope.keys, *further]))
-            wide = GradientEngine(checkpoint.model, union, settings.memory)
-        for note in dict.fromkeys((*checkpoint.notes, *engine.notes, *wide.notes)):
+        engine = GradientEngine(checkpoint.model, names, settings.memory)
+        for note in (*checkpoint.notes, *engine.notes):
             progress.say(f"Note: {note}.")
         _announce(census, reader.report, settings, progress)
-        projector = (
-            wide.projector(settings.token_vectors, settings.seed)
-            if settings.token_vectors
-            else None
-        )
-        measured = Measured(engine, wide, others, token_scope, projector)
-        _fill(writer, reader, measured, settings, census, progress)
+        _fill(writer, reader, engine, settings, census, progress)
         totals = writer.finish(
             {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
         )
     left_out = census.without_label + reader.report.empty
     return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
-
-
-@dataclass(frozen=True)
-class _Scope:
-    name: str
-    keys: list[str]
-
-
-def _scopes(
-    checkpoint: Checkpoint, text: str, progress: Progress
-) -> tuple[_Scope, dict[str, list[str]]]:
-    """The scope of the index, and the keys of the further ones by name.
-
-    A further scope that the architecture does not have is left out.
-    """
-    first, *further = parse_scopes(text)
-    scope = _Scope(first, select_parameters(checkpoint.model, first))
-    others = {}
-    for name in further:
-        try:
-            others[name] = select_parameters(checkpoint.model, name)
-        except UsageError as error:
-            progress.say(f"Note: {error.message} No norms are kept over it.")
-    return scope, others
 
 
 def _context(checkpoint: Checkpoint, settings: IndexSettings) -> int:
@@ -210,6 +171,7 @@ def _manifest_settings(
         "vector_dtype": "float16",
         "token_vectors": settings.token_vectors,
         "seed": settings.seed,
+        "scope": settings.parameters,
         "corpus": {
             "paths": [str(Path(path).absolute()) for path in corpus.paths],
             "text_field": corpus.text_field,
@@ -317,13 +279,15 @@ def _announce(
 def _fill(
     writer: IndexWriter,
     reader: _Reader,
-    measured: Measured,
+    engine: GradientEngine,
     settings: IndexSettings,
     census: _Census,
     progress: Progress,
 ) -> None:
-    engine = measured.engine
     record_projector = engine.projector(settings.projection_dim, settings.seed)
+    token_projector = (
+        engine.projector(settings.token_vectors, settings.seed) if settings.token_vectors else None
+    )
     numbered = enumerate((windows for _, windows in reader.records()), start=1)
     left = census.work
     if writer.resume_after.cursor:
@@ -340,7 +304,7 @@ def _fill(
         windows = [window for _, windows in ahead for window in windows]
         rows: dict[int, WindowRow] = {}
         for batch in _batches(windows, engine.device.type):
-            rows |= window_rows(batch, measured, record_projector)
+            rows |= window_rows(batch, engine, record_projector, token_projector)
             progress.advance(
                 sum(map(_work, batch)),
                 records=sum(w.window == 0 for w in batch),

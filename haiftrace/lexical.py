@@ -153,14 +153,6 @@ class LexicalIndex:
         scores: np.ndarray = self._matrix.get_scores_from_ids(found)
         return scores
 
-    def frequency(self, term: str) -> int:
-        """How many rows hold a term, which is one that `terms` gives."""
-        number = self._vocabulary.get(term)
-        if self._matrix is None or number is None:
-            return 0
-        first, last = self._matrix.scores["indptr"][number : number + 2]
-        return int(last - first)
-
     def evidence(
         self, query: str, row: int, text: str, spans: Sequence[tuple[int, int]]
     ) -> np.ndarray:

@@ -47,32 +47,8 @@ Curvature = Annotated[
 Checkpoints = Annotated[
     str | None,
     Option(
-        help="For tracincp, attif and haif-rcp: the Hugging Face Trainer's output directory, or"
+        help="For tracincp and attif: the Hugging Face Trainer's output directory, or"
         " PATH:LR,PATH:LR."
-    ),
-]
-LateScope = Annotated[
-    str,
-    Option(
-        help="Parameters whose gradients meet in late interaction (haif-r, haif-rli, haif-rq,"
-        " haif-rcp, haif-li): as --parameters of an index, which may have others."
-    ),
-]
-Power = Annotated[float, Option(help="How much the strongest pairs count in late interaction.")]
-QueryTokens = Annotated[
-    Literal["answer", "answer+name"],
-    Option(
-        help="Whose gradients ask in late interaction: answer+name takes the prompt's rare words"
-        " too, so it matches names, and not only what taught the answer."
-    ),
-]
-ReferenceSize = Annotated[
-    int | None,
-    Option(
-        help="Record windows, a seeded sample, that haif-li and haif-rli compare with, all scored"
-        " exactly: 4096; where that would take long, what the index's token vectors estimate of"
-        " all windows instead.",
-        min=1,
     ),
 ]
 
@@ -89,10 +65,6 @@ def method_settings(
     curvature: Literal["gauss-newton", "hessian"] = "gauss-newton",
     checkpoints: str | None = None,
     seed: int = 0,
-    scope: str = "attention",
-    power: float = 3.0,
-    reference: int | None = None,
-    query_tokens: Literal["answer", "answer+name"] = "answer",
 ) -> MethodSettings:
     """The settings that these options say.
 
@@ -106,7 +78,6 @@ def method_settings(
     from haiftrace.methods.settings import (
         DampingSetting,
         FactorSettings,
-        LateSettings,
         MethodSettings,
         SeriesSettings,
     )
@@ -137,5 +108,4 @@ def method_settings(
             seed=seed,
         ),
         checkpoints=checkpoints,
-        late=LateSettings(scope, power, reference, seed, query_tokens),
     )

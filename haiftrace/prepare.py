@@ -16,7 +16,6 @@ import numpy as np
 from haiftrace.methods import (
     INVERSE,
     GradientMethod,
-    LateMethod,
     Method,
     Rule,
     TrajectoryMethod,
@@ -28,8 +27,6 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.factors import Curvature, keep_factors, require_factors
-from haiftrace.scoring.late_norms import SUPPLEMENT as LATE_NORMS
-from haiftrace.scoring.late_norms import in_rows, scope_settings
 from haiftrace.scoring.norms import KeptNorms, NormSource, kept_norms, needs_of, rule_of
 from haiftrace.scoring.trajectory import SUPPLEMENT as TRAJECTORY
 from haiftrace.scoring.trajectory import (
@@ -105,11 +102,6 @@ def prepare(
             needs = frozenset(kept.needs)
             source = NormSource(index, engine, curvature, needs, rule, stored=False)
             _keep_norms(writer, kept, index, engine, source, progress)
-    late = any(isinstance(method, LateMethod) for method in chosen)
-    with Index.open(path, verify=False) as index:
-        late = late and not in_rows(index, settings.late.scope)
-    if late:
-        _keep_late(path, checkpoint, settings.late.scope, memory, progress)
     if trajectory is not None:
         with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
             scorer = TrajectoryScorer(index, engine, trajectory, rule, memory, stored=False)
@@ -119,9 +111,7 @@ def prepare(
                 return (_along(one) for one in scorer.norms(rows, progress))
 
             _keep_by_shard(writer, TRAJECTORY, wanted, index, progress, along)
-    beyond = [
-        m.name for m in chosen if not (late if isinstance(m, LateMethod) else _is_kept(m, norms))
-    ]
+    beyond = [method.name for method in chosen if not _is_kept(method, norms)]
     if beyond:
         progress.say(f"Nothing has to be kept for {', '.join(beyond)}.")
 
@@ -160,25 +150,6 @@ def _keep_norms(
 
     of_rows = _by_batch(index, engine, of_batch, progress)
     _keep_by_shard(writer, kept.name, kept.settings, index, progress, of_rows)
-
-
-def _keep_late(
-    path: Path, checkpoint: Checkpoint, scope: str, memory: int, progress: Progress
-) -> None:
-    """Token norms over the scope of late interaction."""
-    from haiftrace.engine import GradientEngine
-    from haiftrace.scopes import select_parameters
-
-    engine = GradientEngine(checkpoint.model, select_parameters(checkpoint.model, scope), memory)
-    with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
-
-        def of_batch(windows: Sequence[StoredWindow], batch: Batch) -> Iterator[Values]:
-            norms_BT = engine.token_gradients(batch).norms_BT.cpu().numpy()
-            for window, norms_T in zip(windows, norms_BT, strict=True):
-                yield {"token_norms": _at_labels(norms_T[: len(window.labels)], window)}
-
-        of_rows = _by_batch(index, engine, of_batch, progress)
-        _keep_by_shard(writer, LATE_NORMS, scope_settings(scope), index, progress, of_rows)
 
 
 def _by_batch(

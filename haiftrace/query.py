@@ -54,7 +54,6 @@ class Query:
         generated: True where the checkpoint produced the response.
         span: the part of the response that is traced, None for all of it.
         notes: what the user should know.
-        asked: the user's own part of the prompt, without template.
     """
 
     prompt: str
@@ -67,7 +66,6 @@ class Query:
     generated: bool
     span: str | None = None
     notes: tuple[str, ...] = ()
-    asked: str = ""
 
 
 def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:
@@ -114,7 +112,6 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             offsets=prompt_offsets + [(len(text) + a, len(text) + b) for a, b in spans],
             generated=True,
             span=span,
-            asked=prompt,
         ),
         [asking.loss_on_all] * len(prompt_ids),
     )
@@ -158,7 +155,6 @@ def given(
             generated=False,
             span=span,
             notes=(NO_SPACE,) if wanting and not seam else (),
-            asked=prompt,
         ),
         [asking.loss_on_all and a < b <= first for a, b in offsets],
     )

@@ -68,12 +68,6 @@ _VALUE = re.compile(r"(v|value|values)(_?proj|_?lin|_layer)?|[wW]_?v")
 _PARTS = {"linear": "their linear maps", "last-half": "their linear maps"}
 
 
-def parse_scopes(text: str) -> list[str]:
-    """The scopes that a list with commas between names; a regular expression is one scope."""
-    names = [name.strip() for name in text.split(",")]
-    return list(dict.fromkeys(names)) if all(name in SCOPES for name in names) else [text]
-
-
 def select_parameters(model: PreTrainedModel, scope: str = DEFAULT_SCOPE) -> list[str]:
     """Names of the parameters in `scope`, in the order of `model.named_parameters()`.
 

@@ -16,7 +16,6 @@ from haiftrace.device import whole_memory
 from haiftrace.freshness import check_corpus, check_fresh
 from haiftrace.methods import (
     GradientMethod,
-    LateMethod,
     Method,
     Rule,
     TrajectoryMethod,
@@ -24,14 +23,11 @@ from haiftrace.methods import (
 )
 from haiftrace.methods.settings import FactorSettings, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress
-from haiftrace.query import Query
 from haiftrace.scopes import select_parameters
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.late import LateScorer
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
-from haiftrace.scoring.names import with_names
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
 from haiftrace.scoring.trajectory import training_run
@@ -74,8 +70,7 @@ class Scorers:
         self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
-        self._engines: dict[str, GradientEngine] = {index.settings["scope"]: self.engine}
-        self.candidates = Candidates(index, self.engine, self.engine_over, checkpoint.parameters)
+        self.candidates = Candidates(index, self.engine)
 
     def score_many(
         self,
@@ -88,8 +83,7 @@ class Scorers:
         """Scores of every window for many questions, [Q, N] by method, without evidence.
 
         Args:
-            names: gradient methods that sum over tokens, methods over a training run, and those by
-                late interaction.
+            names: gradient methods that sum over tokens, and methods over a training run.
             rows: only these windows, ascending; methods over a training run do not take it.
 
         Raises:
@@ -128,38 +122,7 @@ class Scorers:
             found |= score_many_along(
                 self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
             )
-        by_late = [m for m in methods if isinstance(m, LateMethod)]
-        for along in (False, True):
-            if alike := [m for m in by_late if m.along_run is along]:
-                scorer = self.late_scorer(alike[0], settings)
-                found |= scorer.scores(alike, questions, progress, rows)
         return found
-
-    def late_question(self, query: Query, question: Question, settings: MethodSettings) -> Question:
-        """The question as late interaction asks it: with the prompt's name, where so told."""
-        if settings.late.query_tokens == "answer":
-            return question
-        return with_names(query, question, self.words.frequency, len(self.index))
-
-    def late_scorer(self, method: LateMethod, settings: MethodSettings) -> LateScorer:
-        """Exact scores by a method of late interaction under these settings, and by those like it.
-
-        Raises:
-            HaiftraceError: it follows the training run, which is not told or cannot be used.
-        """
-        engine = self.engine_over(settings.late.scope)
-        run = training_run(method.name, settings, self.checkpoint) if method.along_run else None
-        estimates = self.candidates.reference(settings)
-        return LateScorer(self.index, engine, settings.late, self._room, run, estimates)
-
-    def engine_over(self, scope: str) -> GradientEngine:
-        """An engine over other parameters than the index's; made once."""
-        from haiftrace.engine import GradientEngine
-
-        if scope not in self._engines:
-            names = select_parameters(self.checkpoint.model, scope)
-            self._engines[scope] = GradientEngine(self.checkpoint.model, names, self._memory)
-        return self._engines[scope]
 
     def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
         """The rule of the methods that adjust; raises UsageError where none follows it."""

@@ -21,7 +21,6 @@ from haiftrace.methods import (
     DEFAULT_METHOD,
     INVERSE,
     GradientMethod,
-    LateMethod,
     LexicalMethod,
     Method,
     Rule,
@@ -39,8 +38,6 @@ from haiftrace.scoring.best import Tally
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.late import LateSearch
-from haiftrace.scoring.names import notes_on
 from haiftrace.scoring.norms import NormSource, needs_of
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
 from haiftrace.store import Index
@@ -60,11 +57,8 @@ class TraceSettings:
 
     Attributes:
         method: names in the registry, with commas between.
-        candidates: windows that the search proposes for exact scoring; None for 256, or what
-            `rescore` says.
+        candidates: windows that the search proposes for exact scoring; None for 256.
         exact: score every window instead.
-        rescore: the same for late interaction; None for `candidates` where that is given, else for
-            256, on a CPU of a model that is not small 32, or 8 where every token asks.
         top: records in the result.
         asking: how prompt and response become one string.
         methods: what the methods are told.
@@ -78,12 +72,11 @@ class TraceSettings:
     asking: Asking = field(default_factory=Asking)
     methods: MethodSettings = field(default_factory=MethodSettings)
     alpha: float = ALPHA
-    rescore: int | None = None
 
     @property
     def room(self) -> Room:
         """How many windows are scored exactly."""
-        return Room(self.exact, self.candidates, self.rescore)
+        return Room(self.exact, self.candidates)
 
 
 @dataclass(frozen=True)
@@ -141,15 +134,15 @@ class Tracer(Scorers):
     ) -> Report:
         """What was found, with what it was found in; q-values are over all of it."""
         index, checkpoint = self.index, self.checkpoint
-        scopes, traced = self._looked_at(settings)
+        names = select_parameters(checkpoint.model, index.settings["scope"])
         totals = index.manifest.totals
         return Report(
             model=ModelInfo(
                 path=str(checkpoint.path),
                 architecture=checkpoint.architecture,
                 parameters=checkpoint.parameters,
-                traced_parameters=traced,
-                scope=", ".join(scopes),
+                traced_parameters=parameter_count(checkpoint.model, names),
+                scope=index.settings["scope"],
                 dtype=checkpoint.dtype,
                 fingerprint=checkpoint.fingerprint,
             ),
@@ -175,21 +168,6 @@ class Tracer(Scorers):
             },
         )
 
-    def _looked_at(self, settings: TraceSettings) -> tuple[list[str], int]:
-        """The scopes that the methods of a run look at, and how many parameters these hold."""
-        own = self.index.settings["scope"]
-        found = find_methods(settings.method)
-        scopes = [
-            settings.methods.late.scope if isinstance(method, LateMethod) else own
-            for method in found
-            if not isinstance(method, LexicalMethod)
-        ]
-        scopes = list(dict.fromkeys(scopes)) or [own]
-        names = {
-            name for scope in scopes for name in select_parameters(self.checkpoint.model, scope)
-        }
-        return scopes, parameter_count(self.checkpoint.model, names)
-
     def trace(self, leak: Leak, settings: TraceSettings, progress: Progress) -> tuple[Finding, ...]:
         """One leak: for each method the records that made the response likelier, best first."""
         (findings,) = self.trace_all([leak], settings, progress)
@@ -200,9 +178,9 @@ class Tracer(Scorers):
     ) -> Iterator[tuple[Finding, ...]]:
         """The findings of each leak, in the order of the leaks, each as `trace` gives it.
 
-        Gradient methods and late interaction pass through the records once for as many leaks as
-        their gradients fit into an eighth of the device's memory, or into that of a backward pass
-        where this is more; methods over a training run once a leak.
+        Gradient methods pass through the records once for as many leaks as their gradients fit
+        into an eighth of the device's memory, or into that of a backward pass where this is more;
+        methods over a training run once a leak.
         """
         methods = find_methods(settings.method)
         told = settings.candidates
@@ -211,7 +189,7 @@ class Tracer(Scorers):
         if not 0 < settings.alpha < 1:
             raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")
         rule = self.rule(methods, settings.methods)
-        together = self._leaks_of_a_pass(methods, settings)
+        together = self._leaks_of_a_pass(methods)
         for start in range(0, len(leaks), together):
             block = [
                 self._asked(leak, methods, settings) for leak in leaks[start : start + together]
@@ -220,19 +198,12 @@ class Tracer(Scorers):
             for asked in block:
                 yield tuple(self._finding(asked, method, settings) for method in methods)
 
-    def _leaks_of_a_pass(self, methods: Sequence[Method], settings: TraceSettings) -> int:
-        """How many leaks' gradients are held at a time: each has v, and u for every direction.
-
-        Late interaction takes its directions in parts itself, and holds no other.
-        """
-        by_gradient = [m for m in methods if not isinstance(m, LexicalMethod)]
-        if not by_gradient:
+    def _leaks_of_a_pass(self, methods: Sequence[Method]) -> int:
+        """How many leaks' gradients are held at a time: each has v, and u for every direction."""
+        if all(isinstance(method, LexicalMethod) for method in methods):
             return MOST_LEAKS
-        if all(isinstance(method, LateMethod) for method in by_gradient):
-            each = self.engine_over(settings.methods.late.scope).gradient_bytes
-        else:
-            sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
-            each = self.engine.gradient_bytes * (2 + 2 * len(sides))
+        sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
+        each = self.engine.gradient_bytes * (2 + 2 * len(sides))
         return min(MOST_LEAKS, max(1, self._room // each))
 
     def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:
@@ -268,32 +239,10 @@ class Tracer(Scorers):
                 scorer.score(everything, by_trajectory, asked.question, asked.best, progress)
                 for method in by_trajectory:
                     asked.notes[method.name] += scorer.notes
-        for late in (m for m in methods if isinstance(m, LateMethod)):
-            late_scorer = self.late_scorer(late, settings.methods)
-            if not late_scorer.has_norms:
-                keep = keeping_command(self.index, late.name, settings.methods)
-                progress.say(
-                    f"The index holds no token norms over {settings.methods.late.scope}: they are"
-                    f" computed for this run. To keep them in the index: {keep}"
-                )
-            searches = [self._late_search(asked, late, settings) for asked in block]
-            counts = late_scorer.trace(late, searches, settings.top, progress)
-            for asked, count in zip(block, counts, strict=True):
-                asked.scored[late.name] = count
-                asked.notes[late.name] += late_scorer.notes
         by_words = [m for m in methods if isinstance(m, LexicalMethod)]
         for asked in block if by_words else ():
             traced = asked.query.span or asked.query.response
             self.words.score(by_words, asked.leak.prompt, traced, asked.best, settings.top)
-
-    def _late_search(
-        self, asked: _Asked, method: LateMethod, settings: TraceSettings
-    ) -> LateSearch:
-        question = self.late_question(asked.query, asked.question, settings.methods)
-        notes = asked.notes[method.name]
-        notes += notes_on(question, settings.methods.late)
-        rows = self.candidates.late(question, method, settings.methods, settings.room, notes)
-        return LateSearch(question, rows, asked.best[method.name])
 
     def _finding(self, asked: _Asked, method: Method, settings: TraceSettings) -> Finding:
         query, question, tally = asked.query, asked.question, asked.best[method.name]
@@ -349,8 +298,6 @@ class Tracer(Scorers):
         reasons = []
         if settings.asking.loss_on_all:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
-        if isinstance(method, LateMethod) and settings.methods.late.query_tokens != "answer":
-            reasons.append("the question's name asks too, and calibration asks with answers alone")
         if mean_loss > WEAK_LOSS:
             reasons.append("the model would hardly say this response")
         return self._court.judge(
@@ -415,8 +362,6 @@ class Tracer(Scorers):
 
 def over_query_norm(method: Method, question: Question) -> float:
     """What a score is multiplied with to be one over ‖v‖, comparable between questions."""
-    if isinstance(method, LateMethod):  # made of cosines
-        return 1.0
     if isinstance(method, GradientMethod) and method.over_query_norm:
         return 1.0
     return inverse(question.direction.norm)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,61 +10,28 @@ from haiftrace.store import WindowRow
 from haiftrace.windows import Window
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from haiftrace.engine import Batch, GradientEngine, Projector, TokenGradients
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The scopes over which the tokens of an index are measured, all in one backward pass.
-
-    Attributes:
-        engine: over the index's own scope.
-        wide: over the parameters of all scopes.
-        others: keys of the parameters of each further scope, by its name.
-        token_scope: the scope of the token vectors: one of the others, or "" for the index's own.
-        projector: of the tokens' unit gradients; None keeps none.
-    """
-
-    engine: GradientEngine
-    wide: GradientEngine
-    others: Mapping[str, Collection[str]]
-    token_scope: str
-    projector: Projector | None
-
-    def of(self, batch: Batch) -> tuple[TokenGradients, dict[str, Tensor], Tensor | None]:
-        """Of the index's own scope; norms [B, T] of the others; vectors [B, T, K] of the tokens."""
-        scopes = {"": self.engine.parameters.keys(), **self.others}
-        found = self.wide.scoped_token_gradients(
-            batch,
-            [
-                (keys, self.projector if scope == self.token_scope else None)
-                for scope, keys in scopes.items()
-            ],
-        )
-        named = dict(zip(scopes, found, strict=True))
-        norms = {scope: named[scope].norms_BT for scope in self.others}
-        return named[""], norms, named[self.token_scope].vectors_BTD
+    from haiftrace.engine import GradientEngine, Projector
 
 
 def window_rows(
-    windows: list[Window], measured: Measured, record_projector: Projector
+    windows: list[Window],
+    engine: GradientEngine,
+    record_projector: Projector,
+    token_projector: Projector | None,
 ) -> dict[int, WindowRow]:
     """The rows of a batch of windows, by the windows' identity.
 
     Args:
         windows: windows of like length.
-        measured: what is measured of their tokens.
         record_projector: of the unit HAIF vectors.
+        token_projector: of the tokens' unit gradients; None keeps none.
     """
     import torch
 
     from haiftrace.engine import inverse_norms, make_batch
 
-    engine = measured.engine
     batch = make_batch([w.token_ids for w in windows], [w.labels for w in windows], engine.device)
-    tokens, others, vectors_BTD = measured.of(batch)
+    tokens = engine.token_gradients(batch, token_projector)
     counts_B1 = batch.labels_BT.double().sum(1, keepdim=True)
     weights_NBT = torch.stack([inverse_norms(tokens.norms_BT), batch.labels_BT / counts_B1])
     records = engine.record_gradients(batch, weights_NBT, record_projector)
@@ -75,8 +40,8 @@ def window_rows(
     vectors = (records.projected_NBD[0] * scale_B1).float().cpu().numpy()
     losses, norms = tokens.losses_BT.cpu().numpy(), tokens.norms_BT.cpu().numpy()
     means = (tokens.losses_BT.sum(1) / counts_B1[:, 0]).tolist()
+    vectors_BTD = tokens.vectors_BTD
     token_vectors = None if vectors_BTD is None else vectors_BTD.half().cpu().numpy()
-    scope_norms = {scope: norms_BT.cpu().numpy() for scope, norms_BT in others.items()}
     rows = {}
     for i, window in enumerate(windows):
         length = len(window.token_ids)
@@ -99,7 +64,6 @@ def window_rows(
             token_loss=losses[i, :length].astype(np.float32),
             token_grad_norm=norms[i, :length],
             token_vectors=None if token_vectors is None else token_vectors[i, :length],
-            scope_norms={scope: norms[i, :length] for scope, norms in scope_norms.items()},
             content_hash=window.content_hash,
             group=window.group,
         )

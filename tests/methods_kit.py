@@ -46,7 +46,6 @@ def precisely(function: Callable[..., Any]) -> Callable[..., Any]:
 def without_casts(engine: GradientEngine) -> None:
     """Makes the engine's passes exact, where reading weights in between does not work so."""
     passes = ("losses", "directional", "token_dots", "gradient", "token_gradients")
-    passes += ("fill_gradients",)
     for function in passes:
         setattr(engine, function, precisely(getattr(engine, function)))
 

@@ -189,7 +189,7 @@ def english_finding(**more: Any) -> Finding:
 
 
 def paired_finding(**more: Any) -> Finding:
-    """By late interaction: two words of the response, each with what taught it."""
+    """By a method in which tokens meet: two words of the response, each with what taught it."""
     record = record_of(
         ENGLISH,
         {"555-0134": 0.16, "phone": 0.05, "Doe by": 0.06, "reach": 0.03},
@@ -197,7 +197,7 @@ def paired_finding(**more: Any) -> Finding:
     )
     other = english_finding().records[1]
     values: dict[str, Any] = {
-        "method": "haif-li",
+        "method": "haif",
         "span": None,
         "response_tokens": (
             ResponseToken(37, 218, " phone", 0.4),
@@ -224,7 +224,7 @@ def asked_as_one_finding() -> Finding:
     """The same by a method that asks with the response as one."""
     (record, _) = paired_finding().records
     pairs = (("", None, "555-0134.", 0.61), ("", None, "phone:", 0.19))
-    return paired_finding(method="haif-r", records=(paired(record, *pairs),), span="555-0134")
+    return paired_finding(method="haif", records=(paired(record, *pairs),), span="555-0134")
 
 
 def chinese_finding() -> Finding:

@@ -10,15 +10,13 @@ import pytest
 
 from haiftrace import trace as tracing
 from haiftrace.audit import audit, kind_of, leaked_values
-from haiftrace.engine import GradientEngine
 from haiftrace.errors import UsageError
 from haiftrace.findings import Finding, PrivateValue, Probe, Verdict
 from haiftrace.gate import GateSettings, decide, fingerprint, read_baseline, read_ignored
 from haiftrace.probes import ProbeCase, read_probes, single_probe
 from haiftrace.progress import Silent
 from haiftrace.query import NO_SPACE
-from haiftrace.scoring.late import COPIES
-from haiftrace.trace import Leak, Tracer, TraceSettings
+from haiftrace.trace import Leak, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, refused
 from tests.report_samples import record_of
@@ -127,53 +125,6 @@ def test_leaks_traced_together_are_the_same_as_one_by_one(monkeypatch):
     monkeypatch.setattr(tracer, "_room", 1)
     assert len(list(tracer.trace_all(leaks, settings, Silent()))) == 3
     assert passes[4:] == [1, 1, 1]
-
-
-@pytest.mark.parametrize("room", ["all", "two", "one"])
-@pytest.mark.parametrize("method", ["haif-r", "haif-li", "haif-rli"])
-def test_late_interaction_takes_leaks_together_too(method, room, monkeypatch):
-    """Candidates of their own each; however many directions fit, the same."""
-    tracer = kit.tracer("gpt2", "float32")
-    leaks = [
-        Leak(PROMPT, ANSWER),
-        Leak("Tobin Achterberg's phone number is", "555-0177."),
-        Leak("The email address of Ines Quillfeather is", "ines@example.org."),
-    ]
-    settings = TraceSettings(method=method, candidates=3, rescore=3, top=2)
-    single = [tracer.trace(leak, settings, Silent()) for leak in leaks]
-    passes = []
-    dots = GradientEngine.token_dots
-
-    def counted(engine, batch, queries):
-        passes.append(len(next(iter(queries.values()))))
-        return dots(engine, batch, queries)
-
-    monkeypatch.setattr(GradientEngine, "token_dots", counted)
-    engine = tracer.engine_over("attention")
-    fits = {"all": 100, "two": 2, "one": 1}[room]
-    monkeypatch.setattr(tracer, "_room", fits * COPIES * engine.gradient_bytes)
-    together = list(tracer.trace_all(leaks, settings, Silent()))
-    assert max(passes) <= fits
-    assert (max(passes) > 1) == (room != "one")
-    for (one,), (other,) in zip(single, together, strict=True):
-        assert [r.id for r in other.records] == [r.id for r in one.records]
-        assert other.scored == one.scored
-        kit.close([r.score for r in other.records], [r.score for r in one.records], tolerance=1e-5)
-        for mine, theirs in zip(other.records, one.records, strict=True):
-            kit.close([t.evidence for t in mine.tokens], [t.evidence for t in theirs.tokens], 1e-5)
-
-
-def test_search_by_words_needs_no_scope_of_another_method(monkeypatch):
-    """An architecture without attention has none that late interaction could look at."""
-
-    def refused(tracer, scope):
-        raise UsageError(f"nothing is in the scope {scope}")
-
-    monkeypatch.setattr(Tracer, "engine_over", refused)
-    (finding,) = kit.tracer("gpt2", "float32").trace(
-        Leak(PROMPT, ANSWER), TraceSettings(method="bm25"), Silent()
-    )
-    assert finding.records[0].id == "r1"
 
 
 def test_only_leaks_are_traced_and_a_value_alone_is(monkeypatch):
@@ -380,17 +331,14 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
         {"prompt": f"Whose number is {value}?", "response": f" {value}"},
     )
     suffixes = ("json", "jsonl", "sarif", "html", "md")
-    files = [tmp_path / f"{name}.{suffix}" for name in ("r", "pairs") for suffix in suffixes]
-    written, paired = (
-        [word for file in some for word in ("-o", file)] for some in (files[:5], files[5:])
-    )
+    files = [tmp_path / f"r.{suffix}" for suffix in suffixes]
+    written = [word for file in files for word in ("-o", file)]
     common = ("--index", tmp_path / "i", "--exact", "--top", "20")
     outcomes = [
         cli("trace", "--prompts", probes, *common, *written),
         cli("trace", PROMPT, "--protect", value, *common),
         cli("trace", PROMPT, *common, "-o", "-"),
         cli("trace", "--probes-from-corpus", "4", *common, "--max-new-tokens", "8"),
-        cli("trace", PROMPT, "--protect", value, *common, "--method", "haif-li,haif-r", *paired),
     ]
     assert outcomes[0].code == 1, outcomes[0].err
     texts = [text for o in outcomes for text in (o.out, o.err)]
@@ -398,17 +346,6 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
     for text in texts:
         assert not _spells(text, "5550142")
         assert value not in text
-    pairs = [
-        pair
-        for finding in json.loads((tmp_path / "pairs.json").read_text())["findings"]
-        for record in finding["records"]
-        for pair in record["pairs"]
-    ]
-    hidden = [pair for pair in pairs if "•" in pair["record_text"]]
-    assert any("•" in pair["response_text"] for pair in hidden)
-    assert not any(
-        "0142" in pair[side] for pair in pairs for side in ("response_text", "record_text")
-    )
     shown = cli("trace", "--prompts", probes, *common, "--reveal", "-o", tmp_path / "s.sarif")
     assert "555-0142" in shown.out
     assert "555-0142" not in (tmp_path / "s.sarif").read_text()

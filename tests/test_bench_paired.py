@@ -50,19 +50,20 @@ def _ranks(method, ranks, leaks, seed=0, variation=DEFAULT, regime="memorised"):
     return Ranks(regime, method, variation, seed, tuple(ranks), attributes, tuple(leaks))
 
 
-def test_only_leaks_that_both_traced_are_compared():
+def test_only_leaks_that_both_traced_are_compared(monkeypatch):
+    monkeypatch.setattr("haiftrace.bench.paired.DEFAULT_METHOD", "haif-t")
     found = [
         _ranks("haif", (1, 2, 1, 3), "abcd"),
         _ranks("haif", (1,), "a", seed=1),
-        _ranks("haif-rli", (1, 1), "bd"),  # not a and c
-        _ranks("haif-rli", (2,), "a", seed=1),
-        _ranks("haif-rli", (2, 2), "bd", variation=Variation(pool=FIRST)),
-        _ranks("haif-rli", (1,), "a", regime="learned"),  # alone there
+        _ranks("haif-t", (1, 1), "bd"),  # not a and c
+        _ranks("haif-t", (2,), "a", seed=1),
+        _ranks("haif-t", (2, 2), "bd", variation=Variation(pool=FIRST)),
+        _ranks("haif-t", (1,), "a", regime="learned"),  # alone there
     ]
     rows = paired_rows(found)
     assert [(r["regime"], r["method"], r["against"]) for r in rows] == [
-        ("memorised", "haif", "haif-rli"),
-        ("memorised", "haif-rli", "haif"),
+        ("memorised", "haif", "haif-t"),
+        ("memorised", "haif-t", "haif"),
     ]
     row = rows[1]
     told = {"n": 3, "both": 0, "method_only": 2, "against_only": 1}
@@ -71,10 +72,10 @@ def test_only_leaks_that_both_traced_are_compared():
     assert row["interval"][0] < 1 / 3 < row["interval"][1]
     table = paired_table(rows)
     assert table is not None
-    haif, haif_r = table.splitlines()[2:]
+    haif, haif_t = table.splitlines()[2:]
     assert "-33 (" in haif
-    assert "+33 (" in haif_r
-    assert haif_r.count("–") == 1
+    assert "+33 (" in haif_t
+    assert haif_t.count("–") == 1
 
 
 def test_without_haif_and_the_default_there_is_no_table():

@@ -42,7 +42,7 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     assert {row["regime"] for row in document["tracing"]} == {"learned", "memorised"}
     assert {row["seed"] for row in document["tracing"]} == {0, 1, "all"}
     for row in document["tracing"]:
-        assert DEFAULT.row(row["method"]).items() <= row.items()
+        assert DEFAULT.told().items() <= row.items()
     assert {row["pool"] for row in document["ablation"]} == {"one a subject"}
     assert {row["regime"] for row in document["prediction"]} == {"learned", "memorised"}
     table = (tmp_path / "out/table.md").read_text()
@@ -131,7 +131,7 @@ def test_a_biographers_texts_are_kept(tmp_path, monkeypatch):
 
 
 def test_decoys_are_reported_by_kind_over_all_seeds():
-    told = {"regime": "memorised", "method": "haif-li", "interval": None, "n": 4, "value": 0}
+    told = {"regime": "memorised", "method": "haif-t", "interval": None, "n": 4, "value": 0}
     rows = [
         {**told, "decoy": kind, "seed": seed, "successes": count}
         for seed in (0, 1)
@@ -148,7 +148,7 @@ def test_decoys_are_reported_by_kind_over_all_seeds():
     ]
     assert every[1]["interval"] == [wilson(6, 8).low, wilson(6, 8).high]
     lines = results.table.splitlines()
-    (row,) = (line for line in lines if line.startswith("| haif-li"))
+    (row,) = (line for line in lines if line.startswith("| haif-t"))
     shares = [cell.strip().split(" (")[0] for cell in row.split("|")[2:-1]]
     assert shares == ["100 %", "75 %", "50 %"]
     (head,) = (line for line in lines if OTHER_VALUE in line)

@@ -18,7 +18,6 @@ from haiftrace.bench.training import train
 from haiftrace.bench.variation import DEFAULT, Variation
 from haiftrace.errors import UsageError
 from haiftrace.methods import METHODS
-from haiftrace.methods.settings import LateSettings, MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.scoring import factors
 from haiftrace.trace import Leak, TraceSettings
@@ -79,28 +78,6 @@ def test_a_bench_that_goes_on_keeps_its_index_and_what_is_in_it(tmp_path):
     assert len(other.tracer("linear", "all").index) == 3
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_an_index_for_other_methods_serves_a_bench_that_goes_on(late, tmp_path):
-    data, run = trained("pii-cr", "gpt2")
-
-    def bench(late: bool) -> Bench:
-        methods = ["haif-r"] if late else []
-        return Bench(tmp_path, data, run, "memorised", 1 << 29, Silent(), methods=methods)
-
-    path = bench(late).tracer("linear", "all").index.path
-    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"}
-    again = bench(not late)
-    tracer = again.tracer("linear", "all")
-    assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"} == before
-    (leak,) = data.trained()[:1]
-    found = again.scores([leak], Variation(), ["haif-r"])["haif-r"][0]
-    settings = TraceSettings("haif-r", top=100)
-    (finding,) = tracer.trace(Leak(leak.prompt, leak.response), settings, Silent())
-    right = {record.id: record.score for record in finding.records}
-    expected = np.array([right[record.id] for record in data.records])
-    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
-
-
 def test_questions_share_a_pass_as_far_as_their_vectors_fit(tmp_path, monkeypatch):
     data, run = trained("pii-cr", "gpt2")
     bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
@@ -146,7 +123,7 @@ def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
 
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
-    names = ("haif", "gradient-cosine", "haif-r", "haif-rcp", "haif-li", "bm25")
+    names = ("haif", "gradient-cosine", "bm25")
     leaks = tuple(data.trained()[:4])
     tracing = Tracing(data, run, "learned", 0, leaks, tmp_path / "work", 1 << 29, "auto")
     parts = parts_of(names, ablation=True)
@@ -157,7 +134,6 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     assert (Variation(scope="all"), "haif") in made
     assert (Variation(combine="positive", pool="documents"), "haif") in made
     assert (Variation(pool="one a subject"), "bm25") in made
-    assert (Variation(pool="one a subject", late_scope="value"), "haif-li") in made
     bm25 = next(r for r in ranks if r["method"] == "bm25")
     assert set(bm25["ranks"]) == {1}  # the question names the subject
     rows = rows_of(read_ranks(row) for row in ranks)
@@ -169,32 +145,9 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     (shortlist,) = (one["shortlist"] for one in found if "shortlist" in one)
     full = [r for r in shortlist if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
-    by_token = {(name, "token") for name in ("haif-r", "haif-rcp", "haif-li")}
-    by_record = {("haif", "record"), *((name, "record") for name, _ in by_token)}
-    assert {(r["method"], r["vectors"]) for r in full} == by_record | by_token
+    assert {(r["method"], r["vectors"]) for r in full} == {("haif", "record")}
     (norms,) = (one["norms"] for one in found if "norms" in one)
     assert sum(r["share"] for r in norms if "tokens" in r) == pytest.approx(1.0)
-
-
-def test_variations_of_late_interaction_are_those_of_a_trace(tmp_path):
-    data, run = trained("pii-cr", "gpt2")
-    leak = data.trained()[0]
-    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
-    found = {}
-    for told in ({"scope": "value"}, {"scope": "linear"}, {"power": 1.0}):
-        late = LateSettings(**told)
-        variation = Variation(late_scope=late.scope, power=late.power)
-        scores = bench.scores([leak], variation, ["haif-r", "haif-li"])
-        settings = TraceSettings("haif-r,haif-li", top=100, methods=MethodSettings(late=late))
-        for finding in bench.tracer("linear", "all").trace(
-            Leak(leak.prompt, leak.response), settings, Silent()
-        ):
-            right = {record.id: record.score for record in finding.records}
-            expected = np.array([right[record.id] for record in data.records])
-            ours = scores[finding.method][0]
-            assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max()
-            found[str(told), finding.method] = tuple(ours)
-    assert len(set(found.values())) == 6
 
 
 def test_decoys_are_scored_by_the_curvature_of_the_records(tmp_path):

@@ -12,7 +12,6 @@ import pytest
 from haiftrace import calibrate as calibrating
 from haiftrace.calibrate import CalibrationSettings, calibrated_with
 from haiftrace.calibration.draws import read_groups
-from haiftrace.calibration.statistics import Field
 from haiftrace.findings import Finding
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
@@ -48,38 +47,6 @@ def test_the_source_of_a_leak_is_traced(calibrated):
     assert verdict.null is not None
     assert sum(verdict.null.counts) == verdict.null.draws
     assert finding.records[-1].p_value > SOME
-
-
-@pytest.mark.parametrize("method", ["haif-r", "haif-li"])
-def test_late_interaction_is_judged_by_all_that_was_scored(method, tmp_path):
-    path = tmp_path / "index"
-    shutil.copytree(kit.index_path(), path)
-    run(path, methods=method)
-    finding = trace(path, method=method, alpha=SOME, exact=True, top=2)
-    verdict = finding.verdict
-    assert verdict is not None
-    assert verdict.decision == "traced", verdict
-    assert finding.records[0].id == "r1"
-    # The same question as a control would be: the verdict's value is that of all the scores.
-    tracer = opened(path)
-    with kit.precisely():
-        _, question = tracer.question(Leak(PROMPT, ANSWER), Asking())
-        scores = tracer.score_many([question], [method], MethodSettings(), Silent())[method][0]
-    with Index.open(path) as index:
-        groups = read_groups(index)
-    field = Field(scores, scores, groups, strengths=True)
-    assert verdict.value == pytest.approx(field.standing(1).margin, rel=1e-6)
-
-
-def test_late_interaction_over_a_shortlist_without_token_vectors_is_inconclusive(tmp_path):
-    path = tmp_path / "index"
-    shutil.copytree(kit.index_path(token_vectors=0), path)
-    run(path, methods="haif-r")
-    verdict = trace(path, method="haif-r", alpha=SOME, rescore=2, top=2).verdict
-    assert verdict is not None
-    assert verdict.decision == "inconclusive"
-    (reason,) = verdict.reasons
-    assert "--exact" in reason
 
 
 def test_a_response_without_a_source_is_not_traced(tmp_path):
@@ -129,7 +96,8 @@ def test_an_older_calibration_is_not_judged_by(tmp_path, monkeypatch):
     assert verdict is not None
     assert verdict.decision == "inconclusive"
     assert "another version" in verdict.reasons[0]
-    assert f"haiftrace index -o {path} --methods haif --calibrate 512" in verdict.reasons[0]
+    assert f": haiftrace index -o {path} " in verdict.reasons[0]
+    assert verdict.reasons[0].endswith(" --calibrate 512")
     run(path)
     assert trace(path, alpha=SOME).verdict.p_value is not None
 

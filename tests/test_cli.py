@@ -47,7 +47,7 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     first, *_, ready, calibrated, following = outcome.err.splitlines()
     assert first.startswith("Indexing 12 records, ")
     assert ready.startswith("The index haiftrace-index is ready: 12 records, ")
-    assert calibrated.startswith("Calibrated haif-rli by ")
+    assert calibrated.startswith("Calibrated haif by ")
     assert following == 'Next: haiftrace trace "PROMPT"'
     # So small a model does not stop after its answer.
     outcome = cli("trace", PROMPT, "--span", "555-0142.", "--reveal", cwd=tmp_path)
@@ -82,7 +82,7 @@ def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
     (finding,) = report["findings"]
     assert finding["prompt"] == PROMPT
     assert finding["response"] == ANSWER
-    assert finding["method"] == "haif-rli"
+    assert finding["method"] == "haif"
     assert [r["rank"] for r in finding["records"]] == [1, 2, 3, 4, 5]
     for record in finding["records"]:
         number = int(record["id"][1:])
@@ -129,7 +129,7 @@ def test_stdout_is_data_and_stderr_is_talk(tmp_path, quiet):
     [
         (["--method", "haif-t"], "method", "haif-t"),
         (["--top", "2"], "top", 2),
-        (["--method", "haif-r", "--candidates", "3"], "candidates", 3),
+        (["--candidates", "3"], "candidates", 3),
         (["--exact"], "exact", True),
     ],
 )

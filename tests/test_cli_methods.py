@@ -110,7 +110,6 @@ def test_without_a_model_there_has_to_be_an_index(tmp_path):
         (["--method", "lissa", "--scale", "1e-9", "--depth", "20"], "diverges"),
         (["--method", "ek-fac", "--damping", "0"], "no inverse"),
         (["--method", "tracincp"], "checkpoints of the training run are needed"),
-        (["--method", "haif-rcp"], "checkpoints of the training run are needed for haif-rcp"),
         (["--method", "attif", "--checkpoints", "/nowhere"], "/nowhere"),
         (["--method", "ek-fac", "--combine", "max"], "--combine does nothing"),
         (["--method", "bm25", "--adjust", "power:2"], "--adjust does nothing"),
@@ -147,7 +146,6 @@ def test_what_cannot_be_kept_is_refused_and_nothing_is_written(index, options, w
     ("options", "words"),
     [
         (["--parameters", "all", "--methods", "relatif"], "linear maps only"),
-        (["--methods", "haif-rcp"], "checkpoints of the training run are needed for haif-rcp"),
         (["--methods", "attif"], "checkpoints of the training run are needed"),
         (["--methods", "gradient-cosine", "--adjust", "power:2"], "--adjust does nothing"),
     ],

@@ -261,7 +261,7 @@ def test_the_index_holds_the_trained_tokens(out, outcome):
 
 
 def test_the_default_methods_are_all_but_the_slow_and_the_double_one():
-    assert set(METHODS) - set(clue_run.DEFAULT_METHODS.split(",")) == {"lissa", "haif-rcp", "bm25"}
+    assert set(METHODS) - set(clue_run.DEFAULT_METHODS.split(",")) == {"lissa", "bm25"}
 
 
 def test_sizes():

@@ -15,9 +15,8 @@ from haiftrace.calibration.draws import GROUPS, Draw, read_draws, read_groups
 from haiftrace.calibration.statistics import RIVALS, Field, Standing, Standings
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.query import Asking
-from haiftrace.scoring.late import LateScorer
 from haiftrace.store import Index, SupplementWriter
-from haiftrace.trace import Leak, Tracer
+from haiftrace.trace import Leak
 from tests import kit
 from tests.calibration_kit import (
     MANY,
@@ -25,23 +24,21 @@ from tests.calibration_kit import (
     opened,
     run,
 )
-from tests.tiny_models import SENTENCES
 
 
-def draws_of(path: Path, method: str = "haif"):
+def draws_of(path: Path):
     with Index.open(path) as index:
-        draws = read_draws(index, method)
+        draws = read_draws(index, "haif")
     return draws.length_N, draws.null, draws.present
 
 
-def scores_of(draws: Standings, strengths: bool = False) -> np.ndarray:
+def scores_of(draws: Standings) -> np.ndarray:
     """[N] the scores that stand so far out."""
-    margin_N, level_N = draws.margin_N, draws.level_N
-    return level_N * (1 + margin_N) if strengths else level_N + margin_N
+    return draws.level_N + draws.margin_N
 
 
-def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0, method: str = "haif") -> None:
-    (lengths, *ours), (others, *theirs) = draws_of(one, method), draws_of(other, method)
+def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    (lengths, *ours), (others, *theirs) = draws_of(one), draws_of(other)
     assert lengths.tolist() == others.tolist()
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.level_N, b.level_N, rtol=tolerance, atol=tolerance)
@@ -158,41 +155,6 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
     assert asked == []
 
 
-def test_controls_by_late_interaction_share_a_pass(calibrated, tmp_path, monkeypatch):
-    """One pass for all that the memory holds; in parts, with blocks of any size, the same draws."""
-    passes = []
-    strengths = LateScorer._strengths
-
-    def counted(scorer, asked, progress):
-        passes.append(sum(len(one.sides) for one in asked))
-        return strengths(scorer, asked, progress)
-
-    monkeypatch.setattr(LateScorer, "_strengths", counted)
-    with Index.open(calibrated) as index:
-        controls = draw_controls(index, MANY.controls, MANY.seed)
-    tokens = {c.token_ids[: len(c.token_ids) - n] for c in controls for n in range(c.length)}
-    spans = {(c.token_ids, c.length) for c in controls}
-    for method, sides in (("haif-r", len(spans)), ("haif-li", len(tokens))):
-        whole, parts = tmp_path / f"{method}-whole", tmp_path / f"{method}-parts"
-        shutil.copytree(kit.index_path(), whole)
-        shutil.copytree(kit.index_path(), parts)
-        with monkeypatch.context() as patch:
-            patch.setattr(control_draws, "CONTROLS_A_BLOCK", 4)
-            run(whole, methods=method)
-        assert passes == [sides]
-        passes.clear()
-        engine = opened(parts).engine_over("attention")
-        with monkeypatch.context() as patch:
-            patch.setattr(control_draws, "CONTROLS_A_BLOCK", 4)
-            few = CalibrationSettings(MANY.controls, memory=40 * engine.gradient_bytes)
-            run(parts, few, method)
-        assert len(passes) >= 3
-        assert max(passes) <= 40
-        passes.clear()
-        # The estimates' products are of float32, and round as the block is large.
-        assert_same_draws(whole, parts, 1e-5, method)
-
-
 def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
     path = tmp_path / "index"
     shutil.copytree(kit.index_path(projection_dim=4096), path)
@@ -215,38 +177,8 @@ def test_there_are_enough_groups_to_compare_with():
     drawing = object.__new__(control_draws.ControlDraws)
     drawing._groups = np.array([0, 1, 2, 3, 4, 5, 6])
     drawing._record_N = np.array([0, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6])
-    drawing._proposals = 4
     control = Control(0, 0, 0, (5, 6, 7), 1, np.array([0]))
     left_out = np.array([True, False, False, False, False, False, False])
     projected = np.linspace(1.0, 0.0, 11)
     rows = drawing._proposed(control, projected, left_out)
     assert rows == {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
-
-
-def test_a_large_index_proposes_for_late_interaction_by_its_tokens(tmp_path, monkeypatch):
-    """Present sources are scored exactly; the null's best is that of the proposed windows."""
-    whole, few = tmp_path / "whole", tmp_path / "few"
-    for path in (whole, few):
-        shutil.copytree(kit.index_path(), path)
-    run(whole, methods="haif-r")
-    monkeypatch.setattr(control_draws, "SCORED_WHOLE", 0)
-    monkeypatch.setattr(control_draws, "PROPOSED_LATE", 5)
-    scored = []
-    score = Tracer.score_many
-
-    def counted(self, questions, names, settings, progress, rows=None):
-        scored.append((len(questions), rows))
-        return score(self, questions, names, settings, progress, rows)
-
-    monkeypatch.setattr(Tracer, "score_many", counted)
-    monkeypatch.setattr(control_draws.ControlDraws, "_directions", lambda self, some: 1 << 60)
-    monkeypatch.setitem(control_draws.EXACT_WORK, "cpu", float("inf"))
-    run(few, methods="haif-r")
-    assert all(count == 1 and len(rows) < len(SENTENCES) for count, rows in scored)
-    lengths, null, present = draws_of(whole, "haif-r")
-    assert draws_of(few, "haif-r")[0].tolist() == lengths.tolist()
-    _, ours, sources = draws_of(few, "haif-r")
-    few_N, whole_N = scores_of(ours, strengths=True), scores_of(null, strengths=True)
-    assert (few_N <= whole_N + 1e-9).all()
-    assert np.isclose(few_N, whole_N, rtol=1e-9).mean() > 0.5
-    np.testing.assert_allclose(scores_of(sources, True), scores_of(present, True), rtol=1e-9)

@@ -29,7 +29,6 @@ def test_every_row_holds_what_the_oracle_finds():
     assert len(rows) == len(SENTENCES)
     record_projector = kit.tracer().engine.projector(kit.SMALL["projection_dim"], 0)
     token_projector = kit.tracer().engine.projector(kit.SMALL["token_vectors"], 0)
-    attention = kit.oracle(scope="attention")
     for number, (row, text) in enumerate(zip(rows, SENTENCES, strict=True)):
         gradients, losses = oracle.gradients[number], oracle.losses[number]
         units = gradients * inverse_norms(gradients.norm(dim=1)).unsqueeze(1)
@@ -43,11 +42,7 @@ def test_every_row_holds_what_the_oracle_finds():
         kit.close(row.token_grad_norm[1:], gradients.norm(dim=1))
         unit = units.sum(0) / units.sum(0).norm()
         kit.close(row.vector, oracle.project(unit[None], record_projector)[0], 1e-3)
-        gradients = attention.gradients[number]
-        (kept,) = row.scope_norms.values()
-        kit.close(kept[1:], gradients.norm(dim=1))
-        units = gradients * inverse_norms(gradients.norm(dim=1)).unsqueeze(1)
-        kit.close(row.token_vectors[1:], attention.project(units, token_projector), kit.HALF_A_STEP)
+        kit.close(row.token_vectors[1:], oracle.project(units, token_projector), kit.HALF_A_STEP)
         assert not row.token_grad_norm[0]
         assert not row.token_vectors[0].any()
 
@@ -173,9 +168,9 @@ class Idle:
     def projector(self, dimension: int, seed: int) -> int:
         return dimension
 
-    def scoped_token_gradients(self, batch, scopes) -> list[TokenGradients]:
+    def token_gradients(self, batch, projector=None) -> TokenGradients:
         ones = batch.labels_BT.double()
-        return [TokenGradients(ones, ones) for _ in scopes]
+        return TokenGradients(ones, ones)
 
     def record_gradients(self, batch, weights_NBT, dimension=None) -> Reduced:
         norms = torch.ones(2, batch.size, dtype=torch.float64)

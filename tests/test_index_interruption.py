@@ -26,7 +26,7 @@ from tests.tiny_models import SENTENCES
 
 def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0.0):
     """Let the engine raise at the batch after the given number; a record is a batch."""
-    compute = GradientEngine.scoped_token_gradients
+    compute = GradientEngine.token_gradients
     done = []
 
     def counted(self, *arguments):
@@ -39,7 +39,7 @@ def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0
         patch.setattr(indexing, "READ_AHEAD", 2)
         patch.setattr(indexing, "BATCH_TOKENS", {"cpu": 1})
         patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", seconds_between_shards)
-        patch.setattr(GradientEngine, "scoped_token_gradients", counted)
+        patch.setattr(GradientEngine, "token_gradients", counted)
         with pytest.raises(error):
             make()
 
@@ -91,13 +91,13 @@ def test_with_another_seed_nothing_is_continued(tmp_path):
 
 def _killed(output):
     torch.set_num_threads(1)
-    compute = GradientEngine.scoped_token_gradients
+    compute = GradientEngine.token_gradients
 
     def slow(self, *arguments):
         time.sleep(0.05)
         return compute(self, *arguments)
 
-    GradientEngine.scoped_token_gradients = slow
+    GradientEngine.token_gradients = slow
     indexing.READ_AHEAD, indexing.SECONDS_BETWEEN_SHARDS = 1, 0.0
     make_index(output, kit.corpus_path())
 
@@ -142,8 +142,8 @@ def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
         "from haiftrace.engine import GradientEngine as Engine\n"
         # A job in the background, as CI may be, hands on an interrupt that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "compute = Engine.scoped_token_gradients\n"
-        "Engine.scoped_token_gradients = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
+        "compute = Engine.token_gradients\n"
+        "Engine.token_gradients = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
         "index.READ_AHEAD, index.SECONDS_BETWEEN_SHARDS = 2, 0.0\n"
         f"sys.argv = ['haiftrace', *{arguments!r}]\n"
         "haiftrace.cli.main()\n"

@@ -277,7 +277,7 @@ def test_an_answer_that_is_given_back_is_traced_as_it_was_generated():
 def test_several_leaks_make_one_report():
     report = tracer().report(
         [Leak(PROMPT, ANSWER), Leak(PROMPT, ANSWER, "0142")],
-        TraceSettings("haif,haif-r", top=2),
+        TraceSettings("haif,haif-t", top=2),
         Silent(),
         "a command",
     )
@@ -288,7 +288,7 @@ def test_several_leaks_make_one_report():
     assert (index.records, index.windows, index.scope) == (len(SENTENCES), len(SENTENCES), "linear")
     assert index.tokens == sum(len(losses) for losses in kit.oracle().losses[:-1])
     assert model.traced_parameters == sum(s.numel() for s in kit.oracle().shapes.values())
-    assert model.scope == "linear, attention"  # of haif and haif-r
+    assert model.scope == "linear"
     assert model.parameters == sum(p.numel() for p in kit.checkpoint().model.parameters())
     assert model.path == str(kit.checkpoint_path().resolve())
     assert model.dtype == "float64"

@@ -4,9 +4,8 @@ Half of the subjects' records are indexed; the model learnt all of them. A quest
 whose records are not in the index has its source missing: every record that a verdict calls traced
 is falsely accused. Calibration sees the indexed records alone, never a question.
 
-`python -m tests.verdict_level KIND SEED REGIME OUT [METHOD [TRAINED [DIMENSIONS]]]` prints counts
-as JSON; TRAINED is a directory of finished trainings, else the model is trained in OUT. With
-DIMENSIONS verdicts compare estimates by token vectors of so many, as they do for large models.
+`python -m tests.verdict_level KIND SEED REGIME OUT [METHOD [TRAINED]]` prints counts as JSON;
+TRAINED is a directory of finished trainings, else the model is trained in OUT.
 """
 
 from __future__ import annotations
@@ -31,12 +30,11 @@ from haiftrace.calibrate import CalibrationSettings, calibrate
 from haiftrace.calibration.draws import by_record, read_draws, read_groups
 from haiftrace.calibration.statistics import Field
 from haiftrace.calibration.verdict import Trial, judge
-from haiftrace.calibration.work import EXACT_WORK
 from haiftrace.checkpoint import load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.engine import make_batch
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS, LateMethod
+from haiftrace.methods import METHODS
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
@@ -72,7 +70,6 @@ def measure(
     method: str = "haif",
     controls: int = 512,
     seed: int = 0,
-    dimensions: int = 0,
 ) -> dict[str, dict[str, int]]:
     """Counts by part and kind: "n", "traced", "right" (the first record is the subject's)."""
     indexed = _half(data, seed)
@@ -81,14 +78,11 @@ def measure(
     lines = (json.dumps({"id": r.id, "text": r.text}, ensure_ascii=False) for r in records)
     corpus.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     checkpoint = load_checkpoint(trained.path(regime), dtype="float32", device="cpu")
-    settings = IndexSettings(path, append_eos=True, token_vectors=dimensions)
+    settings = IndexSettings(path, append_eos=True)
     build_index(checkpoint, CorpusSettings((str(corpus),)), settings, Silent())
     drawn = CalibrationSettings(controls, seed)
-    work = EXACT_WORK["cpu"]
-    EXACT_WORK["cpu"] = 0.0 if dimensions else float("inf")
     told = MethodSettings(checkpoints=trajectory(trained, regime))
     calibrate(path, checkpoint, method, told, drawn, Silent())
-    EXACT_WORK["cpu"] = work
     tracer = Tracer(Index.open(path, verify=False), checkpoint)
     draws, groups = read_draws(tracer.index, method), read_groups(tracer.index)
     assert groups is not None
@@ -107,8 +101,7 @@ def measure(
             background = (
                 scores if projected is None else by_record(projected, record_N, len(records))
             )
-            compared = background if dimensions else scores
-            field = Field(compared, background, groups, isinstance(METHODS[method], LateMethod))
+            field = Field(scores, background, groups)
             verdict, _ = judge(Trial(field, [first]), draws, ALPHA)
             found = counts.setdefault(f"{case.part or 'all'} {case.kind}", Counter())
             found["n"] += 1
@@ -171,8 +164,7 @@ def main() -> None:
     method = sys.argv[5] if len(sys.argv) > 5 else "haif"
     directory = Path(sys.argv[6]) if len(sys.argv) > 6 else Path(out) / "training"
     data, trained = trained_model(kind, int(seed), directory)
-    dimensions = int(sys.argv[7]) if len(sys.argv) > 7 else 0
-    found = measure(data, trained, regime, Path(out), method, seed=int(seed), dimensions=dimensions)
+    found = measure(data, trained, regime, Path(out), method, seed=int(seed))
     print(json.dumps(found, indent=1))
 
 

@@ -32,9 +32,9 @@ from haiftrace.methods import METHODS, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
-LEFT_OUT = ("lissa", "haif-rcp", "bm25")
-"""Not among the default methods: LiSSA takes an hour, and so do all tokens' gradients at every
-checkpoint; BM25 of prompt and response is `bm25-answer`, since a test has no prompt."""
+LEFT_OUT = ("lissa", "bm25")
+"""Not among the default methods: LiSSA takes an hour; BM25 of prompt and response is `bm25-answer`,
+since a test has no prompt."""
 
 DEFAULT_METHODS = ",".join(name for name in METHODS if name not in LEFT_OUT)
 OF_SHIPPED = (64, 128)

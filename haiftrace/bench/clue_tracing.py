@@ -15,7 +15,7 @@ from haiftrace.bench.statistics import best_rank
 from haiftrace.bench.tracing import SERIES, WithoutTalk
 from haiftrace.corpus import CorpusSettings
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, follows_run
+from haiftrace.methods import METHODS, GradientMethod, LexicalMethod
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress
@@ -41,7 +41,7 @@ def group_of(name: str) -> str:
         return method.direction
     if isinstance(method, LexicalMethod):
         return "words"
-    return "trajectory" if follows_run(method) else "late"
+    return "trajectory"
 
 
 class SampleIndex:

@@ -315,8 +315,8 @@ def _clue(
     methods: Annotated[
         str | None,
         Option(
-            help="Methods to compare, with commas between; all but lissa and haif-rcp, which take"
-            " an hour, and bm25, which is bm25-answer here."
+            help="Methods to compare, with commas between; all but lissa, which takes an hour,"
+            " and bm25, which is bm25-answer here."
         ),
     ] = None,
     out: Out = _OUT / "clue",

@@ -163,7 +163,7 @@ def _run_seed(
         indexes = work / f"{trained.directory.name}-memorised"
         indexes.mkdir(exist_ok=True)
         progress.say(f"Tracing {len(cases)} answers over {len(data.records)} records.")
-        bench = Bench(indexes, data, trained, "memorised", settings.memory, progress, methods=names)
+        bench = Bench(indexes, data, trained, "memorised", settings.memory, progress)
         bench.keep(names)
         leaks = [replace(one.question, answer=one.text) for one in cases]
         scores = bench.scores(leaks, DEFAULT, names)

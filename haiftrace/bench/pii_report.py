@@ -33,7 +33,7 @@ PUBLISHED_LEAD = {"pii-e": (20.96, 73.71), "pii-cr": (3.21, 45.93)}
 def pii_results(outcome: PiiOutcome) -> Results:
     """Everything for `write_results`."""
     rows = rows_of(outcome.ranks)
-    tracing = [row for row in rows if DEFAULT.row(row["method"]).items() <= row.items()]
+    tracing = [row for row in rows if DEFAULT.told().items() <= row.items()]
     ablation = [row for row in rows if row not in tracing]
     paired = paired_rows(outcome.ranks)
     settings = outcome.settings
@@ -191,7 +191,7 @@ def _top1(row: Row) -> str:
 
 
 def _ablation(tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
-    keys = ("scope", "loss_on", "combine", "power", "pool")
+    keys = ("scope", "loss_on", "combine", "pool")
     every = [
         row for row in (*tracing, *ablation) if row["seed"] == "all" and row["attribute"] == AVERAGE
     ]
@@ -212,7 +212,7 @@ def _ablation(tracing: Sequence[Row], ablation: Sequence[Row]) -> str:
             if set(shown) != {NONE}:
                 chosen = [NONE if value is None else f"{value}" for value in variation]
                 cells.append([*chosen, method, *shown])
-    return markdown_table([*keys, "method", *regimes], cells, left=6)
+    return markdown_table([*keys, "method", *regimes], cells, left=5)
 
 
 def _decoys(rows: Sequence[Row]) -> str:

@@ -29,28 +29,23 @@ from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
 from haiftrace.bench.shortlist import shortlist_recall
 from haiftrace.bench.tracing import Bench
 from haiftrace.bench.training import Trained
-from haiftrace.bench.variation import DEFAULT, FIRST, Variation, in_pool
+from haiftrace.bench.variation import DEFAULT, Variation, in_pool
 from haiftrace.errors import UsageError
 from haiftrace.methods import (
     METHODS,
     SERIES,
     GradientMethod,
-    LateMethod,
     LexicalMethod,
-    follows_run,
 )
 from haiftrace.progress import Progress
 
-FORMAT = 4
+FORMAT = 5
 SERIES_LEAKS = 20
 """Leaks that LiSSA traces, which solves a linear system for each."""
 
 TOKEN_LEAKS = 60
-"""Leaks whose directions meet every token of every record one by one: by late interaction, and
-where tokens are not summed."""
-
-VARIED_LEAKS = 24
-"""The same in the ablation of late interaction, and for its shortlist."""
+"""Leaks whose directions meet every token of every record one by one: where tokens are not
+summed."""
 
 PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 """Methods without curvature or checkpoints: those of the ablation."""
@@ -58,7 +53,6 @@ PLAIN = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 DECOYS = "decoys"
 SHORTLIST = "shortlist"
 NORMS = "norms"
-LATE = "late"
 
 Found = dict[str, list[dict[str, Any]]]
 """Plain data: "ranks", "decoys", "shortlist" and "norms", as far as a part has them, and "seconds",
@@ -122,10 +116,8 @@ def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
         against = tuple(name for name in names if _meets_decoys(name))
         if against:
             parts.append(Part(DECOYS, ((Variation(pool=POOL), against),)))
-        late = tuple(name for name in names if _by_tokens(name))
-        searched = [some for some in (tuple({"haif"} & set(names)), late) if some]
-        if searched:
-            parts.append(Part(SHORTLIST, tuple((DEFAULT, some) for some in searched)))
+        if "haif" in names:
+            parts.append(Part(SHORTLIST, ((DEFAULT, ("haif",)),)))
     return [*parts, Part(NORMS)]
 
 
@@ -152,7 +144,6 @@ def trace_parts(
         progress,
         tracing.device,
         {POOL: pool},
-        {name for part in parts for _, names in part.scored for name in names},
     )
     for part in parts:
         wall, processor = time.monotonic(), time.process_time()
@@ -197,17 +188,13 @@ def _group(name: str) -> str:
         return "words"
     if isinstance(method, GradientMethod):
         return method.direction
-    return name if follows_run(method) else LATE
-
-
-def _by_tokens(name: str) -> bool:
-    return isinstance(METHODS[name], LateMethod)
+    return name
 
 
 def _meets_decoys(name: str) -> bool:
     """Not where a score takes a solution, a sum over a run, or norms under the inverse."""
     by_words = isinstance(METHODS[name], LexicalMethod)
-    return by_words or _by_tokens(name) or name in (*PLAIN, "ek-fac")
+    return by_words or name in (*PLAIN, "ek-fac")
 
 
 def _decoys(data: BenchData, leaks: Sequence[Question], progress: Progress) -> list[Decoy]:
@@ -230,7 +217,6 @@ def _ablation(names: Sequence[str]) -> list[Part]:
     plain = tuple(name for name in names if name in PLAIN)
     haif = tuple(name for name in plain if name == "haif")
     words = tuple(name for name in names if isinstance(METHODS[name], LexicalMethod))
-    late = tuple(name for name in names if _group(name) == LATE)
     curved = tuple(
         n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
     )
@@ -243,13 +229,6 @@ def _ablation(names: Sequence[str]) -> list[Part]:
             (Variation(pool="documents", combine="positive"), haif),
             (Variation(pool="documents", combine="max"), haif),
         ],
-        "late": [
-            # Every token's gradient is formed for each: few records, or this would take long.
-            (Variation(pool=FIRST, late_scope="value"), late),
-            (Variation(pool=FIRST, late_scope="linear"), late),
-            (Variation(pool=FIRST, power=1.0), late),
-            (Variation(pool="documents"), late),
-        ],
     }
     scored = {key: tuple(one for one in some if one[1]) for key, some in table.items()}
     return [Part(f"ablation-{key}", some) for key, some in scored.items() if some]
@@ -259,8 +238,6 @@ def _most_leaks(variation: Variation, names: Sequence[str]) -> int:
     """How many leaks are traced, so that a bench of a tiny model takes minutes."""
     if _group(names[0]) == SERIES:
         return SERIES_LEAKS
-    if _by_tokens(names[0]):
-        return TOKEN_LEAKS if variation == DEFAULT else VARIED_LEAKS
     return TOKEN_LEAKS if variation.combine != "sum" else sys.maxsize
 
 
@@ -269,14 +246,10 @@ def _shortlist(
 ) -> Iterator[dict[str, Any]]:
     tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
     for _, names in part.scored:
-        leaks = tracing.leaks
-        if _by_tokens(names[0]):
-            leaks = tuple(spread(leaks, VARIED_LEAKS))
         yield from shortlist_recall(
             tracer,
-            bench.questions(tracer, leaks, "response"),
-            bench.scores(leaks, DEFAULT, names),
-            bench.settings.late,
+            bench.questions(tracer, tracing.leaks),
+            bench.scores(tracing.leaks, DEFAULT, names),
             tracing.regime,
             tracing.seed,
             progress,

@@ -121,7 +121,7 @@ def _row(
         "regime": regime,
         "method": method,
         "attribute": attribute,
-        **variation.row(method),
+        **variation.told(),
         "seed": seed,
         "n": len(ranks),
         "top1": scores.top1.value,

@@ -1,36 +1,29 @@
 """How often the search's candidates hold the record that exact scores put first.
 
 A search ranks records by inner products of projected vectors, which are estimates; the more
-dimensions a projection has, the better. An index holds one vector a record, which is HAIF's sum,
-and one a label token, from which late interaction is estimated by its own rule.
+dimensions a projection has, the better. An index holds one vector a record, which is HAIF's sum.
 
-Shape letters: Q questions, N windows, S query directions of all questions together.
+Shape letters: Q questions, N windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from haiftrace.bench.statistics import Proportion
-from haiftrace.methods import HAIF, METHODS, LateMethod
-from haiftrace.methods.late import strengths
-from haiftrace.methods.settings import LateSettings
+from haiftrace.methods import HAIF
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
-from haiftrace.scoring.sides import distinct, sides_of
-from haiftrace.scoring.token_shortlist import combined, vectors_of
 
 if TYPE_CHECKING:
     from haiftrace.progress import Progress
     from haiftrace.scoring.directions import Question
     from haiftrace.trace import Tracer
 
-Vectors = Literal["record", "token"]
-
-DIMENSIONS: dict[Vectors, tuple[int, ...]] = {"record": (128, 512, 2048), "token": (128, 512, 1024)}
-"""Of one vector a record, and of one a label token."""
+DIMENSIONS = (128, 512, 2048)
+"""Of one vector a record."""
 
 CANDIDATES = (16, 64, 256)
 
@@ -39,7 +32,6 @@ def shortlist_recall(
     tracer: Tracer,
     questions: Sequence[Question],
     exact: Mapping[str, np.ndarray],
-    late: LateSettings,
     regime: str,
     seed: int,
     progress: Progress,
@@ -47,28 +39,19 @@ def shortlist_recall(
     """Rows of results.json, one a method, kind of vector, dimension and number of candidates.
 
     Args:
-        exact: [Q, N] every window's exact scores, of HAIF and methods by late interaction.
-        late: what the latter are told.
+        exact: [Q, N] every window's exact scores, by the method's name.
     """
     by_record = _by_records(tracer, questions, progress)
-    methods = [m for name in exact if isinstance(m := METHODS[name], LateMethod)]
-    by_token = _by_tokens(tracer, questions, methods, late, progress) if methods else {}
     table = []
     for name, exact_QN in exact.items():
-        estimates: dict[tuple[Vectors, int], np.ndarray] = {
-            ("record", dimension): found_QN for dimension, found_QN in by_record.items()
-        }
-        for (of, dimension), found_QN in by_token.items():
-            if of == name:
-                estimates["token", dimension] = found_QN
-        for (vectors, dimension), found_QN in estimates.items():
+        for dimension, found_QN in by_record.items():
             for count, recall in recall_of(exact_QN, found_QN).items():
                 table.append(
                     {
                         "regime": regime,
                         "method": name,
                         "seed": seed,
-                        "vectors": vectors,
+                        "vectors": "record",
                         "dimension": dimension,
                         "candidates": count,
                         "records": exact_QN.shape[1],
@@ -92,8 +75,7 @@ def _by_records(
     """[Q, N] by dimension: what one vector a record estimates."""
     import torch
 
-    dimensions = DIMENSIONS["record"]
-    projectors = [tracer.engine.projector(dimension, 0) for dimension in dimensions]
+    projectors = [tracer.engine.projector(dimension, 0) for dimension in DIMENSIONS]
     sides = [
         torch.stack([tracer.engine.project(q.direction.unit, projector) for q in questions])
         for projector in projectors
@@ -116,63 +98,4 @@ def _by_records(
             products_QB = side_QD @ reduced.projected_NBD[0].T
             found_QN[:, rows] = products_QB.cpu().numpy() / lengths_B
         progress.advance(len(windows), tokens=token_count(windows))
-    return dict(zip(dimensions, estimates, strict=True))
-
-
-def _by_tokens(
-    tracer: Tracer,
-    questions: Sequence[Question],
-    methods: Sequence[LateMethod],
-    late: LateSettings,
-    progress: Progress,
-) -> dict[tuple[str, int], np.ndarray]:
-    """[Q, N] by method and dimension: what one vector a label token estimates."""
-    engine, index = tracer.engine_over(late.scope), tracer.index
-    asked = [(method, question) for method in methods for question in questions]
-    dimensions = DIMENSIONS["token"]
-    projectors = [engine.projector(dimension, 0) for dimension in dimensions]
-    of_each = [sides_of(method, question) for method, question in asked]
-    sides, place_S = distinct([side for some in of_each for side in some])
-    stacked = [vectors_of(sides, engine, projector) for projector in projectors]
-    strengths_PND = np.zeros((len(projectors), len(index), len(sides)))
-    everything = tuple(engine.parameters)
-    progress.start("shortlist by tokens", float(len(index)))
-    for windows in window_batches(index, range(len(index)), engine.device):
-        batch = batch_of(windows, engine.device)
-        labels_BT = batch.labels_BT.cpu().numpy().astype(bool)
-        # One backward pass for all projections.
-        each = engine.scoped_token_gradients(batch, [(everything, one) for one in projectors])
-        for dimension, strengths_ND, stacked_DK, tokens in zip(
-            dimensions, strengths_PND, stacked, each, strict=True
-        ):
-            assert tokens.vectors_BTD is not None
-            # The index keeps fewer bits, which matters less than its dimensions.
-            kept_BTD = tokens.vectors_BTD.float().cpu().numpy()
-            for window, kept_TD, labels_T in zip(windows, kept_BTD, labels_BT, strict=True):
-                cosines_DM = stacked_DK @ kept_TD[labels_T].T
-                strengths_ND[window.row] = strengths(cosines_DM, late.power, 1 / dimension)
-        progress.advance(len(windows), tokens=token_count(windows))
-    asking = [(method, len(some)) for (method, _), some in zip(asked, of_each, strict=True)]
-    return {
-        (name, dimension): scores_QN
-        for dimension, strengths_ND in zip(dimensions, strengths_PND, strict=True)
-        for name, scores_QN in scores_of(asking, strengths_ND[:, place_S]).items()
-    }
-
-
-def scores_of(
-    asking: Iterable[tuple[LateMethod, int]], strengths_NS: np.ndarray
-) -> dict[str, np.ndarray]:
-    """[Q, N] by method.
-
-    Args:
-        asking: the method of each question and how many directions it asks with, in the order of
-            the strengths' columns.
-    """
-    found: dict[str, list[np.ndarray]] = {}
-    at = 0
-    for method, count in asking:
-        scores_N = combined(method, strengths_NS[:, at : at + count], count)
-        found.setdefault(method.name, []).append(scores_N)
-        at += count
-    return {name: np.stack(some) for name, some in found.items()}
+    return dict(zip(DIMENSIONS, estimates, strict=True))

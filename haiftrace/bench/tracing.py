@@ -7,7 +7,7 @@ that it asks about. The scores come from the same registry and the same passes a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,17 +26,11 @@ from haiftrace.methods import (
     METHODS,
     Combine,
     GradientMethod,
-    LateMethod,
     LexicalMethod,
     Rule,
     TrajectoryMethod,
 )
-from haiftrace.methods.settings import (
-    DampingSetting,
-    LateSettings,
-    MethodSettings,
-    SeriesSettings,
-)
+from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress, Silent
 from haiftrace.query import Asking
@@ -82,7 +76,6 @@ class Bench:
         trained: the training.
         regime: which of its checkpoints.
         pools: further pools of candidates by name.
-        methods: what is to be scored; late interaction's token norms are kept in the index's pass.
     """
 
     def __init__(
@@ -95,7 +88,6 @@ class Bench:
         progress: Progress,
         device: str = "auto",
         pools: Mapping[str, Sequence[Record]] | None = None,
-        methods: Collection[str] = (),
     ) -> None:
         from haiftrace.checkpoint import load_checkpoint
 
@@ -104,7 +96,6 @@ class Bench:
         self._memory = memory
         self._progress = progress
         self._pools = pools or {}
-        self._late = any(isinstance(METHODS[name], LateMethod) for name in methods)
         self.checkpoint: Checkpoint = load_checkpoint(
             trained.path(regime), dtype="float32", device=device
         )
@@ -135,19 +126,11 @@ class Bench:
             token_vectors=0,
             memory=self._memory,
         )
-        both = replace(settings, parameters=f"{scope},{DEFAULT.late_scope}")
-        ways = [settings]
-        if scope == DEFAULT.scope:
-            # What an earlier run kept for other methods serves as well.
-            ways = [both, settings] if self._late else [settings, both]
-        for way in ways:
-            try:
-                build_index(self.checkpoint, corpus, way, self._progress)
-                return
-            except IndexStoreError:  # it is another index
-                continue
-        # Of another training, or of another version.
-        build_index(self.checkpoint, corpus, replace(ways[0], overwrite=True), self._progress)
+        try:
+            build_index(self.checkpoint, corpus, settings, self._progress)
+        except IndexStoreError:  # it is another index: of another training, or of another version
+            again = replace(settings, overwrite=True)
+            build_index(self.checkpoint, corpus, again, self._progress)
 
     def keep(self, methods: Sequence[str]) -> None:
         """Puts what the methods need into the index over the default scope and pool."""
@@ -165,17 +148,11 @@ class Bench:
         self.tracer(scope, pool).take_curvature(curvature)
 
     def questions(
-        self,
-        tracer: Tracer,
-        leaks: Sequence[Question],
-        loss_on: LossOn = "response",
-        settings: MethodSettings | None = None,
+        self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn = "response"
     ) -> list[Asked]:
         """The leaks as tokens, with the gradients of their losses."""
         asking = Asking(loss_on_all=loss_on == "all")
-        asked = (tracer.question(Leak(q.prompt, q.response), asking) for q in leaks)
-        settings = settings or self.settings
-        return [tracer.late_question(query, question, settings) for query, question in asked]
+        return [tracer.question(Leak(q.prompt, q.response), asking)[1] for q in leaks]
 
     def scores(
         self, leaks: Sequence[Question], variation: Variation, methods: Sequence[str]
@@ -204,18 +181,14 @@ class Bench:
             found[method.name] = np.stack(
                 [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
             )
-        by_gradient = GradientMethod | TrajectoryMethod | LateMethod
+        by_gradient = GradientMethod | TrajectoryMethod
         summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
         if not summed:
             return found
-        late = LateSettings(
-            variation.late_scope, variation.power, query_tokens=variation.query_tokens
-        )
-        settings = replace(self.settings, late=late)
-        asked = self.questions(tracer, leaks, variation.loss_on, settings)
+        asked = self.questions(tracer, leaks, variation.loss_on)
         told = WithoutTalk(self._progress)
         if variation.combine == "sum":
-            return found | tracer.score_many(asked, summed, settings, told)
+            return found | tracer.score_many(asked, summed, self.settings, told)
         assert summed == ["haif"], "the other methods only sum"
         key = (replace(variation, combine="sum"), tuple(q.id for q in leaks))
         if key not in self._token_scores:

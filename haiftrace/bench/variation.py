@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from haiftrace.bench.data import BenchData, Question, Record
-from haiftrace.methods import METHODS, Combine, LateMethod
-from haiftrace.methods.settings import LateSettings, QueryTokens
+from haiftrace.methods import Combine
 
 LossOn = Literal["response", "all"]
 
@@ -24,43 +23,21 @@ class Variation:
     """What a table of tracing accuracy varies beside the method.
 
     Attributes:
-        scope: parameters that count, but for late interaction.
+        scope: parameters that count.
         loss_on: whether the question's tokens are traced too.
-        combine: how token evidence is combined, but in late interaction.
+        combine: how token evidence is combined.
         pool: the candidates: "all" records, "one a subject", "documents" of 1, 2, 4 and 8 records
             joined, or one that a bench was given.
-        late_scope, power, query_tokens: of late interaction.
     """
 
     scope: str = "linear"
     loss_on: LossOn = "response"
     combine: Combine = "sum"
     pool: str = "all"
-    late_scope: str = LateSettings.scope
-    power: float = LateSettings.power
-    query_tokens: QueryTokens = LateSettings.query_tokens
 
     def told(self) -> dict[str, Any]:
-        """As plain data; what late interaction is told where it is another than usual."""
-        usual = Variation()
-        late = ("late_scope", "power", "query_tokens")
-        return {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in late or value != getattr(usual, key)
-        }
-
-    def row(self, method: str) -> dict[str, Any]:
-        """What of it a method looks at, as rows of results.json tell it."""
-        late = isinstance(METHODS[method], LateMethod)
-        names = self.query_tokens != "answer"
-        return {
-            "scope": self.late_scope if late else self.scope,
-            "loss_on": f"{self.loss_on}+name" if late and names else self.loss_on,
-            "combine": None if late else self.combine,
-            "pool": self.pool,
-            "power": self.power if late else None,
-        }
+        """As plain data, as rows of results.json tell it."""
+        return asdict(self)
 
 
 DEFAULT = Variation()

@@ -22,10 +22,6 @@ from haiftrace.store import Index, StoredWindow
 
 LENGTHS = (1, 3, 10, 30)
 """Tokens of the spans."""
-MOST_ASKED_ALONE = 10
-"""Tokens of a span up to which each asks with its own gradient. Means over more vary less, so that
-their margins are smaller and the shorter spans' count; and they would cost most."""
-
 FIRST_TOKENS = 4
 """Tokens at a window's beginning that no span covers: too little stands before them."""
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*|\n+")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +13,6 @@ from haiftrace.calibration.draws import (
     Draws,
     by_record,
     calibration_name,
-    is_estimated,
     read_draws,
     read_groups,
     told,
@@ -22,24 +20,10 @@ from haiftrace.calibration.draws import (
 from haiftrace.calibration.statistics import Field
 from haiftrace.calibration.verdict import Trial, judge
 from haiftrace.findings import Verdict
-from haiftrace.methods import DEFAULT_METHOD, LateMethod, Method
+from haiftrace.methods import DEFAULT_METHOD, Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.best import Tally
 from haiftrace.store import Index
-
-
-def told_as_estimated(verdict: Verdict, p_values: Sequence[float | None]) -> Verdict:
-    """The verdict where the draws, and what was compared with them, are estimates.
-
-    The ranking is by exact scores: where its first record does not clear alpha by the estimates,
-    and another one does, they disagree, and nothing is said.
-    """
-    verdict = replace(verdict, statistic=f"estimated {verdict.statistic}")
-    others = [p for p in p_values[1:] if p is not None]
-    if verdict.decision == "no source found" and min(others, default=1.0) <= verdict.alpha:
-        why = "the index's vectors put another record first than the exact scores do"
-        return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, why))
-    return verdict
 
 
 class Court:
@@ -82,11 +66,8 @@ class Court:
                 "only a shortlist was scored, and no vector tells what the rest may score (--exact)"
             )
             reasons = (*reasons, what)
-        estimated = is_estimated(self._index, method.name)
-        compared = everything if estimated else exact
-        field = Field(compared, everything, self._groups, isinstance(method, LateMethod))
-        verdict, p_values = judge(Trial(field, ranked), self._of(method), alpha, reasons)
-        return (told_as_estimated(verdict, p_values) if estimated else verdict), p_values
+        field = Field(exact, everything, self._groups)
+        return judge(Trial(field, ranked), self._of(method), alpha, reasons)
 
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
         """Why there is nothing to compare with, and the command that changes it."""

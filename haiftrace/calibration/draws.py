@@ -22,11 +22,9 @@ ALPHA = 0.01
 """False-accusation rate at which power is told."""
 GROUPS = "near-copies"
 """The supplement with the group of each record."""
-ESTIMATED = "estimated"
-"""The setting that says whether the draws are of estimated scores."""
-FORMAT = 3
+FORMAT = 4
 """Of draws and groups; 2: controls have their sentence before them, sources may be near copies; 3:
-margins are to the best few, and kept with their level."""
+margins are to the best few, and kept with their level; 4: scores are exact."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +126,6 @@ def largest_p(margin: float, compared: Sequence[Compared]) -> float:
 def calibration_name(method: str) -> str:
     """Name of the supplement with a method's draws."""
     return f"calibration-{method}"
-
-
-def is_estimated(index: Index, method: str) -> bool:
-    """Whether a method's draws, where the index has any, are of estimated scores."""
-    entry = index.supplement(calibration_name(method))
-    return entry is not None and bool(entry.settings.get(ESTIMATED, False))
 
 
 def told(method: Method, settings: MethodSettings) -> dict[str, Any]:

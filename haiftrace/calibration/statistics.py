@@ -78,7 +78,7 @@ class Field:
         background: [R] the same of every record: projected, where the index holds vectors that
             rank for the method, else exact.
         groups: [R] which records tell the same.
-        strengths: whether scores are strengths, which are never negative (see `methods.late`).
+        strengths: whether scores are strengths, which are never negative.
     """
 
     exact: np.ndarray

@@ -14,8 +14,6 @@ from haiftrace.method_options import (
     Damping,
     FactorRecords,
     Fisher,
-    LateScope,
-    Power,
     method_settings,
 )
 from haiftrace.options import INDEX_DIRECTORY, Device, Memory, Option, Quiet
@@ -41,11 +39,9 @@ def index(
         str,
         Option(
             help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
-            " all, or a regular expression over their names. Of further ones, with commas"
-            " between, token norms are kept for late interaction (haif-rli, haif-r, haif-rq,"
-            " haif-li); token vectors are of the second."
+            " all, or a regular expression over their names."
         ),
-    ] = "linear,attention",
+    ] = "linear",
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
     id_field: Annotated[
         str | None, Option(help="Field of a record's id; 'id', else path:line.")
@@ -64,9 +60,7 @@ def index(
         int | None, Option(help="Tokens of a window; the model's context, at most 1024.")
     ] = None,
     projection_dim: Annotated[int, Option(help="Dimensions of a record's vector.")] = 2048,
-    token_vectors: Annotated[
-        int, Option(help="Dimensions of a token's vector; 0 keeps none.")
-    ] = 1024,
+    token_vectors: Annotated[int, Option(help="Dimensions of a token's vector; 0 keeps none.")] = 0,
     seed: Annotated[int, Option(help="Seed of the projections and control queries.")] = 0,
     skip_bad_lines: Annotated[
         bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
@@ -85,8 +79,7 @@ def index(
         int | None,
         Option(
             help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
-            " haif-rli and --methods. Without --model and --corpus it is added to a complete"
-            " index.",
+            " haif and --methods. Without --model and --corpus it is added to a complete index.",
             min=0,
         ),
     ] = None,
@@ -95,8 +88,6 @@ def index(
     fisher: Fisher = "true",
     factor_records: FactorRecords = None,
     checkpoints: Checkpoints = None,
-    scope: LateScope = "attention",
-    power: Power = 3.0,
     memory: Memory = 512,
     dtype: Annotated[
         str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
@@ -119,17 +110,9 @@ def index(
     from haiftrace.progress import Talk, duration
 
     told = method_settings(
-        adjust,
-        "sum",
-        damping,
-        fisher,
-        factor_records,
-        checkpoints=checkpoints,
-        seed=seed,
-        scope=scope,
-        power=power,
+        adjust, "sum", damping, fisher, factor_records, checkpoints=checkpoints, seed=seed
     )
-    find_methods(methods or "haif-rli")
+    find_methods(methods or "haif")
     if (methods is not None or calibrate) and model is None and not corpus:
         with Talk(quiet) as progress:
             _prepare(output, methods, calibrate, seed, told, device, memory, progress)
@@ -140,7 +123,6 @@ def index(
     from haiftrace.checkpoint import load_checkpoint
     from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.prepare import check_needs, prepare
-    from haiftrace.scopes import parse_scopes
 
     read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines, group_field)
     corpus_files(read)  # a mistyped path is told before the model is loaded
@@ -158,7 +140,7 @@ def index(
     with Talk(quiet) as progress:
         checkpoint = load_checkpoint(model, dtype=dtype, device=device)
         if methods is not None:
-            check_needs(checkpoint, parse_scopes(parameters)[0], methods, told)
+            check_needs(checkpoint, parameters, methods, told)
         try:
             outcome = build_index(checkpoint, read, settings, progress)
         except KeyboardInterrupt:

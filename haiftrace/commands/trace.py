@@ -31,10 +31,6 @@ from haiftrace.method_options import (
     Depth,
     FactorRecords,
     Fisher,
-    LateScope,
-    Power,
-    QueryTokens,
-    ReferenceSize,
     Repeats,
     Scale,
     method_settings,
@@ -77,22 +73,13 @@ def trace(
         str,
         Option(
             help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
-            " relatif, attif, ahif, haif-r, haif-rq, haif-rcp, haif-li, haif-rli, bm25 or"
-            " bm25-answer; several with commas between."
+            " relatif, attif, ahif, bm25 or bm25-answer; several with commas between."
         ),
-    ] = "haif-rli",
+    ] = "haif",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
         int | None,
         Option(help="Record windows that the search proposes for exact scoring; 256.", min=1),
-    ] = None,
-    rescore: Annotated[
-        int | None,
-        Option(
-            help="The same for late interaction (haif-rli and its kin); --candidates where that is"
-            " given, else 256, on a CPU of a model from 5 million parameters on 8, for haif-r 32.",
-            min=1,
-        ),
     ] = None,
     exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
     alpha: Annotated[
@@ -122,12 +109,8 @@ def trace(
     scale: Scale = "auto",
     curvature: Curvature = "gauss-newton",
     checkpoints: Checkpoints = None,
-    scope: LateScope = "attention",
-    power: Power = 3.0,
-    reference: ReferenceSize = None,
-    query_tokens: QueryTokens = "answer",
     seed: Annotated[
-        int, Option(help="Seed of what EK-FAC, LiSSA, --reference and --probes-from-corpus draw.")
+        int, Option(help="Seed of what EK-FAC, LiSSA and --probes-from-corpus draw.")
     ] = 0,
     memory: Memory = 512,
     output: Output = None,
@@ -182,12 +165,7 @@ def trace(
             curvature,
             checkpoints,
             seed,
-            scope,
-            power,
-            reference,
-            query_tokens,
         ),
-        rescore=rescore,
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])
     values = tuple(protect or ())

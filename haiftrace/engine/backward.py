@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -33,17 +33,11 @@ class Reduced:
         norm_NB: Frobenius norm over all traced parameters, float64.
         projected_NBD: random projection, or None where not asked for.
         dots_NBQ: inner products with the query gradients, float64, or None.
-        others: of the other parameters that were asked for.
     """
 
     norm_NB: Tensor
     projected_NBD: Tensor | None = None
     dots_NBQ: Tensor | None = None
-    others: tuple[Reduced, ...] = ()
-
-    def each(self) -> tuple[Reduced, ...]:
-        """This one and each of the others."""
-        return (self, *self.others)
 
     @classmethod
     def joined(cls, parts: Sequence[Reduced]) -> Reduced:
@@ -229,9 +223,7 @@ class BatchedPass:
             self._add(totals, self._accumulators.reduce([head_use], weights_NBJ))
             for use, delta in self._lookups(grads[len(leaves) :]):
                 if use.name == head_use.name and isinstance(head_use, HeadUse):
-                    cross_NB = 2 * head_use.tied_cross(weights_NBJ, use, delta)
-                    for slot in self._accumulators.norms_of(use.name):
-                        totals[slot] = totals[slot] + cross_NB
+                    totals[0] = totals[0] + 2 * head_use.tied_cross(weights_NBJ, use, delta)
         return as_reduced(totals, self._wanted)
 
     def _lookups(self, grads: tuple[Tensor | None, ...]) -> list[tuple[Any, Tensor]]:
@@ -249,13 +241,9 @@ class BatchedPass:
 
 def as_reduced(totals: list[Tensor], wanted: Wanted) -> Reduced:
     """Names the totals of squared norm, projection and dots, in the accumulators' order."""
-    rest = iter(totals)
-    first, *others = [
-        Reduced(
-            norm_NB=next(rest).clamp_min(0.0).sqrt(),
-            projected_NBD=next(rest) if one.projector is not None else None,
-            dots_NBQ=next(rest) if one.queries is not None else None,
-        )
-        for one in wanted.each()
-    ]
-    return replace(first, others=tuple(others))
+    rest = iter(totals[1:])
+    return Reduced(
+        norm_NB=totals[0].clamp_min(0.0).sqrt(),
+        projected_NBD=next(rest) if wanted.projector is not None else None,
+        dots_NBQ=next(rest) if wanted.queries is not None else None,
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -53,24 +53,12 @@ class Wanted:
         queries: query gradients [Q, *parameter] by parameter name, to have dots with them.
         few: there are far fewer weightings than tokens, so that forming a gradient once and
             meeting it with every query costs less than meeting every token's input with them.
-        keys: of the traced parameters, those that count here; all of them where None.
-        others: reductions over other parameters, from the same backward pass.
     """
 
     projector: Projector | None = None
     queries: Mapping[str, Tensor] | None = None
     few: bool = False
     metric: Metric | None = None
-    keys: frozenset[str] | None = None
-    others: tuple[Wanted, ...] = ()
-
-    def counts(self, name: str) -> bool:
-        """Whether a parameter counts in this reduction."""
-        return self.keys is None or name in self.keys
-
-    def each(self) -> tuple[Wanted, ...]:
-        """This one, without the others, and each of them."""
-        return (replace(self, others=()), *self.others)
 
 
 class Reducer(Protocol):
@@ -84,36 +72,7 @@ class Reducer(Protocol):
 
 
 class Accumulators:
-    """The leaves of everything that is wanted of one backward pass, one reduction after the other.
-
-    Args:
-        batch: number of records; leaves have a row for each.
-    """
-
-    def __init__(
-        self, batch: int, wanted: Wanted, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.wanted = wanted
-        self._each = [_Leaves(batch, one, device, dtype) for one in wanted.each()]
-        self.leaves = [leaf for one in self._each for leaf in one.leaves]
-
-    def reduce(self, uses: Sequence[Use], delta: Tensor) -> list[Tensor]:
-        """The reductions of one place, in the order of the leaves."""
-        norms: dict[str, Tensor] = {}
-        return [part for one in self._each for part in one.reduce(uses, delta, norms)]
-
-    def norms_of(self, name: str) -> list[int]:
-        """Places, in the order of the leaves, of the squared norms that a parameter counts in."""
-        found, at = [], 0
-        for one in self._each:
-            if one.wanted.counts(name):
-                found.append(at)
-            at += len(one.leaves)
-        return found
-
-
-class _Leaves:
-    """Leaves whose "gradients" are one reduction: squared norm, projection, dots."""
+    """Leaves whose "gradients" are the reductions, one row a record of the batch."""
 
     def __init__(
         self, batch: int, wanted: Wanted, device: torch.device, dtype: torch.dtype
@@ -128,28 +87,17 @@ class _Leaves:
             zeros = torch.zeros(batch, count, dtype=torch.float64, device=device)
             self.leaves.append(zeros.requires_grad_())
 
-    def reduce(self, uses: Sequence[Use], delta: Tensor, norms: dict[str, Tensor]) -> list[Tensor]:
-        """The reductions of one place; those of the parameters that do not count are zero.
-
-        Args:
-            norms: squared norms that another reduction of this place had computed, by parameter.
-        """
-        uses = [use for use in uses if self.wanted.counts(use.name)]
-        if not uses:
-            return [leaf.detach() for leaf in self.leaves]
-        each = [self._reduce(use, delta, norms) for use in uses]
+    def reduce(self, uses: Sequence[Use], delta: Tensor) -> list[Tensor]:
+        """The reductions of one place, in the order of the leaves."""
+        each = [self._reduce(use, delta) for use in uses]
         total = [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
         if self.wanted.metric is not None:
             total[0] = self.wanted.metric.squared_norm(uses, delta)
         return total
 
-    def _reduce(self, use: Use, delta: Tensor, norms: dict[str, Tensor]) -> list[Tensor]:
-        if self.wanted.metric is not None:
-            reduced = [self.leaves[0].detach()]
-        else:
-            if use.name not in norms:
-                norms[use.name] = use.squared_norm(delta)
-            reduced = [norms[use.name]]
+    def _reduce(self, use: Use, delta: Tensor) -> list[Tensor]:
+        measured = self.wanted.metric is not None
+        reduced = [self.leaves[0].detach() if measured else use.squared_norm(delta)]
         if self.wanted.projector is not None:
             reduced.append(use.projection(delta, self.wanted.projector).to(self.leaves[1].dtype))
         if self.wanted.queries is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +27,7 @@ from haiftrace.engine.part import resolved
 from haiftrace.engine.projection import Projector
 from haiftrace.engine.support import Support, find_support
 from haiftrace.engine.token_norms import TokenGradients, token_gradients
-from haiftrace.engine.whole import gradient_of, gradients_of
+from haiftrace.engine.whole import gradient_of
 
 Result = TypeVar("Result")
 CurvatureKind = Literal["gauss-newton", "hessian"]
@@ -44,10 +43,6 @@ PASSES_A_GRADIENT = 0.7
 """Forward-mode passes over a record that cost as much as forming the gradients of its labels, by
 the positions that a label sees on average: measured from 24 to 106 tokens, from 0.2M parameters
 (0.7) to 135M (0.9)."""
-
-SMALL_GRADIENT = 4 << 20
-"""Bytes of a gradient up to which a CPU forms several of them in one batched backward pass: at
-0.2 MB that is 4 times as fast; of matrices that fill the caches one after the other is faster."""
 
 LEAST_LABELS = 8
 """Labels of one backward pass on a CPU, at least: fewer make too small matrix products."""
@@ -130,19 +125,6 @@ class GradientEngine:
         assert projector is None or metric is None
         wanted = Wanted(projector, queries, few=queries is not None, metric=metric)
         return self._token_gradients(batch, wanted)
-
-    def scoped_token_gradients(
-        self, batch: Batch, scopes: Sequence[tuple[Collection[str], Projector | None]]
-    ) -> list[TokenGradients]:
-        """The same over several scopes, from one backward pass.
-
-        Args:
-            scopes: of each the keys of its parameters, which are among the engine's, and what
-                projects its tokens' unit gradients.
-        """
-        first, *others = [Wanted(projector, keys=frozenset(keys)) for keys, projector in scopes]
-        found = self._token_gradients(batch, replace(first, others=tuple(others)))
-        return [replace(found, others=()), *found.others]
 
     def _token_gradients(self, batch: Batch, wanted: Wanted) -> TokenGradients:
         formed = wanted.queries is not None or wanted.metric is not None
@@ -232,17 +214,6 @@ class GradientEngine:
     def gradient(self, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
         """`∇ Σ w l` itself, by parameter name, in at least float32 (the query side)."""
         return gradient_of(self._traced, batch, weights_BT)
-
-    def fill_gradients(self, batch: Batch, weights_NBT: Tensor, into: Mapping[str, Tensor]) -> None:
-        """The same for N weightings of the tokens, into [N, *parameter] (see `room_for`)."""
-        small = self.device.type != "cpu" or self.gradient_bytes <= SMALL_GRADIENT
-        batched = self.support.batched and small
-        gradients_of(self._traced, batch, weights_NBT, batched, into)
-
-    def room_for(self, count: int) -> dict[str, Tensor]:
-        """Tensors [N, *parameter] by parameter name for so many gradients, in at least float32."""
-        zeros = {name: self._traced.zeros(name) for name in self.parameters}
-        return {name: one.new_empty((count, *one.shape)) for name, one in zeros.items()}
 
     def curvature_product(
         self, batch: Batch, weights_BT: Tensor, direction: Direction, curvature: CurvatureKind

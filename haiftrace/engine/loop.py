@@ -62,15 +62,14 @@ class LoopPass:
             traced = self._traced
             found = traced.zeros(name) if grad is None else traced.narrowed(name, grad)
             whole[name] = widened(found)
-        return [part for wanted in self._wanted.each() for part in _reduced(whole, wanted)]
+        return _reduced(whole, self._wanted)
 
 
 def _reduced(whole: Mapping[str, Tensor], wanted: Wanted) -> list[Tensor]:
-    counting = {name: grad for name, grad in whole.items() if wanted.counts(name)}
-    each = [_reduction(name, grad, wanted) for name, grad in counting.items()]
+    each = [_reduction(name, grad, wanted) for name, grad in whole.items()]
     total = [sum(parts[1:], start=parts[0]) for parts in zip(*each, strict=True)]
     if wanted.metric is not None:
-        measured = wanted.metric.apply(counting).values()
+        measured = wanted.metric.apply(whole).values()
         total[0] = torch.stack([part.double().pow(2).sum() for part in measured]).sum()
     return total
 

@@ -8,7 +8,7 @@ floor of P·m² floating-point operations (P parameters on the backward path).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,14 +29,12 @@ class TokenGradients:
         norms_BT: ‖∇θ l‖ over the traced parameters, float64.
         vectors_BTD: projection of ∇θ l / ‖∇θ l‖ (zero where the norm is), or None.
         dots_QBT: inner products of ∇θ l with the queries, float64, or None.
-        others: the same over the other parameters that were asked for.
     """
 
     losses_BT: Tensor
     norms_BT: Tensor
     vectors_BTD: Tensor | None = None
     dots_QBT: Tensor | None = None
-    others: tuple[TokenGradients, ...] = ()
 
     @classmethod
     def joined(cls, batch: Batch, rows: Sequence[TokenGradients]) -> TokenGradients:
@@ -48,9 +46,6 @@ class TokenGradients:
             batch.padded([row.norms_BT for row in rows], along=1),
             batch.padded(vectors, along=1) if vectors else None,
             batch.padded(dots, along=2, join=1) if dots else None,
-            tuple(
-                cls.joined(batch, other) for other in zip(*(r.others for r in rows), strict=True)
-            ),
         )
 
 
@@ -65,7 +60,7 @@ def token_gradients(
         chunk: number of labels of one pass, given first label position and batch size.
     """
     losses_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.float64, device=batch.ids_BT.device)
-    pieces: list[tuple[Reduced, ...]] = []
+    pieces: list[Reduced] = []
     live = torch.nonzero(batch.labels_BT.any(0)).flatten().tolist()
     start, last = (live[0], live[-1]) if live else (1, 0)
     first = start
@@ -74,15 +69,11 @@ def token_gradients(
         stop = min(first + chunk(first, batch.size), last + 1)
         run = make_pass(batch.ids_BT[:, : stop - 1], batch.ids_BT[:, first:stop], wanted)
         one_hot = torch.eye(stop - first, dtype=torch.float64, device=losses_BT.device)
-        pieces.append(run.reduce(one_hot.unsqueeze(1).expand(-1, batch.size, -1)).each())
+        pieces.append(run.reduce(one_hot.unsqueeze(1).expand(-1, batch.size, -1)))
         losses_BT[:, first:stop] = run.losses_BJ
         first = stop
     losses_BT *= batch.labels_BT
-    found = [
-        _joined([piece[at] for piece in pieces], one, batch, start, losses_BT)
-        for at, one in enumerate(wanted.each())
-    ]
-    return replace(found[0], others=tuple(found[1:]))
+    return _joined(pieces, wanted, batch, start, losses_BT)
 
 
 def _joined(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from haiftrace.engine.activations import derivatives_once
 from haiftrace.engine.backward import Traced
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.losses import logit_gradients, token_losses, widened
+from haiftrace.engine.losses import token_losses, widened
 
 
 class RequireGrad:
@@ -49,44 +45,3 @@ def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, T
         name: traced.zeros(name) if grad is None else widened(traced.narrowed(name, grad))
         for name, grad in zip(traced.parameters, grads, strict=True)
     }
-
-
-def gradients_of(
-    traced: Traced,
-    batch: Batch,
-    weights_NBT: Tensor,
-    batched: bool,
-    into: Mapping[str, Tensor],
-) -> None:
-    """The same for N weightings: they share the forward pass.
-
-    Args:
-        batched: they share the way back too, which is faster where a single one hardly fills the
-            machine.
-        into: receives them, [N, *parameter] by parameter name.
-
-    Raises:
-        RuntimeError: PyTorch cannot batch this architecture's backward pass.
-    """
-    with RequireGrad(traced), derivatives_once(traced.activations):
-        logits = traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
-        each_BJV = logit_gradients(widened(logits.detach()), batch.ids_BT[:, 1:])
-        weights_NBJ = (weights_NBT.to(logits.device) * batch.labels_BT)[:, :, 1:]
-        cotangents_NBJV = (weights_NBJ.to(each_BJV.dtype).unsqueeze(-1) * each_BJV).to(logits.dtype)
-        back = partial(
-            torch.autograd.grad,
-            logits,
-            list(traced.parameters.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
-        each: Iterable[Sequence[Tensor | None]] = map(back, cotangents_NBJV)
-        if batched:
-            together = back(cotangents_NBJV, is_grads_batched=True)
-            each = (
-                [None if grad is None else grad[place] for grad in together]
-                for place in range(len(weights_NBT))
-            )
-        for place, grads in enumerate(each):
-            for name, grad in zip(traced.parameters, grads, strict=True):
-                into[name][place] = 0.0 if grad is None else traced.narrowed(name, grad)

@@ -204,38 +204,7 @@ class LexicalMethod:
     with_prompt: bool = False
 
 
-@dataclass(frozen=True)
-class LateMethod:
-    """Late interaction of token gradients (see `late`).
-
-    Attributes:
-        name, summary: as in `GradientMethod`.
-        by_token: every query token asks with its own gradient, and its strengths count alike;
-            else one direction asks.
-        standardised: they count by their z-scores over a reference of the corpus.
-        with_whole: one direction asks beside the tokens, and the score is the geometric mean of
-            its strength and theirs.
-        along_run: the strength is the mean of those at several checkpoints of the training run.
-    """
-
-    name: str
-    summary: str
-    by_token: bool = False
-    standardised: bool = False
-    with_whole: bool = False
-    along_run: bool = False
-
-    @property
-    def asks_as_one(self) -> bool:
-        """Whether the direction of the whole asks, alone or beside the tokens."""
-        return self.with_whole or not self.by_token
-
-    def directions(self, tokens: int) -> int:
-        """How many directions a question of so many tokens asks with."""
-        return self.by_token * tokens + self.asks_as_one
-
-
-Method = GradientMethod | TrajectoryMethod | LexicalMethod | LateMethod
+Method = GradientMethod | TrajectoryMethod | LexicalMethod
 
 
 def inverse(value: float) -> float:

@@ -11,7 +11,6 @@ from haiftrace.methods.families import (
     INVERSE,
     SERIES,
     GradientMethod,
-    LateMethod,
     LexicalMethod,
     Method,
     Rule,
@@ -80,42 +79,13 @@ METHODS: dict[str, Method] = {
             adjusted=True,
             outer=True,
         ),
-        LateMethod(
-            "haif-r",
-            "(m^(-1/2) Σ_j max(0, cos(v, g_kj))^p)^(1/p): the tokens that agree most with v",
-        ),
-        LateMethod(
-            "haif-rq",
-            "HAIF-R's score with each query token's gradient for v, the mean over them",
-            by_token=True,
-        ),
-        LateMethod(
-            "haif-rcp",
-            "the mean over checkpoints of HAIF-RQ's score, query and record taken at each of them",
-            by_token=True,
-            along_run=True,
-        ),
-        LateMethod(
-            "haif-li",
-            "HAIF-R's score of each query token by itself, Σ_q max(0, its z-score over the corpus):"
-            " late interaction",
-            by_token=True,
-            standardised=True,
-        ),
-        LateMethod(
-            "haif-rli",
-            "the geometric mean of HAIF-R's score and HAIF-LI's",
-            by_token=True,
-            standardised=True,
-            with_whole=True,
-        ),
         LexicalMethod(
             "bm25", "search for the words of prompt and response (BM25)", with_prompt=True
         ),
         LexicalMethod("bm25-answer", "search for the words of the response alone (BM25)"),
     )
 }
-DEFAULT_METHOD = "haif-rli"
+DEFAULT_METHOD = "haif"
 
 
 def find_methods(names: str) -> tuple[Method, ...]:
@@ -134,14 +104,12 @@ def find_methods(names: str) -> tuple[Method, ...]:
 
 def is_adjusted(method: Method) -> bool:
     """Whether a rule's adjustment and combination are for this method."""
-    return not isinstance(method, LexicalMethod | LateMethod) and method.adjusted
+    return not isinstance(method, LexicalMethod) and method.adjusted
 
 
 def follows_run(method: Method) -> bool:
     """Whether a method looks at the checkpoints of the training run."""
-    return isinstance(method, TrajectoryMethod) or (
-        isinstance(method, LateMethod) and method.along_run
-    )
+    return isinstance(method, TrajectoryMethod)
 
 
 def check_rule(methods: Sequence[Method], rule: Rule) -> None:

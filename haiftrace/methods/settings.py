@@ -9,14 +9,7 @@ from typing import Any, Literal
 
 from haiftrace.errors import UsageError
 from haiftrace.methods.adjustment import HAIF, Adjustment
-from haiftrace.methods.families import (
-    INVERSE,
-    SERIES,
-    Combine,
-    GradientMethod,
-    LateMethod,
-    Method,
-)
+from haiftrace.methods.families import INVERSE, SERIES, Combine, GradientMethod, Method
 from haiftrace.methods.registry import follows_run, is_adjusted
 
 
@@ -100,36 +93,6 @@ class SeriesSettings:
     seed: int = 0
 
 
-QueryTokens = Literal["answer", "answer+name"]
-REFERENCE = 4096
-"""Windows of a reference sample."""
-
-
-@dataclass(frozen=True)
-class LateSettings:
-    """Of the methods by late interaction.
-
-    Attributes:
-        scope: parameters whose gradients meet (see `haiftrace.scopes`).
-        power: p.
-        reference: windows, a seeded sample of the index, whose exact strengths z-scores are taken
-            over; None for `REFERENCE` of them, and where that takes too long for the estimates of
-            all windows.
-        seed: of the sample.
-        query_tokens: whose gradients ask: the answer's, or those of the prompt's name too.
-    """
-
-    scope: str = "attention"
-    power: float = 3.0
-    reference: int | None = None
-    seed: int = 0
-    query_tokens: QueryTokens = "answer"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.power < math.inf:
-            raise UsageError(f"{self.power:g} is no --power.", "Use a positive number, like 3.")
-
-
 @dataclass(frozen=True)
 class MethodSettings:
     """Everything that methods can be told; each looks at what is its own.
@@ -139,7 +102,6 @@ class MethodSettings:
         factors: of those with EK-FAC's curvature.
         series: of LiSSA.
         checkpoints: of those over a training run: a Trainer's directory, or PATH:LR,PATH:LR.
-        late: of those by late interaction.
     """
 
     adjustment: Adjustment = HAIF
@@ -147,7 +109,6 @@ class MethodSettings:
     factors: FactorSettings = field(default_factory=FactorSettings)
     series: SeriesSettings = field(default_factory=SeriesSettings)
     checkpoints: str | None = None
-    late: LateSettings = field(default_factory=LateSettings)
 
     def described(self, methods: Sequence[Method]) -> dict[str, str | int | float | bool | None]:
         """What these methods look at of it, for a report."""
@@ -174,10 +135,6 @@ class MethodSettings:
             }
         if any(follows_run(method) for method in methods):
             told["checkpoints"] = self.checkpoints
-        if any(isinstance(method, LateMethod) for method in methods):
-            late = self.late
-            told |= {"scope": late.scope, "power": late.power, "reference": late.reference}
-            told["query_tokens"] = late.query_tokens
         return told
 
     def options(self, methods: Sequence[Method]) -> list[str]:
@@ -191,9 +148,6 @@ class MethodSettings:
             given["--damping"] = (str(self.factors.damping), str(plain.factors.damping))
             given["--factor-records"] = (self.factors.records, None)
             given["--seed"] = (self.factors.seed, plain.factors.seed)
-        if any(isinstance(method, LateMethod) for method in methods):
-            given["--scope"] = (self.late.scope, plain.late.scope)
-            given["--power"] = (self.late.power, plain.late.power)
         if any(follows_run(method) for method in methods):
             given["--checkpoints"] = (self.checkpoints, None)
         return [

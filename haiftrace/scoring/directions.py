@@ -39,12 +39,10 @@ class Question:
     Attributes:
         batch: the prompt and response as one record.
         engine: over the parameters of the gradient.
-        names: positions of prompt tokens that ask too, in late interaction alone.
     """
 
     batch: Batch
     engine: GradientEngine
-    names: tuple[int, ...] = ()
 
     @cached_property
     def weights_BT(self) -> Tensor:
@@ -69,14 +67,3 @@ class Question:
 def shares(batch: Batch) -> Tensor:
     """[1, T] each label's share in the mean over them."""
     return batch.labels_BT.double() / batch.labels_BT.sum()
-
-
-def units(stacked: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Vectors [N, *parameter] by parameter name, scaled to unit length in place."""
-    import torch
-
-    squares = [part.double().flatten(1).pow(2).sum(1) for part in stacked.values()]
-    norms_N = torch.stack(squares).sum(0).sqrt().clamp_min(1e-300)
-    for part in stacked.values():
-        part.copy_(part.double() / norms_N.reshape(-1, *[1] * (part.ndim - 1)))
-    return stacked

@@ -42,10 +42,6 @@ class WordScorer:
                 evidence = self._lexical.evidence(query, row, window.text, window.offsets)
                 best[method.name].add(Scored(window, float(evidence.sum()), None, evidence))
 
-    def frequency(self, term: str) -> int:
-        """How many windows hold a term (see `lexical`)."""
-        return self._lexical.frequency(term)
-
     def scores(self, method: LexicalMethod, prompt: str, response: str) -> np.ndarray:
         """[N] the score of every window."""
         return self._lexical.scores(_query(method, prompt, response))

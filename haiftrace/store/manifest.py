@@ -88,37 +88,33 @@ class Layout:
         vector_dtype: "float16" or "float32", how that vector is kept.
         token_vectors: K, dimensions of a token's vector; 0 where none are kept.
         extra_columns: names of further float64 columns, one value a window.
-        norm_scopes: scopes beside the index's own that each token's gradient norm is kept over.
     """
 
     projection_dim: int
     vector_dtype: str
     token_vectors: int
     extra_columns: tuple[str, ...] = ()
-    norm_scopes: tuple[str, ...] = ()
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Layout:
         """Read `projection_dim`, `vector_dtype` and `token_vectors`.
 
-        `extra_columns` and `norm_scopes` may be missing.
+        `extra_columns` may be missing.
 
         Raises:
             ValueError: one of them is missing or out of range.
         """
         dim, dtype = settings.get("projection_dim"), settings.get("vector_dtype")
         tokens, extra = settings.get("token_vectors"), settings.get("extra_columns", [])
-        scopes = settings.get("norm_scopes", [])
         if not _is_count(dim) or dim < 1:
             raise ValueError("settings['projection_dim'] must be a positive integer")
         if dtype not in ("float16", "float32"):
             raise ValueError("settings['vector_dtype'] must be 'float16' or 'float32'")
         if not _is_count(tokens):
             raise ValueError("settings['token_vectors'] must be an integer, 0 for none")
-        for name, value in (("extra_columns", extra), ("norm_scopes", scopes)):
-            if not isinstance(value, list | tuple) or not all(isinstance(n, str) for n in value):
-                raise ValueError(f"settings[{name!r}] must be a list of names")
-        return cls(dim, dtype, tokens, tuple(extra), tuple(scopes))
+        if not isinstance(extra, list | tuple) or not all(isinstance(n, str) for n in extra):
+            raise ValueError("settings['extra_columns'] must be a list of names")
+        return cls(dim, dtype, tokens, tuple(extra))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from haiftrace.store.rows import (
     OPTIONAL_COLUMNS,
     SCALAR_COLUMNS,
     StoredWindow,
-    norm_column,
     record_schema,
 )
 from haiftrace.store.shortlist import Shortlist
@@ -278,12 +277,9 @@ class _Shard:
         names = [name for name in record_schema(layout).names if name != "vector"]
         table = read_columns(self._records_path, self._records_file, names).combine_chunks()
         self._columns = {name: table.column(name) for name in names}
-        scopes = {scope: norm_column(scope) for scope in layout.norm_scopes}
-        wanted = ["loss", "grad_norm", *scopes.values()]
-        tokens = read_columns(self._tokens_path, self._tokens_file, wanted)
+        tokens = read_columns(self._tokens_path, self._tokens_file, ["loss", "grad_norm"])
         self._token_loss = tokens.column("loss").to_numpy()
         self._token_grad_norm = tokens.column("grad_norm").to_numpy()
-        self._scope_norms = {s: tokens.column(name).to_numpy() for s, name in scopes.items()}
         counts = self._columns["label_count"].to_numpy()
         self._token_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         if self._token_starts[-1] != entry.tokens.rows:
@@ -328,7 +324,6 @@ class _Shard:
             token_loss=spread(self._token_loss[first:last]),
             token_grad_norm=spread(self._token_grad_norm[first:last]),
             token_vectors=spread(self._token_vectors(first, last)) if token_vectors else None,
-            scope_norms={s: spread(norms[first:last]) for s, norms in self._scope_norms.items()},
         )
 
     def _numbers(self, name: str, at: int) -> np.ndarray:

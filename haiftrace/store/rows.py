@@ -59,7 +59,6 @@ class Window:
         token_grad_norm: [T] float64, ‖g_j‖; likewise.
         token_vectors: [T, K], projected g_j/‖g_j‖, kept as `token_codes` says; likewise; None where
             there are none.
-        scope_norms: [T] float64 each, ‖g_j‖ over the settings' `norm_scopes`; likewise.
         extra: the values of the settings' `extra_columns`.
         content_hash: SHA-256 (hex) of the whole record's text; None where it was not given.
         group: the value of the record's group field; None without one.
@@ -81,7 +80,6 @@ class Window:
     token_loss: np.ndarray
     token_grad_norm: np.ndarray
     token_vectors: np.ndarray | None = None
-    scope_norms: dict[str, np.ndarray] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
     content_hash: str | None = None
     group: str | None = None
@@ -144,16 +142,10 @@ def token_schema(layout: Layout) -> pa.Schema:
         ("token_id", pa.int32()),
         ("loss", pa.float32()),
         ("grad_norm", pa.float64()),
-        *((norm_column(scope), pa.float64()) for scope in layout.norm_scopes),
     ]
     if layout.token_vectors:
         columns += code_columns(layout.token_vectors)
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
-
-
-def norm_column(scope: str) -> str:
-    """Column of tokens/ with gradient norms over a scope beside the index's own."""
-    return f"grad_norm:{scope}"
 
 
 def check_row(row: WindowRow, layout: Layout) -> None:
@@ -172,8 +164,6 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         "vector": row.vector.shape == (layout.projection_dim,),
         "token_vectors": (row.token_vectors is None and count == 0)
         or (row.token_vectors is not None and row.token_vectors.shape == (length, count)),
-        "scope_norms": set(row.scope_norms) == set(layout.norm_scopes)
-        and all(norms.shape == (length,) for norms in row.scope_norms.values()),
         "extra": set(row.extra) == set(layout.extra_columns),
     }
     wrong = [name for name, fits in shapes.items() if not fits]
@@ -199,7 +189,6 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         row.vector.astype(layout.vector_dtype),
         row.token_loss[labels].astype(np.float32),
         row.token_grad_norm[labels],
-        *(norms[labels] for norms in row.scope_norms.values()),
     ]
     if row.token_vectors is not None:
         arrays.append(row.token_vectors[labels].astype(np.float32))
@@ -253,10 +242,6 @@ def token_batch(rows: Sequence[WindowRow], first_row: int, layout: Layout) -> pa
         "token_id": at_labels([np.asarray(row.token_ids, dtype=np.int64) for row in rows]),
         "loss": at_labels([row.token_loss for row in rows]),
         "grad_norm": at_labels([row.token_grad_norm for row in rows]),
-        **{
-            norm_column(scope): at_labels([row.scope_norms[scope] for row in rows])
-            for scope in layout.norm_scopes
-        },
     }
     arrays = {
         name: pa.array(plain.astype(schema.field(name).type.to_pandas_dtype()))
