@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,13 @@ class AttentionCall:
     scaling: float
     softcap: float | None = None
     sinks_H: Tensor | None = None
+
+    def detached(self) -> AttentionCall:
+        """The same without the graph behind it."""
+        tensors: dict[str, Any] = {
+            name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
     @property
     def groups(self) -> int:
@@ -164,10 +171,11 @@ class Recorder:
 
     def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
         """[B, H, T, E] the outputs of a layer's heads."""
-        output = _OwnStream.apply(call.query_BHTC, call.key_BGTC, call.value_BGTE, call)
+        held = call.detached()
+        output = _OwnStream.apply(call.query_BHTC, call.key_BGTC, call.value_BGTE, held)
         if not output.requires_grad:
             output.requires_grad_(True)  # the first layer's: nothing below it is asked for
-        self.keep(module, call, output)
+        self.keep(module, held, output)
         return output
 
     def keep(self, module: nn.Module, call: AttentionCall, output: Tensor) -> None:

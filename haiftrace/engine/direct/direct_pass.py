@@ -80,7 +80,7 @@ def _past_head(head: Any, hidden_JX: Tensor, targets_J: Tensor) -> tuple[Tensor,
     weight_VX = head.weight.detach()
     step = max(1, LOGIT_BYTES // (4 * weight_VX.shape[0]))
     losses, slopes = [], []
-    for start in range(0, len(targets_J), step):
+    for start in range(0, max(1, len(targets_J)), step):
         targets = targets_J[start : start + step]
         with torch.no_grad():
             logits = widened(head(hidden_JX[start : start + step]))

@@ -89,10 +89,10 @@ class LayerFactors:
         found = []
         for start in range(0, other.count, step):
             part = slice(start, start + step)
-            theirs = other.slope_GJRE[:, part].flatten(1, 2)
-            met = slopes @ theirs.transpose(-1, -2)
+            theirs = other.slope_GJRE[:, part]
+            met = slopes @ theirs.flatten(1, 2).transpose(-1, -2)
             met *= inputs @ other.input_GJRD[:, part].flatten(1, 2).transpose(-1, -2)
-            met = met.reshape(groups, self.count, heads, -1, heads)
+            met = met.reshape(groups, self.count, heads, theirs.shape[1], heads)
             found.append(met.sum((0, 2, 4)))
         return torch.cat(found, 1) if found else slopes.new_zeros(self.count, 0)
 

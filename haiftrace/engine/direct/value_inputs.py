@@ -41,16 +41,14 @@ class _Search(Recorder):
 
 
 def holds(given: Tensor, value_BGTE: Tensor) -> bool:
-    """Whether each column of values [B, G, T, E] is one of a module's output [B, T, columns]."""
+    """Whether the columns of values [B, G, T, E] are different ones of an output [B, .., T, X]."""
     batch, _, length, _ = value_BGTE.shape
-    if given.ndim != 3 or given.shape[:2] != (batch, length):
+    if given.shape[0] != batch or given[..., 0].numel() != batch * length:
         return False
     values = value_BGTE.transpose(1, 2).reshape(batch * length, -1)
-    columns = given.reshape(batch * length, -1)
-    if columns.shape[1] < values.shape[1]:
-        return False
-    known = {column.tobytes() for column in _columns(columns)}
-    return all(column.tobytes() in known for column in _columns(values))
+    known = {column.tobytes() for column in _columns(given.reshape(batch * length, -1))}
+    wanted = {column.tobytes() for column in _columns(values)}
+    return len(wanted) == values.shape[1] and wanted <= known
 
 
 def _columns(matrix: Tensor) -> Any:
@@ -95,10 +93,12 @@ def _keeping(search: _Search) -> Any:
 def captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """While it lasts, what the modules read is appended to the list [B, T, D], in their order."""
     inputs: list[Tensor] = []
-    hooks = [
-        module.register_forward_hook(lambda _, given, __: inputs.append(given[0].detach()))
-        for module in modules
-    ]
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...], __: Any) -> None:
+        rows = given[0].detach()
+        inputs.append(rows.reshape(rows.shape[0], -1, rows.shape[-1]))
+
+    hooks = [module.register_forward_hook(keep) for module in modules]
     try:
         yield inputs
     finally:
