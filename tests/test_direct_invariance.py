@@ -18,8 +18,8 @@ from haiftrace.engine.direct import (
     DirectQueries,
     SecondMoments,
     attention,
-    direct_pass,
     factors,
+    head,
 )
 from tests.oracle import TrueFloat64
 from tests.tiny_models import VOCABULARY, records, trained
@@ -122,8 +122,9 @@ def test_a_batch_without_labels_gives_nothing(name: str) -> None:
 def _small_chunks(rows: int, cosines: int, logits: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "ROW_BYTES", rows)
+        patch.setattr(attention, "LEAST_ROWS", 1)
         patch.setattr(factors, "COSINE_BYTES", cosines)
-        patch.setattr(direct_pass, "LOGIT_BYTES", logits)
+        patch.setattr(head, "LOGIT_BYTES", logits)
         yield
 
 

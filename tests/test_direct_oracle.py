@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from haiftrace.engine import make_batch
+from haiftrace.engine import Batch, make_batch
 from haiftrace.engine.direct import DirectGradients, SecondMoments, Whitening
+from haiftrace.engine.direct.factors import LayerFactors
 from tests.direct_oracle import DirectTruth, direct_truth, full_value_gradients
 from tests.oracle import TrueFloat64
 from tests.tiny_models import DIRECT_NAMES, records, trained
@@ -61,6 +62,22 @@ def close(ours: Tensor, right: Tensor, tolerance: float = 1e-9) -> None:
     assert (ours - right).abs().max() <= tolerance * right.abs().max()
 
 
+def layers_of(direct: DirectGradients, batch: Batch) -> tuple[Tensor, list[LayerFactors]]:
+    """Losses, and the factors of all labels in order."""
+    parts: list[list[tuple[Tensor, LayerFactors]]] = [[] for _ in range(direct.layers)]
+    losses_J = direct.run(batch, lambda layer, *some: parts[layer].append(some))
+    layers = []
+    for part in parts:
+        order = torch.cat([labels_N for labels_N, _ in part]).argsort()
+        layers.append(LayerFactors.joined([factors for _, factors in part]).taken(order))
+    return losses_J, layers
+
+
+def slopes_of(layer: LayerFactors) -> Tensor:
+    """e [J, H, E]."""
+    return (layer.slope_GJRE * layer.norm_J[:, None, None]).transpose(0, 1).flatten(1, 2)
+
+
 def moments_of(inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """(A + 0.1 tr(A)/D)^(-1/2) by layer, from its definition, position by position."""
     matrices = []
@@ -86,12 +103,11 @@ def test_factors_are_those_of_single_backward_passes(name: str) -> None:
     model = cached_model(name, torch.float64)
     with TrueFloat64():
         direct = DirectGradients(model)
-        run = direct.pass_of(make_batch(*sample(name)))
-        layers = list(run.layers(Whitening.none(direct.layers)))
-    close(run.losses_J, torch.cat([record.losses_J for record in known]))
+        losses_J, layers = layers_of(direct, make_batch(*sample(name)))
+    close(losses_J, torch.cat([record.losses_J for record in known]))
     assert direct.layers == len(known[0].slopes)
-    for ours, right in zip(run.slopes, joined([record.slopes for record in known]), strict=True):
-        close(ours, right)
+    for layer, right in zip(layers, joined([record.slopes for record in known]), strict=True):
+        close(slopes_of(layer), right)
     for layer, right in zip(layers, joined([record.means for record in known]), strict=True):
         close(layer.input_GJRD.transpose(0, 1).flatten(1, 2), right)
 
@@ -113,9 +129,8 @@ def test_norms_and_cosines_are_those_of_explicit_gradients(name: str) -> None:
         losses_J, cosines = direct.cosines(batch, found)
         cosines = list(cosines)
         norms_J = direct.measures(batch, 0, 0).norms_BT[batch.labels_BT]
-        run = direct.pass_of(batch)
-        layers = list(run.layers(Whitening(tuple(whiten))))
-    close(losses_J, run.losses_J)
+        same_J, layers = layers_of(direct, batch)
+    close(losses_J, same_J)
     ours = joined([record.gradients(whiten) for record in known])
     theirs = joined([query.gradients(whiten) for query in asked])
     squares = torch.zeros(len(losses_J), dtype=torch.float64)
@@ -135,7 +150,7 @@ def test_the_last_layers_gradient_is_the_full_one(name: str) -> None:
     record = records(name)[0][:12]
     with TrueFloat64():
         direct = DirectGradients(model)
-        *_, last = direct.pass_of(make_batch([record])).layers(Whitening.none(direct.layers))
+        last = layers_of(direct, make_batch([record]))[1][-1]
         full = full_value_gradients(name, model, record, last.slope_GJRE.shape[0])
     gradient = torch.einsum("gjre,gjrd->jged", last.slope_GJRE, last.input_GJRD)
     close(gradient * last.norm_J[:, None, None, None], full)
@@ -145,9 +160,9 @@ def test_the_last_layers_gradient_is_the_full_one(name: str) -> None:
 def test_an_architectures_own_casts_cost_their_rounding_only(name: str) -> None:
     known, _ = truth(name)
     direct = DirectGradients(cached_model(name, torch.float64))
-    run = direct.pass_of(make_batch(*sample(name)))
-    for ours, right in zip(run.slopes, joined([record.slopes for record in known]), strict=True):
-        close(ours, right, 1e-4)
+    _, layers = layers_of(direct, make_batch(*sample(name)))
+    for layer, right in zip(layers, joined([record.slopes for record in known]), strict=True):
+        close(slopes_of(layer), right, 1e-4)
 
 
 @each_model

@@ -18,9 +18,9 @@ GROUPS, HEADS, SLOPE, INPUT = 2, 3, 4, 90
 
 
 def random_factors(count: int, inputs: int = INPUT) -> LayerFactors:
-    slope_JHE = torch.randn(count, GROUPS * HEADS, SLOPE, dtype=torch.float64)
-    input_JHD = torch.randn(count, GROUPS * HEADS, inputs, dtype=torch.float64)
-    return LayerFactors.of(slope_JHE, input_JHD, GROUPS)
+    slope_GJRE = torch.randn(GROUPS, count, HEADS, SLOPE, dtype=torch.float64)
+    input_GJRD = torch.randn(GROUPS, count, HEADS, inputs, dtype=torch.float64)
+    return LayerFactors.of(slope_GJRE, input_GJRD, torch.ones(count))
 
 
 def formed(factors: LayerFactors) -> Tensor:
@@ -63,9 +63,7 @@ def test_inner_products_are_unbiased_and_vary_with_the_dimension(inputs: int) ->
     # Pairs of all cosines: the gradients of `right` lean towards those of `left`.
     lean = torch.linspace(-0.9, 0.9, 6, dtype=torch.float64)[None, :, None, None]
     mixed = lean * left.input_GJRD + (1 - lean.abs()) * right.input_GJRD
-    right = LayerFactors.of(
-        left.slope_GJRE.transpose(0, 1).flatten(1, 2), mixed.transpose(0, 1).flatten(1, 2), GROUPS
-    )
+    right = LayerFactors.of(left.slope_GJRE, mixed, torch.ones(6))
     cosine_J = (formed(left) * formed(right)).sum(1)
     torch.testing.assert_close(left.cosines(right).diagonal(), cosine_J)
     assert cosine_J.min() < -0.7

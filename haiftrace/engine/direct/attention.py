@@ -5,25 +5,33 @@ stream of that position alone: keys and values of other positions are constants,
 key and value still count, by its attention to itself. Then streams do not mix in a backward pass,
 and that of the sum of all losses leaves at every position the gradient of its own label.
 
-Shape letters: B records, H query heads, G key-value heads (each serves H/G query heads), T
-positions, S rows (a range of positions), C width of a key, E width of a value.
+Weights are formed a range of rows at a time, with the positions that these see, and twice: for the
+outputs, and in the backward pass, where a `Watcher` sees them too. No layer's weights are kept.
+
+Shape letters: B records, H query heads, G key-value heads (each serves R = H/G query heads), T
+positions, S rows (a range of positions), I positions that they see, C width of a key, E width of a
+value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-NAME = "haiftrace-own-stream"
-"""What the attention is registered as with transformers."""
+from haiftrace.engine.losses import widened
 
-ROW_BYTES = 64 << 20
-"""Attention weights that are held at a time, approximately."""
+ROW_BYTES = 32 << 20
+"""Attention weights that are held at a time, at most."""
+
+LEAST_ROWS = 64
+"""Rows that are worth a range: with fewer, matrix products are too small."""
+
+RANGES = 8
+"""Ranges of rows in a long window: with more, little is left to save of what rows cannot see."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +41,8 @@ class AttentionCall:
     Attributes:
         query_BHTC, key_BGTC: after rotary embedding and whatever else the model does to them.
         value_BGTE: values.
-        mask: added to the scores, [B or 1, H or 1, T, T]; None for a plain causal one.
+        mask: [B or 1, H or 1, T, T], True where a row sees a position, or numbers that are added
+            to the scores; None for a plain causal one.
         scaling: of the scores.
         softcap: bound c of c·tanh(score/c), or None.
         sinks_H: a score that each head's softmax has beside those of positions, or None.
@@ -47,6 +56,11 @@ class AttentionCall:
     softcap: float | None = None
     sinks_H: Tensor | None = None
 
+    @property
+    def groups(self) -> int:
+        """G."""
+        return self.key_BGTC.shape[1]
+
     def detached(self) -> AttentionCall:
         """The same without the graph behind it."""
         tensors: dict[str, Any] = {
@@ -54,189 +68,160 @@ class AttentionCall:
         }
         return replace(self, **tensors)
 
-    @property
-    def groups(self) -> int:
-        """G."""
-        return self.key_BGTC.shape[1]
-
     def grouped(self, tensor_BHSX: Tensor) -> Tensor:
-        """[B, G, H/G·S, X]: the rows of the query heads that share a key-value head together."""
+        """[B, G, R·S, X]: the rows of the query heads that share a key-value head together."""
         batch, heads, rows, width = tensor_BHSX.shape
         return tensor_BHSX.reshape(batch, self.groups, heads // self.groups * rows, width)
 
-    def row_ranges(self, first: int = 0, wide: int = 0) -> Iterator[range]:
-        """Ranges of rows from `first` on whose weights are held together.
-
-        Args:
-            wide: numbers a head and row that are held beside the weights.
-        """
+    def row_ranges(self) -> Iterator[range]:
+        """Ranges of rows whose weights are held together."""
         batch, heads, length, _ = self.query_BHTC.shape
-        each = 4 * batch * heads * max(length, wide)
-        step = max(1, ROW_BYTES // each)
-        for start in range(first, length, step):
-            yield range(start, min(start + step, length))
+        step = min(max(LEAST_ROWS, -(-length // RANGES)), ROW_BYTES // (4 * batch * heads * length))
+        for start in range(0, length, max(1, step)):
+            yield range(start, min(start + max(1, step), length))
 
-    def scores(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        """[B, H, S, end] scores of these rows with the positions before the range's end, and the
-        derivative of a score by what the soft cap is of, where there is one.
+    def weights(self, rows: range) -> tuple[Tensor, Tensor | None]:
+        """[B, H, S, I] attention weights of these rows, and the derivative of a score by what the
+        soft cap is of, where there is one; both in at least float32.
         """
-        query = self.grouped(self.query_BHTC[:, :, rows.start : rows.stop])
-        key = self.key_BGTC[:, :, : rows.stop]
-        scores = (query @ key.transpose(-1, -2)) * self.scaling
         batch, heads = self.query_BHTC.shape[:2]
-        scores = scores.reshape(batch, heads, len(rows), rows.stop)
+        query = self.grouped(self.query_BHTC[:, :, rows.start : rows.stop]) * self.scaling
+        scores = widened(query @ self.key_BGTC[:, :, : rows.stop].transpose(-1, -2))
+        scores = scores.view(batch, heads, len(rows), rows.stop)
         slope = None
         if self.softcap is not None:
             capped = torch.tanh(scores / self.softcap)
             scores, slope = capped * self.softcap, 1 - capped**2
-        if self.mask is not None:
-            return scores + self.mask[..., rows.start : rows.stop, : rows.stop], slope
-        later = torch.ones(len(rows), rows.stop, dtype=torch.bool, device=scores.device)
-        return scores.masked_fill(later.triu(rows.start + 1), float("-inf")), slope
+        scores = self._masked(scores, rows)
+        if self.sinks_H is None:
+            return torch.softmax(scores, -1), slope
+        sink = self.sinks_H.to(scores.dtype).reshape(1, -1, 1, 1)
+        scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
+        return torch.softmax(scores, -1)[..., :-1], slope
 
-    def weights(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        """[B, H, S, end] attention weights of these rows, and the slope of `scores`."""
-        scores, slope = self.scores(rows)
-        if scores.dtype in (torch.bfloat16, torch.float16):
-            scores = scores.float()
-        if self.sinks_H is not None:
-            sink = self.sinks_H.to(scores.dtype).reshape(1, -1, 1, 1)
-            scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
-        weights = torch.softmax(scores, -1)
-        if self.sinks_H is not None:
-            weights = weights[..., :-1]
-        return weights.to(self.query_BHTC.dtype), slope
+    def _masked(self, scores_BHSI: Tensor, rows: range) -> Tensor:
+        if self.mask is None:
+            square = torch.ones(len(rows), len(rows), dtype=torch.bool, device=scores_BHSI.device)
+            scores_BHSI[..., rows.start :].masked_fill_(square.triu_(1), float("-inf"))
+            return scores_BHSI
+        mask = self.mask[..., rows.start : rows.stop, : rows.stop]
+        if mask.dtype is torch.bool:
+            return scores_BHSI.masked_fill_(~mask, float("-inf"))
+        return scores_BHSI + mask
 
-    def averaged(self, rows: range, values: Tensor) -> Tensor:
-        """[B, H, S, X] what these rows attend to of values [B, T, X], which all heads share."""
-        weights, _ = self.weights(rows)
-        batch, heads, count, end = weights.shape
-        means = weights.reshape(batch, heads * count, end).to(values.dtype) @ values[:, :end]
-        return means.reshape(batch, heads, count, -1)
+    def outputs(self) -> Tensor:
+        """[B, H, T, E] what each head gives."""
+        value = self.value_BGTE
+        found = []
+        for rows in self.row_ranges():
+            weights, _ = self.weights(rows)
+            of_rows = self.grouped(weights.to(value.dtype)) @ value[:, :, : rows.stop]
+            found.append(of_rows.view(*weights.shape[:3], value.shape[-1]))
+        return torch.cat(found, 2)
+
+
+class Watcher(Protocol):
+    """Sees one layer's attention in the backward pass, range by range."""
+
+    def wants(self, rows: range) -> bool:
+        """Whether any of these rows has a gradient."""
+        ...
+
+    def see(self, rows: range, weights_BHSI: Tensor, slopes_BHSE: Tensor) -> None:
+        """The weights of these rows, and the gradients of what the heads give there."""
+        ...
+
+    def done(self) -> None:
+        """There are no more rows."""
+        ...
 
 
 class _OwnStream(torch.autograd.Function):
     """[B, H, T, E] attention outputs; the backward pass is that of the own streams."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
-        outputs = []
-        for rows in call.row_ranges():
-            weights, _ = call.weights(rows)
-            of_rows = call.grouped(weights) @ value[:, :, : rows.stop]
-            outputs.append(of_rows.reshape(*weights.shape[:3], value.shape[-1]))
-        output = torch.cat(outputs, 2)
-        ctx.save_for_backward(query, key, value, output)
-        ctx.call = call
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        anchor: Tensor,
+        call: AttentionCall,
+        watcher: Watcher,
+    ) -> Tensor:
+        output = call.outputs()
+        ctx.save_for_backward(output)
+        ctx.call, ctx.watcher = call, watcher
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, output = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         call: AttentionCall = ctx.call
-        slopes = grads[0].to(query.dtype)
-        own_BHT = (slopes * output).sum(-1)
-        to_query = torch.empty_like(query)
-        by_score, by_weight = torch.empty_like(own_BHT), torch.empty_like(own_BHT)
+        watcher: Watcher = ctx.watcher
+        (output,) = ctx.saved_tensors
+        found = _Gradients(call, grads[0], output) if any(ctx.needs_input_grad[:3]) else None
         for rows in call.row_ranges():
-            here = slice(rows.start, rows.stop)
-            weights, slope = call.weights(rows)
-            met = call.grouped(slopes[:, :, here]) @ value[:, :, : rows.stop].transpose(-1, -2)
-            of_scores = weights * (met.reshape(weights.shape) - own_BHT[:, :, here, None])
-            if slope is not None:
-                of_scores = of_scores * slope
-            back = call.grouped(of_scores) @ key[:, :, : rows.stop]
-            to_query[:, :, here] = back.reshape(*weights.shape[:3], -1) * call.scaling
-            diagonal = torch.arange(len(rows), device=query.device)
-            by_score[:, :, here] = of_scores[:, :, diagonal, diagonal + rows.start]
-            by_weight[:, :, here] = weights[:, :, diagonal, diagonal + rows.start]
-        to_key = _over_group(by_score[..., None] * query * call.scaling, call.groups)
-        to_value = _over_group(by_weight[..., None] * slopes, call.groups)
-        return to_query, to_key, to_value, None
+            if watcher.wants(rows):
+                weights, slope = call.weights(rows)
+                watcher.see(rows, weights, grads[0][:, :, rows.start : rows.stop])
+                if found is not None:
+                    found.add(rows, weights, slope)
+        watcher.done()
+        del ctx.call, ctx.watcher
+        nothing = torch.zeros((), dtype=output.dtype, device=output.device)
+        if found is None:
+            return None, None, None, nothing, None, None
+        return found.query, found.key(), found.value(), nothing, None, None
 
 
-def _over_group(tensor_BHTX: Tensor, groups: int) -> Tensor:
-    """[B, G, T, X] sums over the query heads of each key-value head."""
-    batch, heads, length, width = tensor_BHTX.shape
-    return tensor_BHTX.reshape(batch, groups, heads // groups, length, width).sum(2)
+class _Gradients:
+    """Gradients by query, key and value along the own streams, filled range by range."""
+
+    def __init__(self, call: AttentionCall, slopes_BHTE: Tensor, output_BHTE: Tensor) -> None:
+        self._call = call
+        self._slopes = slopes_BHTE
+        self._own_BHT = (widened(slopes_BHTE) * widened(output_BHTE)).sum(-1)
+        self.query = torch.zeros_like(call.query_BHTC)
+        self._by_score, self._by_weight = (torch.zeros_like(self._own_BHT) for _ in range(2))
+
+    def add(self, rows: range, weights_BHSI: Tensor, slope_BHSI: Tensor | None) -> None:
+        """Those of some rows."""
+        call, here = self._call, slice(rows.start, rows.stop)
+        value, key = call.value_BGTE[:, :, : rows.stop], call.key_BGTC[:, :, : rows.stop]
+        met = widened(call.grouped(self._slopes[:, :, here]) @ value.transpose(-1, -2))
+        of_scores = met.view(weights_BHSI.shape).sub_(self._own_BHT[:, :, here, None])
+        of_scores.mul_(weights_BHSI)
+        if slope_BHSI is not None:
+            of_scores.mul_(slope_BHSI)
+        back = call.grouped(of_scores.to(key.dtype)) @ key
+        torch.mul(back.view_as(self.query[:, :, here]), call.scaling, out=self.query[:, :, here])
+        own = slice(rows.start, None)
+        self._by_score[:, :, here] = of_scores[..., own].diagonal(dim1=-2, dim2=-1)
+        self._by_weight[:, :, here] = weights_BHSI[..., own].diagonal(dim1=-2, dim2=-1)
+
+    def key(self) -> Tensor:
+        """[B, G, T, C]."""
+        query = self._call.query_BHTC
+        by_score = (self._by_score * self._call.scaling).to(query.dtype)
+        return self._over_group(by_score[..., None] * query)
+
+    def value(self) -> Tensor:
+        """[B, G, T, E]."""
+        return self._over_group(self._by_weight.to(self._slopes.dtype)[..., None] * self._slopes)
+
+    def _over_group(self, tensor_BHTX: Tensor) -> Tensor:
+        batch, heads, length, width = tensor_BHTX.shape
+        groups = self._call.groups
+        return tensor_BHTX.reshape(batch, groups, heads // groups, length, width).sum(2)
 
 
-class Recorder:
-    """Takes the place of a model's attention and keeps each layer's call and output."""
+def own_stream(call: AttentionCall, anchor: Tensor, watcher: Watcher) -> Tensor:
+    """[B, H, T, E] the outputs of a layer's heads, watched in the backward pass.
 
-    def __init__(self) -> None:
-        self.calls: list[AttentionCall] = []
-        self.outputs: list[Tensor] = []
-        self.modules: list[nn.Module] = []
-
-    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
-        """[B, H, T, E] the outputs of a layer's heads."""
-        held = call.detached()
-        output = _OwnStream.apply(call.query_BHTC, call.key_BGTC, call.value_BGTE, held)
-        if not output.requires_grad:
-            output.requires_grad_(True)  # the first layer's: nothing below it is asked for
-        self.keep(module, held, output)
-        return output
-
-    def keep(self, module: nn.Module, call: AttentionCall, output: Tensor) -> None:
-        """One layer more."""
-        self.modules.append(module)
-        self.calls.append(call)
-        self.outputs.append(output)
-
-
-_recorders: list[Recorder] = []
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: [B, T, H, E]."""
-    call = AttentionCall(
-        query,
-        key,
-        value,
-        attention_mask,
-        query.shape[-1] ** -0.5 if scaling is None else float(scaling),
-        softcap,
-        s_aux,
+    Args:
+        anchor: a scalar with a gradient, so that the lowest layer has a backward pass too.
+    """
+    output: Tensor = _OwnStream.apply(
+        call.query_BHTC, call.key_BGTC, call.value_BGTE, anchor, call.detached(), watcher
     )
-    output = _recorders[-1].attend(module, call)
-    return output.transpose(1, 2).contiguous(), None
-
-
-@contextmanager
-def own_streams(model: nn.Module, recorder: Recorder) -> Iterator[Recorder]:
-    """While it lasts, the model's attention goes to `recorder`, and no parameter has a gradient."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, eager_mask)
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    before = [
-        (config, getattr(config, "_attn_implementation_internal", None))
-        for config in configs.values()
-    ]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for config, _ in before:
-        config._attn_implementation_internal = NAME
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    _recorders.append(recorder)
-    try:
-        yield recorder
-    finally:
-        _recorders.pop()
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for config, name in before:
-            config._attn_implementation_internal = name
+    return output

@@ -1,108 +1,134 @@
 """One forward and one backward pass: losses and direct gradients of all labels of a batch.
 
-Shape letters: B records, T positions, J labels of the whole batch (record by record, in order), H
-heads, E width of a head's value, D width of a value projection's input, V vocabulary.
+Shape letters: B records, T positions, J labels of the whole batch (record by record, in order), N
+of them at a time, H query heads, G key-value heads of R query heads each, E width of a head's
+value, D width of a value projection's input, S rows, I positions that they see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.direct.attention import AttentionCall, Recorder, own_streams
+from haiftrace.engine.direct.attention import AttentionCall, own_stream
 from haiftrace.engine.direct.factors import LayerFactors
+from haiftrace.engine.direct.head import Head, losses_and_slopes
+from haiftrace.engine.direct.interface import Recorder, attention_by
+from haiftrace.engine.direct.mixers import held_constant
+from haiftrace.engine.direct.support import DirectSupport
 from haiftrace.engine.direct.value_inputs import captured_inputs
 from haiftrace.engine.direct.whitening import Whitening
-from haiftrace.engine.losses import logit_gradients, token_losses, widened
-from haiftrace.engine.plain_head import HeadInput
 
-LOGIT_BYTES = 64 << 20
-"""Logits that are held at a time behind a plain output head, approximately."""
+Receiver = Callable[[int, Tensor, LayerFactors], None]
+"""(layer, which labels [N], their factors): what is done with the direct gradients."""
 
 
-class DirectPass:
-    """The pass itself, done when it is made; factors are formed a layer at a time.
+class DirectPass(Recorder):
+    """The pass, done when it is made; `receive` sees the factors in the backward pass.
+
+    Every label comes once in every layer, some labels at a time: from the last layer to the first,
+    and in a layer from the first positions to the last. No layer's factors are held together.
 
     Args:
         model: evaluation mode.
-        projections: each layer's value projection.
-        plain_head: the logits are exactly a linear head's output (see `plain_head`).
+        support: how its pass is done.
+        whitening: of the value projections' inputs.
 
     Attributes:
         losses_J: cross-entropy of every label in nats, float64.
-        row_J: the record of each label.
-        slopes: e [J, H, E] of each layer.
     """
 
     def __init__(
-        self, model: Any, projections: Sequence[nn.Module], batch: Batch, plain_head: bool
+        self,
+        model: Any,
+        support: DirectSupport,
+        batch: Batch,
+        whitening: Whitening,
+        receive: Receiver,
     ) -> None:
-        self._mask_BT = batch.labels_BT[:, 1:]
-        self.row_J = self._mask_BT.nonzero()[:, 0]
-        targets_J = batch.ids_BT[:, 1:][self._mask_BT]
-        recorder = Recorder()
+        self.mask_BT = batch.labels_BT[:, 1:]
+        self.place_BT = (self.mask_BT.flatten().cumsum(0) - 1).view(self.mask_BT.shape)
+        self.wanted_T = self.mask_BT.any(0).tolist()
+        self.whitening = whitening
+        self.receive = receive
+        self.inputs: list[Tensor | None] = []
+        self._layers = 0
+        parameter = next(iter(model.parameters()))
+        self._anchor = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
+        self._anchor.requires_grad_(True)
+
         ids_BT = batch.ids_BT[:, :-1]
-        with torch.enable_grad(), own_streams(model, recorder), captured_inputs(projections) as at:
-            if plain_head:
-                head = model.get_output_embeddings()
-                with HeadInput(head) as ends:
-                    model(input_ids=ids_BT, use_cache=False)
-                top_BTX = ends.hidden
-                losses_J, slopes_JX = _past_head(head, top_BTX.detach()[self._mask_BT], targets_J)
-                slopes_BTX = torch.zeros_like(top_BTX)
-                slopes_BTX[self._mask_BT] = slopes_JX.to(top_BTX.dtype)
+        targets_J = batch.ids_BT[:, 1:][self.mask_BT]
+        with (
+            torch.enable_grad(),
+            attention_by(model, self),
+            captured_inputs(support.projections, self.inputs),
+            held_constant(support.constants),
+        ):
+            if support.separate_head:
+                head = Head(model)
+                top_BTX = head.hidden(ids_BT)
+                self.losses_J, self.others_J, slopes_JX = head.slopes(
+                    top_BTX[self.mask_BT], targets_J
+                )
             else:
                 top_BTX = model(input_ids=ids_BT, use_cache=False).logits
-                logits_JV = widened(top_BTX.detach()[self._mask_BT])
-                losses_J = token_losses(logits_JV, targets_J)
-                slopes_BTX = torch.zeros_like(top_BTX)
-                slopes_BTX[self._mask_BT] = logit_gradients(logits_JV, targets_J).to(top_BTX.dtype)
-            slopes = torch.autograd.grad(top_BTX, recorder.outputs, slopes_BTX)
-        self.losses_J = losses_J.double()
-        self._inputs: list[Tensor] = at
-        self._calls = recorder.calls
-        self.slopes = [slope.transpose(1, 2)[self._mask_BT] for slope in slopes]
+                self.losses_J, self.others_J, slopes_JX = losses_and_slopes(
+                    top_BTX.detach()[self.mask_BT], targets_J
+                )
+            slopes_BTX = torch.zeros_like(top_BTX)
+            slopes_BTX[self.mask_BT] = slopes_JX.to(top_BTX.dtype)
+            torch.autograd.grad(top_BTX, self._anchor, slopes_BTX)
 
-    def layers(self, whitening: Whitening) -> Iterator[LayerFactors]:
-        """The factors of each layer in turn, from the first on."""
-        for layer, (call, slopes_JHE) in enumerate(zip(self._calls, self.slopes, strict=True)):
-            input_BTD = whitening.applied(layer, self._inputs[layer])
-            input_JHD = _attended(call, input_BTD, self._mask_BT)
-            yield LayerFactors.of(slopes_JHE, input_JHD, call.groups)
+    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
+        """[B, H, T, E] the outputs of a layer's heads."""
+        output = own_stream(call, self._anchor, _Layer(self, self._layers, call.groups))
+        self._layers += 1
+        return output
 
 
-def _past_head(head: Any, hidden_JX: Tensor, targets_J: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses [J] and ∂l/∂h [J, X] of labels whose logits are a linear head's output of h."""
-    weight_VX = head.weight.detach()
-    step = max(1, LOGIT_BYTES // (4 * weight_VX.shape[0]))
-    losses, slopes = [], []
-    for start in range(0, max(1, len(targets_J)), step):
-        targets = targets_J[start : start + step]
-        with torch.no_grad():
-            logits = widened(head(hidden_JX[start : start + step]))
-            losses.append(token_losses(logits, targets))
-            slopes.append(logit_gradients(logits, targets).to(weight_VX.dtype) @ weight_VX)
-    return torch.cat(losses), torch.cat(slopes)
+class _Layer:
+    """Watches one layer and forms the factors of its labels."""
+
+    def __init__(self, run: DirectPass, layer: int, groups: int) -> None:
+        self._run = run
+        self._layer = layer
+        self._groups = groups
+        self._input_BTD: Tensor | None = None
+
+    def wants(self, rows: range) -> bool:
+        return any(self._run.wanted_T[rows.start : rows.stop])
+
+    def see(self, rows: range, weights_BHSI: Tensor, slopes_BHSE: Tensor) -> None:
+        run, layer = self._run, self._layer
+        if self._input_BTD is None:
+            given = run.inputs[layer]
+            assert given is not None
+            self._input_BTD = run.whitening.applied(layer, given)
+            run.inputs[layer] = None
+        mask_BS = run.mask_BT[:, rows.start : rows.stop]
+        batch, heads, count, seen = weights_BHSI.shape
+        shape = batch, self._groups, heads // self._groups, count, -1
+        # The query heads of one key-value head and position stand together from here on.
+        weights = weights_BHSI.view(shape).transpose(2, 3).reshape(batch, -1, seen)
+        means = weights.to(self._input_BTD.dtype) @ self._input_BTD[:, :seen]
+        means_GPRD = _by_position(means.view(batch, self._groups, count, shape[2], -1))
+        slopes_GPRE = _by_position(slopes_BHSE.reshape(shape).transpose(2, 3))
+        labels_N = run.place_BT[:, rows.start : rows.stop][mask_BS]
+        if len(labels_N) < mask_BS.numel():
+            chosen = mask_BS.flatten().nonzero()[:, 0]
+            means_GPRD, slopes_GPRE = means_GPRD[:, chosen], slopes_GPRE[:, chosen]
+        factors = LayerFactors.of(slopes_GPRE, means_GPRD, run.others_J[labels_N])
+        run.receive(layer, labels_N, factors)
+
+    def done(self) -> None:
+        self._input_BTD = None
 
 
-def _attended(call: AttentionCall, input_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """[J, H, D] what each head averages of the inputs at the positions that predict labels."""
-    first = int(mask_BT.any(0).nonzero()[0]) if mask_BT.any() else mask_BT.shape[1]
-    last = mask_BT.shape[1]
-    parts, places = [], []
-    for rows in call.row_ranges(first, wide=input_BTD.shape[-1]):
-        mask_BS = mask_BT[:, rows.start : min(rows.stop, last)]
-        if mask_BS.any():
-            means_BHSD = call.averaged(rows, input_BTD)
-            parts.append(means_BHSD.transpose(1, 2)[mask_BS])
-            places.append(mask_BS.nonzero() + torch.tensor([0, rows.start], device=mask_BT.device))
-    if not parts:
-        return input_BTD.new_zeros(0, call.query_BHTC.shape[1], input_BTD.shape[-1])
-    # Ranges of rows come one after the other, the labels record by record.
-    at = torch.cat(places)
-    order = torch.argsort(at[:, 0] * last + at[:, 1])
-    return torch.cat(parts)[order]
+def _by_position(tensor_BGSRX: Tensor) -> Tensor:
+    """[G, B·S, R, X]."""
+    return tensor_BGSRX.transpose(0, 1).flatten(1, 2)

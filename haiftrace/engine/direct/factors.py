@@ -30,7 +30,7 @@ class LayerFactors:
     """Unit direct gradients of J labels in one layer, and their norms.
 
     Attributes:
-        slope_GJRE: e over the gradient's norm; 0 where the norm is.
+        slope_GJRE: e over the gradient's norm; 0 where that is 0.
         input_GJRD: x̄.
         norm_J: of the gradient, float64.
     """
@@ -40,20 +40,18 @@ class LayerFactors:
     norm_J: Tensor
 
     @classmethod
-    def of(cls, slope_JHE: Tensor, input_JHD: Tensor, groups: int) -> LayerFactors:
-        """From e and x̄ of all heads, of which consecutive ones share a key-value head."""
-        slope_JHE = slope_JHE.to(input_JHD.dtype)
-        # Slopes of memorised tokens are tiny: to one scale before they are squared.
-        scale_J = slope_JHE.abs().amax((1, 2))
-        over_J = torch.where(scale_J > 0, 1 / scale_J, torch.zeros_like(scale_J))
-        slope_GJRE = _by_group(slope_JHE * over_J[:, None, None], groups)
-        input_GJRD = _by_group(input_JHD, groups)
-        met_GJRR = slope_GJRE @ slope_GJRE.transpose(-1, -2)
-        met_GJRR = met_GJRR * (input_GJRD @ input_GJRD.transpose(-1, -2))
+    def of(cls, slope_GJRE: Tensor, input_GJRD: Tensor, scale_J: Tensor) -> LayerFactors:
+        """From e and x̄ of gradients that are `scale_J` times as long."""
+        slope_GJRE = slope_GJRE.to(input_GJRD.dtype)
+        # To one size before they are squared.
+        size_J = slope_GJRE.abs().amax((0, 2, 3))
+        over_J = torch.where(size_J > 0, 1 / size_J, torch.zeros_like(size_J))
+        slope_GJRE = slope_GJRE * over_J[:, None, None]
+        met_GJRR = _grams(slope_GJRE) * _grams(input_GJRD)
         norm_J = met_GJRR.sum((0, 2, 3), dtype=torch.float64).clamp_min(0).sqrt()
         unit_J = torch.where(norm_J > 0, 1 / norm_J, torch.zeros_like(norm_J))
-        slope_GJRE = slope_GJRE * unit_J.to(slope_GJRE.dtype)[:, None, None]
-        return cls(slope_GJRE, input_GJRD, norm_J * scale_J.double())
+        slope_GJRE *= unit_J.to(slope_GJRE.dtype)[:, None, None]
+        return cls(slope_GJRE, input_GJRD, norm_J * size_J.double() * scale_J)
 
     @property
     def count(self) -> int:
@@ -97,6 +95,8 @@ class LayerFactors:
         return torch.cat(found, 1) if found else slopes.new_zeros(self.count, 0)
 
 
-def _by_group(tensor_JHX: Tensor, groups: int) -> Tensor:
-    count, heads, width = tensor_JHX.shape
-    return tensor_JHX.reshape(count, groups, heads // groups, width).transpose(0, 1).contiguous()
+def _grams(tensor_GJRX: Tensor) -> Tensor:
+    """[G, J, R, R] inner products of the heads of a group."""
+    if tensor_GJRX.shape[2] == 1:
+        return torch.linalg.vector_norm(tensor_GJRX, dim=-1).square()[..., None]
+    return tensor_GJRX @ tensor_GJRX.transpose(-1, -2)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.direct.attention import Recorder, own_streams
-from haiftrace.engine.direct.direct_pass import DirectPass
+from haiftrace.engine.direct.direct_pass import DirectPass, Receiver
 from haiftrace.engine.direct.factors import LayerFactors
+from haiftrace.engine.direct.interface import Recorder, attention_by
 from haiftrace.engine.direct.projection import TokenProjector
-from haiftrace.engine.direct.support import DirectSupport, find_direct_support
+from haiftrace.engine.direct.support import DirectSupport
+from haiftrace.engine.direct.trial import find_direct_support
 from haiftrace.engine.direct.value_inputs import captured_inputs
 from haiftrace.engine.direct.whitening import SecondMoments, Whitening
 from haiftrace.engine.similarity import TokenMeasures, at_labels
@@ -88,46 +89,66 @@ class DirectGradients:
         """Adds x xᵀ of the value projections' inputs at all of a batch's positions."""
         lengths = torch.tensor(batch.lengths, device=self.device)
         mask_BT = torch.arange(batch.length, device=self.device) < lengths[:, None]
+        inputs: list[Tensor] = []
         with (
             torch.no_grad(),
-            own_streams(self._model, Recorder()),
-            captured_inputs(self.support.projections) as inputs,
+            attention_by(self._model, Recorder()),
+            captured_inputs(self.support.projections, inputs),
         ):
             self._model(input_ids=batch.ids_BT, use_cache=False)
         moments.add(inputs, mask_BT)
 
-    def pass_of(self, batch: Batch) -> DirectPass:
-        """One forward and one backward pass."""
-        return DirectPass(self._model, self.support.projections, batch, self.support.plain_head)
+    def run(self, batch: Batch, receive: Receiver) -> Tensor:
+        """One forward and one backward pass: the losses [J] of its labels in nats, float64.
+
+        Args:
+            receive: sees every label's factors, a layer and some labels at a time.
+        """
+        return DirectPass(self._model, self.support, batch, self._whitening, receive).losses_J
 
     def queries(self, batches: Sequence[Batch]) -> DirectQueries:
         """The factors of all labels of the batches, in order."""
-        passes = [list(self.pass_of(batch).layers(self._whitening)) for batch in batches]
-        return DirectQueries(
-            tuple(LayerFactors.joined(of_layer) for of_layer in zip(*passes, strict=True))
-        )
+        parts: list[list[LayerFactors]] = [[] for _ in range(self.layers)]
+        for batch in batches:
+            for row in batch.rows():  # of one record, labels come in their order
+                self.run(row, lambda layer, _, factors: parts[layer].append(factors))
+        return DirectQueries(tuple(LayerFactors.joined(part) for part in parts))
 
     def cosines(self, batch: Batch, queries: DirectQueries) -> tuple[Tensor, Iterator[Tensor]]:
         """Losses [J] of a batch's labels in nats, and a layer each [J, Q] the cosines."""
-        run = self.pass_of(batch)
-        layers = zip(run.layers(self._whitening), queries.layers, strict=True)
-        return run.losses_J, (ours.cosines(theirs) for ours, theirs in layers)
+        shape = int(batch.labels_BT.sum()), queries.count
+        dtype = queries.layers[0].slope_GJRE.dtype
+        found = [torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(self.layers)]
+
+        def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
+            found[layer][labels_N] = factors.cosines(queries.layers[layer])
+
+        return self.run(batch, receive), iter(found)
 
     def measures(self, batch: Batch, dimension: int, seed: int) -> TokenMeasures:
         """Losses, norms over all layers, and projected unit gradients of a batch's labels."""
-        run = self.pass_of(batch)
-        squares_J = torch.zeros_like(run.losses_J)
-        vectors_JK = None
-        for layer, factors in enumerate(run.layers(self._whitening)):
-            squares_J += factors.norm_J**2
-            if dimension:
-                added = self._projector(dimension, seed).of_layer(layer, factors)
-                vectors_JK = added if vectors_JK is None else vectors_JK + added
+        count = int(batch.labels_BT.sum())
+        dtype = torch.float64 if self._dtype is torch.float64 else torch.float32
+        squares_J = torch.zeros(count, dtype=torch.float64, device=self.device)
+        vectors_JK = torch.zeros(count, dimension, dtype=dtype, device=self.device)
+        projector = self._projector(dimension, seed) if dimension else None
+
+        def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
+            squares_J[labels_N] += factors.norm_J**2
+            if projector is not None:
+                vectors_JK[labels_N] += projector.of_layer(layer, factors)
+
+        losses_J = self.run(batch, receive)
         return TokenMeasures(
-            at_labels(run.losses_J, batch),
+            at_labels(losses_J, batch),
             at_labels(squares_J.sqrt(), batch),
-            None if vectors_JK is None else at_labels(vectors_JK, batch),
+            at_labels(vectors_JK, batch) if dimension else None,
         )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(iter(self._model.parameters())).dtype
+        return dtype
 
     def _projector(self, dimension: int, seed: int) -> TokenProjector:
         key = dimension, seed

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from haiftrace.engine.direct.attention import AttentionCall, Recorder, own_streams
+from haiftrace.engine.direct.attention import AttentionCall
+from haiftrace.engine.direct.interface import Recorder, attention_by
 
 
 class NoValueProjection(ValueError):
@@ -25,19 +26,18 @@ class _Search(Recorder):
     """Finds, at every attention, the module whose last output holds its values."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.found: list[nn.Module] = []
         self.given: dict[nn.Module, Tensor] = {}
 
-    def keep(self, module: nn.Module, call: AttentionCall, output: Tensor) -> None:
-        super().keep(module, call, output)
+    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
         for candidate, given in reversed(self.given.items()):
             if holds(given, call.value_BGTE):
                 self.found.append(candidate)
                 break
         else:
-            raise NoValueProjection(f"layer {len(self.calls)}: no linear map gives its values")
+            raise NoValueProjection("no linear map gives the values of a layer")
         self.given.clear()
+        return call.outputs()
 
 
 def holds(given: Tensor, value_BGTE: Tensor) -> bool:
@@ -68,7 +68,7 @@ def value_projections(model: nn.Module, ids_BT: Tensor) -> list[nn.Module]:
         if next(module.children(), None) is None and getattr(module, "weight", None) is not None:
             hooks.append(module.register_forward_hook(_keeping(search)))
     try:
-        with torch.no_grad(), own_streams(model, search):
+        with torch.no_grad(), attention_by(model, search):
             model(input_ids=ids_BT, use_cache=False)
     finally:
         for hook in hooks:
@@ -90,9 +90,8 @@ def _keeping(search: _Search) -> Any:
 
 
 @contextmanager
-def captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """While it lasts, what the modules read is appended to the list [B, T, D], in their order."""
-    inputs: list[Tensor] = []
+def captured_inputs(modules: Sequence[nn.Module], inputs: list[Any]) -> Iterator[None]:
+    """While it lasts, what the modules read is appended to a list [B, T, D], in their order."""
 
     def keep(_: nn.Module, given: tuple[Tensor, ...], __: Any) -> None:
         rows = given[0].detach()
@@ -100,7 +99,7 @@ def captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
     hooks = [module.register_forward_hook(keep) for module in modules]
     try:
-        yield inputs
+        yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,232 @@
+"""Whether direct gradients can be had of a model in one pass, found by trying it on a few tokens.
+
+The pass is compared with the model's own logits; its slopes with single backward passes, one a
+label, through an attention that holds the keys and values of other positions fixed by plain
+autograd; and its factors with autograd's gradients of the value projections themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from haiftrace.engine.batch import Batch, make_batch
+from haiftrace.engine.direct.attention import AttentionCall
+from haiftrace.engine.direct.direct_pass import DirectPass
+from haiftrace.engine.direct.factors import LayerFactors
+from haiftrace.engine.direct.head import Head
+from haiftrace.engine.direct.interface import Recorder, attention_by
+from haiftrace.engine.direct.mixers import MixerSearch, held_constant
+from haiftrace.engine.direct.support import DirectSupport, NoDirectGradients
+from haiftrace.engine.direct.value_inputs import value_projections
+from haiftrace.engine.direct.whitening import Whitening
+from haiftrace.engine.losses import token_losses
+
+TRIAL_TOKENS = ((5, 6, 5, 7, 8, 9, 6), (6, 7, 6, 5))
+EXPLICIT_LABELS = (1, 4, 7)
+"""Labels of the trial whose gradient by each value projection is formed."""
+
+
+class _PlainRecorder(Recorder):
+    """The same attention by autograd alone, all weights at once."""
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] = []
+        self.calls: list[AttentionCall] = []
+        self.weights: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+
+    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
+        query, mask = call.query_BHTC, call.mask
+        shared = query.shape[1] // call.groups
+        key, value = (t.repeat_interleave(shared, 1) for t in (call.key_BGTC, call.value_BGTE))
+        own = (query.detach() * (key - key.detach())).sum(-1) * call.scaling
+        scores = query @ key.detach().transpose(-1, -2) * call.scaling + torch.diag_embed(own)
+        if call.softcap is not None:
+            scores = torch.tanh(scores / call.softcap) * call.softcap
+        if mask is None:
+            mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+        if mask.dtype is torch.bool:
+            mask = torch.zeros_like(scores).masked_fill(~mask, float("-inf"))
+        scores = scores + mask
+        if call.sinks_H is not None:
+            sink = call.sinks_H.to(scores.dtype).reshape(1, -1, 1, 1)
+            scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
+        weights = torch.softmax(scores, -1)[..., : query.shape[2]]
+        kept = weights.diagonal(dim1=-2, dim2=-1).detach()[..., None]
+        output = weights @ value.detach() + kept * (value - value.detach())
+        if not output.requires_grad:
+            output.requires_grad_(True)  # the lowest layer's
+        self.modules.append(module)
+        self.calls.append(call)
+        self.weights.append(weights.detach())
+        self.outputs.append(output)
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class _Singles:
+    """What single backward passes give.
+
+    Attributes:
+        losses_J: of the labels.
+        slopes: ∂l_j/∂o [J, B, H, T, E] of each layer.
+        gradients: of each layer, for some labels [N, ...] by the value projection's weight.
+    """
+
+    losses_J: Tensor
+    slopes: list[Tensor]
+    gradients: list[Tensor]
+
+
+def find_direct_support(model: Any) -> DirectSupport:
+    """Tries the pass.
+
+    Raises:
+        NoDirectGradients: it cannot be had of this model.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    device = next(iter(model.parameters())).device
+    batch = make_batch([[t % vocabulary for t in row] for row in TRIAL_TOKENS], device=device)
+    mask_BT = batch.labels_BT[:, 1:]
+    own = _logits(model, batch)[mask_BT]
+    try:
+        with attention_by(model, Recorder()):
+            ours = _logits(model, batch)[mask_BT]
+    except Exception as error:  # an unknown architecture may refuse by any error at all
+        reason = f"its attention cannot be followed ({type(error).__name__})"
+        raise NoDirectGradients(reason) from error
+    if not _close(ours, own):
+        raise NoDirectGradients("its attention is not what transformers' interface says")
+    try:
+        projections = tuple(value_projections(model, batch.ids_BT[:, :-1]))
+    except Exception as error:
+        raise NoDirectGradients(str(error)) from error
+    try:
+        constants = _mixers(model, batch)
+        support = DirectSupport(projections, constants, _has_separate_head(model, batch, own))
+        singles = _singles(model, batch, support)
+        losses_J, factors = _by_pass(model, batch, support)
+    except NoDirectGradients:
+        raise
+    except Exception as error:
+        reason = f"it has no such backward pass ({type(error).__name__})"
+        raise NoDirectGradients(reason) from error
+    _compare(singles, losses_J, factors, mask_BT)
+    return support
+
+
+def _logits(model: Any, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=batch.ids_BT[:, :-1], use_cache=False).logits
+    return logits
+
+
+def _mixers(model: Any, batch: Batch) -> tuple[nn.Module, ...]:
+    recorder = _PlainRecorder()
+    with torch.enable_grad(), attention_by(model, recorder), MixerSearch(model) as search:
+        model(input_ids=batch.ids_BT[:, :-1], use_cache=False)
+    for mixer in search.found:
+        if not set(recorder.modules).isdisjoint(mixer.modules()):
+            raise NoDirectGradients("its attention layers mix positions outside attention")
+    return tuple(search.found)
+
+
+def _has_separate_head(model: Any, batch: Batch, own_JV: Tensor) -> bool:
+    """Whether the labels' logits are had of their hidden states alone, in whatever order."""
+    try:
+        with torch.no_grad():
+            head = Head(model)
+            hidden_JX = head.hidden(batch.ids_BT[:, :-1])[batch.labels_BT[:, 1:]]
+            return _close(head.logits(hidden_JX.flip(0)).flip(0), own_JV)
+    except Exception:
+        return False
+
+
+def _singles(model: Any, batch: Batch, support: DirectSupport) -> _Singles:
+    """One backward pass a label, nothing shared."""
+    recorder = _PlainRecorder()
+    mask_BT = batch.labels_BT[:, 1:]
+    places = mask_BT.nonzero().tolist()
+    with torch.enable_grad(), attention_by(model, recorder), held_constant(support.constants):
+        weights: list[Any] = [projection.weight for projection in support.projections]
+        try:
+            for weight in weights:
+                weight.requires_grad_(True)
+            logits = model(input_ids=batch.ids_BT[:, :-1], use_cache=False).logits
+            losses_J = token_losses(logits, batch.ids_BT[:, 1:])[mask_BT]
+            each = [
+                torch.autograd.grad(loss, recorder.outputs, retain_graph=True) for loss in losses_J
+            ]
+            gradients = []
+            for layer, weight in enumerate(weights):
+                call, attention = recorder.calls[layer], recorder.weights[layer]
+                value = call.value_BGTE.repeat_interleave(attention.shape[1] // call.groups, 1)
+                of_layer = []
+                for label in EXPLICIT_LABELS:
+                    record, place = places[label]
+                    slope_HE = each[label][layer][record, :, place]
+                    output_HE = torch.einsum(
+                        "hi,hie->he", attention[record, :, place], value[record]
+                    )
+                    met = (slope_HE * output_HE).sum()
+                    of_layer.append(torch.autograd.grad(met, weight, retain_graph=True)[0])
+                gradients.append(torch.stack(of_layer).flatten(1))
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False)
+    slopes = [torch.stack(of_layer) for of_layer in zip(*each, strict=True)]
+    return _Singles(losses_J.detach(), slopes, gradients)
+
+
+def _by_pass(model: Any, batch: Batch, support: DirectSupport) -> tuple[Tensor, list[LayerFactors]]:
+    layers = len(support.projections)
+    parts: list[list[LayerFactors]] = [[] for _ in range(layers)]
+    order: list[list[Tensor]] = [[] for _ in range(layers)]
+
+    def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
+        parts[layer].append(factors)
+        order[layer].append(labels_N)
+
+    run = DirectPass(model, support, batch, Whitening.none(layers), receive)
+    return run.losses_J, [
+        LayerFactors.joined(part).taken(torch.argsort(torch.cat(labels)))
+        for part, labels in zip(parts, order, strict=True)
+    ]
+
+
+def _compare(
+    singles: _Singles, losses_J: Tensor, layers: Sequence[LayerFactors], mask_BT: Tensor
+) -> None:
+    if not _close(losses_J, singles.losses_J):
+        raise NoDirectGradients("its losses in one pass are not those of single passes")
+    places = mask_BT.nonzero().tolist()
+    for of_layer, gradients, ours in zip(singles.slopes, singles.gradients, layers, strict=True):
+        own = torch.stack([of_layer[j, b, :, t] for j, (b, t) in enumerate(places)])
+        others = of_layer.clone()
+        for j, (b, t) in enumerate(places):
+            others[j, b, :, t] = 0
+        if float(others.abs().max()) > _tolerance(others) * float(own.abs().max()):
+            raise NoDirectGradients("its layers mix positions outside attention")
+        slopes_JHE = ours.slope_GJRE.transpose(0, 1).flatten(1, 2) * ours.norm_J[:, None, None]
+        if not _close(slopes_JHE.to(own.dtype), own):
+            raise NoDirectGradients("its gradients in one pass are not those of single passes")
+        some = ours.taken(list(EXPLICIT_LABELS))
+        lengths = torch.outer(some.norm_J, some.norm_J)
+        rows = gradients.double()
+        if not _close((some.cosines(some) * lengths).to(gradients.dtype), rows @ rows.T):
+            raise NoDirectGradients("its values are not what one linear map gives")
+
+
+def _close(ours: Tensor, reference: Tensor) -> bool:
+    """Whether all numbers are, by the size of the largest; in the precision of the first."""
+    size = float(reference.abs().max())
+    return bool(((ours - reference).abs() <= _tolerance(ours) * size).all())
+
+
+def _tolerance(tensor: Tensor) -> float:
+    return {torch.float64: 1e-5, torch.float32: 1e-3}.get(tensor.dtype, 0.1)
