@@ -43,6 +43,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    OlmoConfig,
     OPTConfig,
     Phi3Config,
     PhiConfig,
@@ -52,6 +53,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3NextConfig,
+    Zamba2Config,
 )
 
 VOCABULARY = 80
@@ -292,6 +294,22 @@ _NOT_DIRECT: dict[str, Callable[..., PreTrainedConfig]] = {
         **_EXPERTS,
         **common,
     ),
+    # Values are clipped.
+    "olmo": lambda **common: OlmoConfig(clip_qkv=0.5, **_LLAMA_LIKE, **common),
+    # One attention layer, used several times.
+    "zamba2": lambda **common: Zamba2Config(
+        hidden_size=WIDTH,
+        num_hidden_layers=4,
+        layers_block_type=["mamba", "hybrid"] * 2,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_mem_blocks=1,
+        mamba_d_state=8,
+        n_mamba_heads=8,
+        mamba_ngroups=1,
+        chunk_size=8,
+        **common,
+    ),
     # A norm of the values; later layers take those of earlier ones.
     "gemma3n": lambda **common: Gemma3nTextConfig(
         head_dim=8,
@@ -357,6 +375,13 @@ def trained(name: str, dtype: torch.dtype = torch.float32, *, pad: bool = False)
     else:
         model = copy.deepcopy(_train(name))
     return model.to(dtype).eval().requires_grad_(True)
+
+
+def memorised(name: str) -> PreTrainedModel:
+    """The model `name`, trained until its records are known by heart, in float32."""
+    model = copy.deepcopy(_train(name))
+    _fit(model, records(name), 250)
+    return model.eval().requires_grad_(True)
 
 
 def tiny_checkpoint(tmp_path: Path, name: str = "gpt2") -> Path:

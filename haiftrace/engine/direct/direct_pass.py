@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from haiftrace.engine.batch import Batch
 from haiftrace.engine.direct.attention import AttentionCall, own_stream
@@ -50,13 +50,13 @@ class DirectPass(Recorder):
         whitening: Whitening,
         receive: Receiver,
     ) -> None:
+        super().__init__()
         self.mask_BT = batch.labels_BT[:, 1:]
         self.place_BT = (self.mask_BT.flatten().cumsum(0) - 1).view(self.mask_BT.shape)
         self.wanted_T = self.mask_BT.any(0).tolist()
         self.whitening = whitening
         self.receive = receive
         self.inputs: list[Tensor | None] = []
-        self._layers = 0
         parameter = next(iter(model.parameters()))
         self._anchor = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
         self._anchor.requires_grad_(True)
@@ -84,11 +84,10 @@ class DirectPass(Recorder):
             slopes_BTX[self.mask_BT] = slopes_JX.to(top_BTX.dtype)
             torch.autograd.grad(top_BTX, self._anchor, slopes_BTX)
 
-    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
+    def attend(self, call: AttentionCall) -> Tensor:
         """[B, H, T, E] the outputs of a layer's heads."""
-        output = own_stream(call, self._anchor, _Layer(self, self._layers, call.groups))
-        self._layers += 1
-        return output
+        layer = len(self.modules) - 1
+        return own_stream(call, self._anchor, _Layer(self, layer, call.groups))
 
 
 class _Layer:

@@ -54,8 +54,6 @@ class DirectGradients:
         NoDirectGradients: the model has no such pass.
     """
 
-    notes: tuple[str, ...] = ()
-
     def __init__(
         self,
         model: Any,
@@ -74,6 +72,17 @@ class DirectGradients:
     def layers(self) -> int:
         """Attention layers."""
         return len(self.support.projections)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how this architecture is handled."""
+        kinds = sorted({type(module).__name__ for module in self.support.constants})
+        if not kinds:
+            return ()
+        return (
+            f"{', '.join(kinds)} mix positions without attention: what they give counts as a "
+            "constant, and only attention layers judge",
+        )
 
     @property
     def device(self) -> torch.device:

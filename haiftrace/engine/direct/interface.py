@@ -18,9 +18,16 @@ _HARMLESS = ("position_ids", "cache_position")
 
 
 class Recorder:
-    """Takes the place of a model's attention; this one only does what the model would."""
+    """Takes the place of a model's attention; this one only does what the model would.
 
-    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
+    Attributes:
+        modules: those whose attention it was.
+    """
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] = []
+
+    def attend(self, call: AttentionCall) -> Tensor:
         """[B, H, T, E] the outputs of a layer's heads."""
         return call.outputs()
 
@@ -59,7 +66,9 @@ def _attention(
         softcap,
         s_aux,
     )
-    output = _recorders[-1].attend(module, call)
+    recorder = _recorders[-1]
+    recorder.modules.append(module)
+    output = recorder.attend(call)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -35,12 +35,12 @@ class _PlainRecorder(Recorder):
     """The same attention by autograd alone, all weights at once."""
 
     def __init__(self) -> None:
-        self.modules: list[nn.Module] = []
+        super().__init__()
         self.calls: list[AttentionCall] = []
         self.weights: list[Tensor] = []
         self.outputs: list[Tensor] = []
 
-    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
+    def attend(self, call: AttentionCall) -> Tensor:
         query, mask = call.query_BHTC, call.mask
         shared = query.shape[1] // call.groups
         key, value = (t.repeat_interleave(shared, 1) for t in (call.key_BGTC, call.value_BGTE))
@@ -61,7 +61,6 @@ class _PlainRecorder(Recorder):
         output = weights @ value.detach() + kept * (value - value.detach())
         if not output.requires_grad:
             output.requires_grad_(True)  # the lowest layer's
-        self.modules.append(module)
         self.calls.append(call)
         self.weights.append(weights.detach())
         self.outputs.append(output)
@@ -83,6 +82,18 @@ class _Singles:
     gradients: list[Tensor]
 
 
+class _Nearness:
+    """Whether numbers are others, by the size of the largest and the precision of a model."""
+
+    def __init__(self, model: Any) -> None:
+        dtype = next(iter(model.parameters())).dtype
+        self.tolerance = {torch.float64: 1e-5, torch.float32: 1e-3}.get(dtype, 0.1)
+
+    def __call__(self, ours: Tensor, reference: Tensor) -> bool:
+        size = float(reference.abs().max())
+        return bool(((ours - reference).abs() <= self.tolerance * size).all())
+
+
 def find_direct_support(model: Any) -> DirectSupport:
     """Tries the pass.
 
@@ -94,13 +105,17 @@ def find_direct_support(model: Any) -> DirectSupport:
     batch = make_batch([[t % vocabulary for t in row] for row in TRIAL_TOKENS], device=device)
     mask_BT = batch.labels_BT[:, 1:]
     own = _logits(model, batch)[mask_BT]
+    recorder = Recorder()
     try:
-        with attention_by(model, Recorder()):
+        with attention_by(model, recorder):
             ours = _logits(model, batch)[mask_BT]
     except Exception as error:  # an unknown architecture may refuse by any error at all
         reason = f"its attention cannot be followed ({type(error).__name__})"
         raise NoDirectGradients(reason) from error
-    if not _close(ours, own):
+    if not recorder.modules:
+        raise NoDirectGradients("no layer has attention that transformers' interface reaches")
+    near = _Nearness(model)
+    if not near(ours, own):
         raise NoDirectGradients("its attention is not what transformers' interface says")
     try:
         projections = tuple(value_projections(model, batch.ids_BT[:, :-1]))
@@ -108,7 +123,7 @@ def find_direct_support(model: Any) -> DirectSupport:
         raise NoDirectGradients(str(error)) from error
     try:
         constants = _mixers(model, batch)
-        support = DirectSupport(projections, constants, _has_separate_head(model, batch, own))
+        support = DirectSupport(projections, constants, _has_separate_head(model, batch, own, near))
         singles = _singles(model, batch, support)
         losses_J, factors = _by_pass(model, batch, support)
     except NoDirectGradients:
@@ -116,7 +131,7 @@ def find_direct_support(model: Any) -> DirectSupport:
     except Exception as error:
         reason = f"it has no such backward pass ({type(error).__name__})"
         raise NoDirectGradients(reason) from error
-    _compare(singles, losses_J, factors, mask_BT)
+    _compare(singles, losses_J, factors, mask_BT, near)
     return support
 
 
@@ -136,13 +151,13 @@ def _mixers(model: Any, batch: Batch) -> tuple[nn.Module, ...]:
     return tuple(search.found)
 
 
-def _has_separate_head(model: Any, batch: Batch, own_JV: Tensor) -> bool:
+def _has_separate_head(model: Any, batch: Batch, own_JV: Tensor, near: _Nearness) -> bool:
     """Whether the labels' logits are had of their hidden states alone, in whatever order."""
     try:
         with torch.no_grad():
             head = Head(model)
             hidden_JX = head.hidden(batch.ids_BT[:, :-1])[batch.labels_BT[:, 1:]]
-            return _close(head.logits(hidden_JX.flip(0)).flip(0), own_JV)
+            return near(head.logits(hidden_JX.flip(0)).flip(0), own_JV)
     except Exception:
         return False
 
@@ -200,9 +215,13 @@ def _by_pass(model: Any, batch: Batch, support: DirectSupport) -> tuple[Tensor, 
 
 
 def _compare(
-    singles: _Singles, losses_J: Tensor, layers: Sequence[LayerFactors], mask_BT: Tensor
+    singles: _Singles,
+    losses_J: Tensor,
+    layers: Sequence[LayerFactors],
+    mask_BT: Tensor,
+    near: _Nearness,
 ) -> None:
-    if not _close(losses_J, singles.losses_J):
+    if not near(losses_J, singles.losses_J):
         raise NoDirectGradients("its losses in one pass are not those of single passes")
     places = mask_BT.nonzero().tolist()
     for of_layer, gradients, ours in zip(singles.slopes, singles.gradients, layers, strict=True):
@@ -210,23 +229,13 @@ def _compare(
         others = of_layer.clone()
         for j, (b, t) in enumerate(places):
             others[j, b, :, t] = 0
-        if float(others.abs().max()) > _tolerance(others) * float(own.abs().max()):
+        if float(others.abs().max()) > near.tolerance * float(own.abs().max()):
             raise NoDirectGradients("its layers mix positions outside attention")
         slopes_JHE = ours.slope_GJRE.transpose(0, 1).flatten(1, 2) * ours.norm_J[:, None, None]
-        if not _close(slopes_JHE.to(own.dtype), own):
+        if not near(slopes_JHE, own):
             raise NoDirectGradients("its gradients in one pass are not those of single passes")
         some = ours.taken(list(EXPLICIT_LABELS))
         lengths = torch.outer(some.norm_J, some.norm_J)
         rows = gradients.double()
-        if not _close((some.cosines(some) * lengths).to(gradients.dtype), rows @ rows.T):
+        if not near(some.cosines(some) * lengths, rows @ rows.T):
             raise NoDirectGradients("its values are not what one linear map gives")
-
-
-def _close(ours: Tensor, reference: Tensor) -> bool:
-    """Whether all numbers are, by the size of the largest; in the precision of the first."""
-    size = float(reference.abs().max())
-    return bool(((ours - reference).abs() <= _tolerance(ours) * size).all())
-
-
-def _tolerance(tensor: Tensor) -> float:
-    return {torch.float64: 1e-5, torch.float32: 1e-3}.get(tensor.dtype, 0.1)

@@ -26,10 +26,11 @@ class _Search(Recorder):
     """Finds, at every attention, the module whose last output holds its values."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.found: list[nn.Module] = []
         self.given: dict[nn.Module, Tensor] = {}
 
-    def attend(self, module: nn.Module, call: AttentionCall) -> Tensor:
+    def attend(self, call: AttentionCall) -> Tensor:
         for candidate, given in reversed(self.given.items()):
             if holds(given, call.value_BGTE):
                 self.found.append(candidate)
@@ -59,8 +60,7 @@ def value_projections(model: nn.Module, ids_BT: Tensor) -> list[nn.Module]:
     """The module that gives each attention layer's values, in the order of the layers.
 
     Raises:
-        NoValueProjection: there is none for a layer, or the model has no attention layer that
-            transformers' attention interface knows of.
+        NoValueProjection: there is none for a layer, or one for several.
     """
     search = _Search()
     hooks = []
@@ -73,10 +73,8 @@ def value_projections(model: nn.Module, ids_BT: Tensor) -> list[nn.Module]:
     finally:
         for hook in hooks:
             hook.remove()
-    if not search.found:
-        raise NoValueProjection("the model has no attention layer")
     if len(set(search.found)) != len(search.found):
-        raise NoValueProjection("layers share a value projection")
+        raise NoValueProjection("several layers have one value projection")
     return search.found
 
 
