@@ -21,6 +21,7 @@ from haiftrace.engine.direct import (
     factors,
     head,
 )
+from haiftrace.engine.direct.activations import KeptBytes
 from tests.oracle import TrueFloat64
 from tests.tiny_models import VOCABULARY, records, trained
 from tests.unchanged import unchanged
@@ -138,6 +139,26 @@ def test_sizes_of_chunks_change_nothing(name: str, sizes: tuple[int, int, int]) 
             same(everything(name, batch), whole)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "mixtral", "qwen3-next", "llama"])
+def test_a_pass_in_little_memory_is_the_same(name: str) -> None:
+    direct = direct_of(name)
+    lean = DirectGradients(
+        cached_model(name, torch.float64), direct._whitening, direct.support, memory=0
+    )
+    batch = make_batch(records(name)[:3])
+    assert len(direct.support.feed_forward) >= direct.layers
+    kept = []
+    for one in (direct, lean):
+        with KeptBytes(cached_model(name, torch.float64)) as count:
+            kept.append((one.measures(batch, DIMENSION, 3), count.count))
+    (ours, less), (right, more) = kept[1], kept[0]
+    assert less < 0.8 * more
+    assert abs(more / direct.support.position_bytes / batch.ids_BT[:, 1:].numel() - 1) < 0.2
+    # Casts to float32 inside the architecture are done alike both times.
+    torch.testing.assert_close(ours.norms_BT, right.norms_BT, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours.vectors_BTK, right.vectors_BTK, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_stays_as_it_is(name: str) -> None:
     model = trained(name)
@@ -145,6 +166,8 @@ def test_the_model_stays_as_it_is(name: str) -> None:
     with unchanged(model):
         direct = DirectGradients(model)
         direct.measures(make_batch(records(name)[:2]), DIMENSION, 1)
+        lean = DirectGradients(model, support=direct.support, memory=0)
+        lean.measures(make_batch(records(name)[:2]), DIMENSION, 1)
     wanted = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert len(wanted) == 1
     assert model.config._attn_implementation == "eager"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine.batch import Batch
+from haiftrace.engine.direct.activations import formed_anew
 from haiftrace.engine.direct.attention import AttentionCall, own_stream
 from haiftrace.engine.direct.factors import LayerFactors
 from haiftrace.engine.direct.head import Head, losses_and_slopes
@@ -37,6 +38,7 @@ class DirectPass(Recorder):
         model: evaluation mode.
         support: how its pass is done.
         whitening: of the value projections' inputs.
+        memory: bytes that may be kept of the way forward for the way back, approximately.
 
     Attributes:
         losses_J: cross-entropy of every label in nats, float64.
@@ -49,6 +51,7 @@ class DirectPass(Recorder):
         batch: Batch,
         whitening: Whitening,
         receive: Receiver,
+        memory: int,
     ) -> None:
         super().__init__()
         self.mask_BT = batch.labels_BT[:, 1:]
@@ -63,11 +66,13 @@ class DirectPass(Recorder):
 
         ids_BT = batch.ids_BT[:, :-1]
         targets_J = batch.ids_BT[:, 1:][self.mask_BT]
+        long = support.position_bytes * ids_BT.numel() > memory
         with (
             torch.enable_grad(),
             attention_by(model, self),
             captured_inputs(support.projections, self.inputs),
             held_constant(support.constants),
+            formed_anew(support.feed_forward if long else ()),
         ):
             if support.separate_head:
                 head = Head(model)

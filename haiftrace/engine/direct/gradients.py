@@ -20,6 +20,9 @@ from haiftrace.engine.direct.value_inputs import captured_inputs
 from haiftrace.engine.direct.whitening import SecondMoments, Whitening
 from haiftrace.engine.similarity import TokenMeasures, at_labels
 
+MEMORY = 512 << 20
+"""Bytes that a pass may keep for its way back, if nobody says."""
+
 
 @dataclass(frozen=True, eq=False)
 class DirectQueries:
@@ -49,6 +52,7 @@ class DirectGradients:
         model: a causal language model in evaluation mode.
         whitening: of the value projections' inputs, a layer each; None for none.
         support: how its pass is done; found by trying it on the model when None.
+        memory: bytes that one pass may keep for its way back, approximately.
 
     Raises:
         NoDirectGradients: the model has no such pass.
@@ -59,8 +63,10 @@ class DirectGradients:
         model: Any,
         whitening: Whitening | None = None,
         support: DirectSupport | None = None,
+        memory: int = MEMORY,
     ) -> None:
         self._model = model
+        self._memory = memory
         self.support = support or find_direct_support(model)
         whitening = whitening or Whitening.none(self.layers)
         if len(whitening.matrices) != self.layers:
@@ -92,7 +98,7 @@ class DirectGradients:
 
     def whitened(self, whitening: Whitening) -> DirectGradients:
         """The same with another whitening."""
-        return DirectGradients(self._model, whitening, self.support)
+        return DirectGradients(self._model, whitening, self.support, self._memory)
 
     def add_moments(self, batch: Batch, moments: SecondMoments) -> None:
         """Adds x xᵀ of the value projections' inputs at all of a batch's positions."""
@@ -113,7 +119,8 @@ class DirectGradients:
         Args:
             receive: sees every label's factors, a layer and some labels at a time.
         """
-        return DirectPass(self._model, self.support, batch, self._whitening, receive).losses_J
+        run = DirectPass(self._model, self.support, batch, self._whitening, receive, self._memory)
+        return run.losses_J
 
     def queries(self, batches: Sequence[Batch]) -> DirectQueries:
         """The factors of all labels of the batches, in order."""

@@ -8,19 +8,20 @@ autograd; and its factors with autograd's gradients of the value projections the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from haiftrace.engine.batch import Batch, make_batch
+from haiftrace.engine.direct.activations import KeptBytes
 from haiftrace.engine.direct.attention import AttentionCall
 from haiftrace.engine.direct.direct_pass import DirectPass
 from haiftrace.engine.direct.factors import LayerFactors
 from haiftrace.engine.direct.head import Head
 from haiftrace.engine.direct.interface import Recorder, attention_by
-from haiftrace.engine.direct.mixers import MixerSearch, held_constant
+from haiftrace.engine.direct.mixers import MixerSearch, branches, held_constant
 from haiftrace.engine.direct.support import DirectSupport, NoDirectGradients
 from haiftrace.engine.direct.value_inputs import value_projections
 from haiftrace.engine.direct.whitening import Whitening
@@ -125,14 +126,19 @@ def find_direct_support(model: Any) -> DirectSupport:
         constants = _mixers(model, batch)
         support = DirectSupport(projections, constants, _has_separate_head(model, batch, own, near))
         singles = _singles(model, batch, support)
-        losses_J, factors = _by_pass(model, batch, support)
+        with KeptBytes(model) as kept:
+            losses_J, factors = _by_pass(model, batch, support)
     except NoDirectGradients:
         raise
     except Exception as error:
         reason = f"it has no such backward pass ({type(error).__name__})"
         raise NoDirectGradients(reason) from error
     _compare(singles, losses_J, factors, mask_BT, near)
-    return support
+    return replace(
+        support,
+        feed_forward=_feed_forward(model, {*recorder.modules, *constants}),
+        position_bytes=kept.count // mask_BT.numel(),
+    )
 
 
 def _logits(model: Any, batch: Batch) -> Tensor:
@@ -149,6 +155,15 @@ def _mixers(model: Any, batch: Batch) -> tuple[nn.Module, ...]:
         if not set(recorder.modules).isdisjoint(mixer.modules()):
             raise NoDirectGradients("its attention layers mix positions outside attention")
     return tuple(search.found)
+
+
+def _feed_forward(model: Any, others: set[nn.Module]) -> tuple[nn.Module, ...]:
+    """Branches with a matrix and without any of some other modules."""
+    return tuple(
+        branch
+        for branch in branches(model)
+        if others.isdisjoint(branch.modules()) and any(p.ndim > 1 for p in branch.parameters())
+    )
 
 
 def _has_separate_head(model: Any, batch: Batch, own_JV: Tensor, near: _Nearness) -> bool:
@@ -207,7 +222,7 @@ def _by_pass(model: Any, batch: Batch, support: DirectSupport) -> tuple[Tensor, 
         parts[layer].append(factors)
         order[layer].append(labels_N)
 
-    run = DirectPass(model, support, batch, Whitening.none(layers), receive)
+    run = DirectPass(model, support, batch, Whitening.none(layers), receive, 0)
     return run.losses_J, [
         LayerFactors.joined(part).taken(torch.argsort(torch.cat(labels)))
         for part, labels in zip(parts, order, strict=True)
