@@ -29,7 +29,7 @@ from haiftrace.calibration.draws import (
     told,
 )
 from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
-from haiftrace.control_draws import ControlDraws, blocks
+from haiftrace.control_draws import ControlDraws, affordable_controls, blocks
 from haiftrace.methods import (
     DEFAULT_METHOD,
     SERIES,
@@ -57,11 +57,14 @@ class CalibrationSettings:
 
     Attributes:
         controls: control queries; fewer are drawn from a small corpus.
+        all_of_them: even where they cost much more than indexing did, and where the index has a
+            calibration with another number.
         seed: of the draws.
         memory: bytes that the gradients of questions scored together may take.
     """
 
     controls: int = CONTROLS
+    all_of_them: bool = False
     seed: int = 0
     memory: int = 512 << 20
 
@@ -94,20 +97,24 @@ def calibrate(
         fresh = []
         for method in chosen:
             name = calibration_name(method.name)
-            described = _described(method, told_methods, settings)
-            if _is_finished(index, name, described):
+            count = settings.controls
+            if not settings.all_of_them:
+                count = affordable_controls(tracer, method, count)
+            described = _described(method, told_methods, count, settings.seed)
+            if _is_finished(index, name, described, any_number=not settings.all_of_them):
                 continue
             if controls is None:
                 progress.start("drawing control queries", None)
                 controls = draw_controls(index, settings.controls, settings.seed)
+            mine = [control for control in controls if control.number < count]
             drawing = ControlDraws(tracer, method, told_methods, groups, settings.memory)
             files = writer.begin(name, described)
             # Blocks may have been of other sizes: what counts is the draws that they hold.
             done = len(read_draws(index, method.name).length_N) if files else 0
-            progress.start(f"calibrating {method.name}", float(len(controls) - done))
+            progress.start(f"calibrating {method.name}", float(len(mine) - done))
             if done:
                 progress.say(f"Going on with the calibration of {method.name}.")
-            for block in blocks(controls[done:]):
+            for block in blocks(mine[done:], method):
                 draws = drawing.draws(block, progress)
                 writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
             writer.finish(name)
@@ -136,18 +143,24 @@ def calibrated_with(index: Index, method: str) -> tuple[int, int] | None:
     return None if entry is None else (entry.settings["controls"], entry.settings["seed"])
 
 
-def _is_finished(index: Index, name: str, described: dict[str, Any]) -> bool:
+def _is_finished(index: Index, name: str, described: dict[str, Any], any_number: bool) -> bool:
+    """Whether an index is calibrated as described, with any number of controls or that one."""
     entry = index.supplement(name)
-    return entry is not None and entry.settings == plain(described)
+    if entry is None:
+        return False
+    wanted = plain(described)
+    if any_number and "controls" in entry.settings:
+        wanted["controls"] = entry.settings["controls"]
+    return entry.settings == wanted
 
 
 def _described(
-    method: Method, told_methods: MethodSettings, settings: CalibrationSettings
+    method: Method, told_methods: MethodSettings, controls: int, seed: int
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "controls": settings.controls,
-        "seed": settings.seed,
+        "controls": controls,
+        "seed": seed,
         "lengths": list(LENGTHS),
         "told": told(method, told_methods),
     }
@@ -155,17 +168,16 @@ def _described(
 
 def _outcome(index: Index, method: Method) -> str:
     draws = read_draws(index, method.name)
-    counts = draws.counts
     powers = draws.powers()
     if not powers:
         return (
-            f"Calibrated {method.name} by {max(counts.values(), default=0)} control queries: too"
-            f" few for verdicts at alpha {ALPHA:g}."
+            f"Calibrated {method.name} by {draws.count} control queries: too few for verdicts at"
+            f" alpha {ALPHA:g}."
         )
     each = ", ".join(f"{share:.0%} at {length}" for length, share in powers.items())
     return (
-        f"Calibrated {method.name} by {max(counts.values()):,} control queries; power at alpha"
-        f" {ALPHA:g} by tokens of the response: {each}."
+        f"Calibrated {method.name} by {draws.count:,} control queries; power at alpha {ALPHA:g} by"
+        f" tokens of the response: {each}."
     )
 
 

@@ -298,7 +298,7 @@ def _require_causal_attention(directory: Path, model: PreTrainedModel, vocabular
     ids = torch.arange(8, device=model.device).remainder(vocabulary)[None]
     other = ids.clone()
     other[0, -1] = vocabulary // 2
-    with torch.no_grad():
+    with torch.no_grad(), _silence():
         one, two = (model(input_ids=tokens).logits[0, :-1].float() for tokens in (ids, other))
     if not bool(torch.isfinite(one).all()):
         raise CheckpointError(

@@ -1,38 +1,50 @@
-"""The draws of one method from control queries: each control traced with its source left out.
+"""The null samples of one method: each control query traced with its source left out.
 
-Scores are exact, of every window or of those that the index's vectors propose.
+Scores are exact: of every window of a small index, of a larger one of those that its token vectors
+propose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from haiftrace.calibration.controls import Control
+from haiftrace.calibration.affordable import ControlCost
+from haiftrace.calibration.controls import LENGTHS, Control
 from haiftrace.calibration.draws import Draw, by_record
-from haiftrace.calibration.statistics import RIVALS, UNDEFINED, Field
-from haiftrace.methods import Method
+from haiftrace.calibration.statistics import UNDEFINED, Field
+from haiftrace.candidates import SearchBudget
+from haiftrace.methods import LayerwiseMethod, Method
+from haiftrace.methods.layerwise import REFERENCE
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Part, Progress
+from haiftrace.scoring.layerwise.block import LayerwiseSearch
 from haiftrace.trace import Tracer, over_query_norm
 
 if TYPE_CHECKING:
     from haiftrace.scoring.directions import Question
 
 CONTROLS_A_BLOCK = 64
-"""Controls whose draws become durable together."""
+"""Controls whose null samples become durable together."""
+LAYERWISE_BLOCK = 512
+"""The same by the layerwise method, whose query tokens share one pass through the windows."""
 
 SCORED_WHOLE = 1024
-"""Up to so many windows, every one is scored exactly for every control."""
-PROPOSED = 4
-"""In a larger index, so many windows are scored exactly for a control, and so many near copies."""
+"""Up to so many windows, every one is scored for every control."""
+PROPOSED = 64
+"""In a larger index, so many windows are scored for a control, beside its own."""
 
 
 class ControlDraws:
-    """Draws of one method."""
+    """Null samples of one method, and the same with the source there.
+
+    Args:
+        groups: [R] which records tell the same.
+        memory: bytes that the gradients of questions scored together may take.
+    """
 
     def __init__(
         self,
@@ -48,13 +60,19 @@ class ControlDraws:
         self._groups = groups
         self._record_N = tracer.index.column("record")
         self._records = tracer.index.manifest.totals.records
-        fits = tracer.candidates.has_background(method, settings)
-        self._whole = not fits or len(tracer.index) <= SCORED_WHOLE
+        self._layerwise = isinstance(method, LayerwiseMethod)
+        self._memory = memory
+
+    @property
+    def _together(self) -> int:
+        """Questions that are scored together."""
+        if self._layerwise:
+            return LAYERWISE_BLOCK
         # A question holds its gradient and its direction, which scoring copies once more.
-        self._together = max(1, memory // (3 * tracer.engine.gradient_bytes))
+        return max(1, self._memory // (3 * self._tracer.engine.gradient_bytes))
 
     def draws(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
-        """A draw a control, in order."""
+        """A null sample a control, in order."""
         found = []
         for start in range(0, len(controls), self._together):
             part = controls[start : start + self._together]
@@ -65,33 +83,51 @@ class ControlDraws:
 
     def _part(self, controls: Sequence[Control], progress: Progress) -> list[Draw]:
         questions = [self._question(control) for control in controls]
-        left_out = [self._left_out(control) for control in controls]
-        projected: Sequence[np.ndarray | None] = [None] * len(questions)
-        rows: list[int] | None = None
-        if not self._whole:
-            candidates = self._tracer.candidates
-            projected = candidates.backgrounds(questions, self._method, self._settings)
-            chosen = [
-                self._proposed(*each) for each in zip(controls, projected, left_out, strict=True)
-            ]
-            rows = sorted(set().union(*chosen))
-        scores_QN = self._tracer.score_many(
-            questions, [self._method.name], self._settings, progress, rows
-        )[self._method.name]
+        rows = self._rows(controls, questions)
+        scored = (self._by_layers if self._layerwise else self._by_sums)(questions, rows, progress)
         found = []
-        for place, (control, question) in enumerate(zip(controls, questions, strict=True)):
-            exact_N = scores_QN[place] * over_query_norm(self._method, question)
-            records = self._record_N
-            if rows is not None:
-                # What other questions had scored is not this one's: all are treated alike.
-                own = np.isin(rows, list(chosen[place]))
-                exact_N, records = exact_N[own], self._record_N[np.array(rows)[own]]
-            exact = by_record(exact_N, records, self._records)
-            background = projected[place]
-            everything = exact if background is None else self._by_record(background)
-            field = Field(exact, everything, self._groups)
-            found.append(_draw(field, control, left_out[place]))
+        for control, (rows_K, scores_K) in zip(controls, scored, strict=True):
+            exact = by_record(scores_K, self._record_N[rows_K], self._records)
+            field = Field(exact, self._groups, self._layerwise)
+            found.append(_draw(field, control, self._left_out(control)))
         return found
+
+    def _rows(
+        self, controls: Sequence[Control], questions: Sequence[Question]
+    ) -> list[Collection[int]]:
+        """The windows that are scored for each control."""
+        candidates = self._tracer.candidates
+        if len(self._tracer.index) <= SCORED_WHOLE:
+            return [range(len(self._tracer.index)) for _ in controls]
+        budget = SearchBudget(candidates=PROPOSED)
+        proposed = candidates.of([question.batch for question in questions], budget)
+        return [{*rows, control.row} for control, rows in zip(controls, proposed, strict=True)]
+
+    def _by_layers(
+        self, questions: Sequence[Question], rows: Sequence[Collection[int]], progress: Progress
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        searches = [
+            LayerwiseSearch(question.batch, each)
+            for question, each in zip(questions, rows, strict=True)
+        ]
+        for found in self._tracer.layerwise.scores(searches, progress):
+            yield found.rows_K, found.scores_K
+
+    def _by_sums(
+        self, questions: Sequence[Question], rows: Sequence[Collection[int]], progress: Progress
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        # What other questions had scored is not this one's: all are treated alike.
+        union = np.array(sorted(set().union(*rows)))
+        scores_QN = self._tracer.score_many(
+            questions, [self._method.name], self._settings, progress, self._some(union)
+        )[self._method.name]
+        for scores_N, question, each in zip(scores_QN, questions, rows, strict=True):
+            own = np.isin(union, list(each))
+            yield union[own], scores_N[own] * over_query_norm(self._method, question)
+
+    def _some(self, rows: np.ndarray) -> list[int] | None:
+        """The rows, or None where these are all."""
+        return None if len(rows) == len(self._record_N) else rows.tolist()
 
     def _question(self, control: Control) -> Question:
         from haiftrace.engine import make_batch
@@ -99,49 +135,42 @@ class ControlDraws:
 
         before = len(control.token_ids) - control.length
         labels = [False] * before + [True] * control.length
-        engine = self._tracer.engine
-        batch = make_batch([list(control.token_ids)], [labels], engine.device)
-        return Question(batch, engine)
+        batch = make_batch([list(control.token_ids)], [labels], self._tracer.device)
+        return Question(batch, lambda: self._tracer.engine)
 
     def _left_out(self, control: Control) -> np.ndarray:
-        """[R] True for the source, its group, and whatever holds the span."""
+        """[R] True for the source, its group, and whatever holds the span or a rare part of it."""
         left_out: np.ndarray = self._groups == self._groups[control.record]
-        left_out[control.containing] = True
+        left_out[control.sharing] = True
         return left_out
 
-    def _proposed(
-        self, control: Control, projected: np.ndarray | None, left_out: np.ndarray
-    ) -> set[int]:
-        """Windows to score: the best by their vectors of what is not left out, and of the near
-        copies of the source, whose own is scored where there is no copy.
 
-        The former are of as many groups as a margin is taken from.
-        """
-        assert projected is not None
-        copies = _copies(self._groups, control)[self._record_N]
-        kept = np.where(left_out[self._record_N], -np.inf, projected)
-        best = _largest(kept, len(kept))
-        _, begins = np.unique(self._groups[self._record_N[best]], return_index=True)
-        enough = np.sort(begins)[: RIVALS + 1]
-        count = max(PROPOSED, 1 + int(enough.max(initial=0)))
-        copied = _largest(np.where(copies, projected, -np.inf), PROPOSED)
-        return {*best[:count], *(copied or [control.row])}
+def affordable_controls(tracer: Tracer, method: Method, wanted: int) -> int:
+    """So many of the wanted controls as cost about what indexing did, at least a few hundred."""
+    if not isinstance(method, LayerwiseMethod):
+        return wanted
+    from haiftrace.engine import make_batch
 
-    def _by_record(self, values_N: np.ndarray) -> np.ndarray:
-        return by_record(values_N, self._record_N, self._records)
+    window = next(iter(tracer.index.iter_windows([0])))
+    token = make_batch([window.token_ids[:2]], device=tracer.device)
+    totals = tracer.index.manifest.totals
+    whole = totals.windows <= SCORED_WHOLE
+    cost = ControlCost(
+        windows=totals.windows if whole else PROPOSED + REFERENCE,
+        labels=totals.label_tokens / totals.windows,
+        tokens=sum(LENGTHS) / len(LENGTHS),
+        dot_work=tracer.similarity.queries([token]).dot_work,
+        index_work=3.0 * tracer.checkpoint.parameters * totals.label_tokens,
+    )
+    return cost.affordable(wanted)
 
 
-def blocks(controls: Sequence[Control]) -> Iterator[list[Control]]:
-    """Controls with all their lengths together, whose draws are kept in one file."""
-    for _, block in groupby(controls, key=lambda control: control.number // CONTROLS_A_BLOCK):
+def blocks(controls: Sequence[Control], method: Method) -> Iterator[list[Control]]:
+    """Controls whose null samples are kept in one file."""
+    layerwise = isinstance(method, LayerwiseMethod)
+    size = LAYERWISE_BLOCK if layerwise else CONTROLS_A_BLOCK
+    for _, block in groupby(controls, key=lambda control: control.number // size):
         yield list(block)
-
-
-def _largest(values_N: np.ndarray, count: int) -> list[int]:
-    """The places of the largest finite values."""
-    best = np.argsort(-values_N, kind="stable")[:count]
-    finite: list[int] = best[np.isfinite(values_N[best])].tolist()
-    return finite
 
 
 def _draw(field: Field, control: Control, left_out: np.ndarray) -> Draw:

@@ -110,4 +110,5 @@ def record_evidence(
         content_hash=window.content_hash,
         p_value=p_value,
         pairs=tuple(word_pairs(scored, query)[:MOST_PAIRS]),
+        layers=scored.layers or (),
     )

@@ -129,7 +129,9 @@ class TokenEvidence:
         text: the characters of the record that the token covers (may be empty for special tokens).
         start, end: character offsets of `text` in the record's text.
         loss: cross-entropy in nats of this token given those before it; 0.0 where it is no label.
-        grad_norm: norm of the gradient of that loss over the traced parameters.
+        grad_norm: norm of the gradient of that loss that the index knows: the direct value
+            gradients of the layers that judge, their inputs whitened, or of a model without these
+            the full one over the traced parameters.
         evidence: this token's share of the record's score.
     """
 
@@ -183,6 +185,8 @@ class RecordEvidence:
     `content_hash` is the SHA-256 (hex) of the whole record's text; `p_value` is this record's under
     the finding's null distribution, None without one. `pairs` are the strongest pairs of words of
     response and record, strongest first; empty for a method that does not let tokens meet.
+    `layers` are the shares of the score of the model's layers, from the first on; empty for a
+    method that does not judge by layers.
     """
 
     rank: int
@@ -197,6 +201,7 @@ class RecordEvidence:
     content_hash: str | None = None
     p_value: float | None = None
     pairs: tuple[PairEvidence, ...] = ()
+    layers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

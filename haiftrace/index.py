@@ -1,39 +1,57 @@
-"""Use case: corpus × gradient engine -> index on disk."""
+"""Use case: corpus × token gradients -> index on disk."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from haiftrace import corpus as corpora
-from haiftrace.corpus import CorpusSettings, ReadReport, Record
-from haiftrace.corpus.files import plain
-from haiftrace.errors import CorpusError, UsageError
-from haiftrace.progress import Progress, duration, size
-from haiftrace.scopes import DEFAULT_SCOPE, parameter_count, select_parameters
+from haiftrace.census import Census, Reader, Reservoir
+from haiftrace.corpus import CorpusSettings, ReadReport
+from haiftrace.errors import UsageError
+from haiftrace.index_gradients import (
+    WHITENING_TOKENS,
+    WHITENING_WINDOWS,
+    TokenGradients,
+    choose_gradients,
+    found_whitening,
+    whitened,
+)
+from haiftrace.progress import Pace, Progress, size
+from haiftrace.scopes import parameter_count
+from haiftrace.scoring.layerwise.similarity import WHITENING
 from haiftrace.store import IndexWriter, Totals, WindowRow
 from haiftrace.window_rows import window_rows
-from haiftrace.windows import Window, windows_of
+from haiftrace.windows import Window
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint import Checkpoint
-    from haiftrace.engine import GradientEngine
+    from haiftrace.engine import TokenSimilarity
 
-READ_AHEAD = 16
+Item = TypeVar("Item")
+
+READ_AHEAD = 64
 """Records read ahead, so that windows of like length share a batch."""
 
-BATCH_TOKENS = {"cpu": 256, "cuda": 4096}
+READ_AHEAD_TOKENS = 1 << 14
+"""Tokens of such records: those of long ones are as many."""
+
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Padded tokens of one batch of windows."""
 
 SECONDS_BETWEEN_SHARDS = 300.0
 """A shard is closed at least this often, so that an interruption loses little."""
 
 LONGEST_WINDOW = 1024
-"""Default window of a model whose context is longer: the cost of a window grows with its square."""
+"""Default window of a model whose context is longer."""
+
+WHITENING_SHARE = 0.4
+"""What whitening costs a token, beside the work that indexing it takes."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +60,22 @@ class IndexSettings:
 
     Attributes:
         output: the index directory.
-        parameters: the scope of the traced parameters (see `haiftrace.scopes`).
+        parameters: the scope of full gradients (see `haiftrace.scopes`); one that works when None.
         context: tokens of a window; the model's context, at most 1024, when None.
         append_eos: end every record with the end-of-text token.
-        projection_dim: dimensions of a record's projected HAIF vector.
         token_vectors: dimensions of a token's projected gradient; 0 keeps none.
-        seed: of the projections.
+        whitening_damping: λ of the whitening of direct gradients.
+        seed: of the projection and of the sample that whitening is found from.
         overwrite: replace another index in that directory.
         memory: bytes that one backward pass may take, approximately.
     """
 
     output: Path
-    parameters: str = DEFAULT_SCOPE
+    parameters: str | None = None
     context: int | None = None
     append_eos: bool = False
-    projection_dim: int = 2048
-    token_vectors: int = 0
+    token_vectors: int = 2048
+    whitening_damping: float = 0.1
     seed: int = 0
     overwrite: bool = False
     memory: int = 512 << 20
@@ -82,20 +100,6 @@ class IndexOutcome:
     already_complete: bool = False
 
 
-@dataclass
-class _Census:
-    """What a first pass through the corpus counts; time is proportional to `work`, Σ T²."""
-
-    records: int = 0
-    windows: int = 0
-    labels: int = 0
-    tokens: int = 0
-    without_label: int = 0
-    grouped: int = 0
-    characters: int = 0
-    work: float = 0.0
-
-
 def build_index(
     checkpoint: Checkpoint, corpus: CorpusSettings, settings: IndexSettings, progress: Progress
 ) -> IndexOutcome:
@@ -104,46 +108,55 @@ def build_index(
     Raises:
         HaiftraceError: whatever is wrong with corpus, checkpoint, settings or the directory.
     """
-    from haiftrace.engine import DIMENSION_STEP, GradientEngine
-
-    for name, value in (("projection", settings.projection_dim), ("token", settings.token_vectors)):
-        if value < 0 or value % DIMENSION_STEP or (name == "projection" and not value):
-            raise UsageError(
-                f"{value} dimensions do not work for {name} vectors: it takes a multiple of"
-                f" {DIMENSION_STEP}.",
-                "Use --projection-dim 2048 and --token-vectors 0 (which keeps none) or 1024.",
-            )
+    _check(settings)
     began = time.monotonic()
-    names = select_parameters(checkpoint.model, settings.parameters)
     context = _context(checkpoint, settings)
-    reader = _Reader(checkpoint, corpus, context, settings.append_eos)
+    chosen = choose_gradients(checkpoint, settings.parameters, settings.memory)
+    reader = Reader(checkpoint, corpus, context, settings.append_eos)
     progress.start("reading the corpus", None)
     fingerprints = {
         "weights": checkpoint.fingerprint,
         "tokenizer": checkpoint.tokenizer_fingerprint,
         "corpus": corpora.fingerprint(corpus),
     }
-    census = reader.census(progress)
-    kept = _manifest_settings(checkpoint, corpus, settings, context)
+    census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), progress)
+    kept = _manifest_settings(checkpoint, corpus, settings, context, chosen)
     with IndexWriter.create_or_resume(
         settings.output,
         kept,
         fingerprints,
         settings.overwrite,
-        model=_about(checkpoint, names),
+        model=_about(checkpoint, chosen.names),
     ) as writer:
         if writer.already_complete:
             return IndexOutcome(writer.totals, 0, 0, time.monotonic() - began, True)
-        engine = GradientEngine(checkpoint.model, names, settings.memory)
-        for note in (*checkpoint.notes, *engine.notes):
+        notes = (*checkpoint.notes, chosen.note, *chosen.similarity.notes)
+        for note in filter(None, notes):
             progress.say(f"Note: {note}.")
         _announce(census, reader.report, settings, progress)
-        _fill(writer, reader, engine, settings, census, progress)
+        _fill(writer, reader, chosen, settings, census, progress)
         totals = writer.finish(
             {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
         )
     left_out = census.without_label + reader.report.empty
     return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
+
+
+def _check(settings: IndexSettings) -> None:
+    from haiftrace.engine import DIMENSION_STEP
+
+    if settings.token_vectors < 0 or settings.token_vectors % DIMENSION_STEP:
+        raise UsageError(
+            f"{settings.token_vectors} dimensions do not work for token vectors: it takes a"
+            f" multiple of {DIMENSION_STEP}.",
+            "Use --token-vectors 2048, or 0, which keeps none.",
+        )
+    if not 0 < settings.whitening_damping < math.inf:
+        raise UsageError(
+            f"{settings.whitening_damping:g} is no damping of the whitening: it takes a positive"
+            " number.",
+            "Leave --whitening-damping out for 0.1.",
+        )
 
 
 def _context(checkpoint: Checkpoint, settings: IndexSettings) -> int:
@@ -160,18 +173,22 @@ def _context(checkpoint: Checkpoint, settings: IndexSettings) -> int:
 
 
 def _manifest_settings(
-    checkpoint: Checkpoint, corpus: CorpusSettings, settings: IndexSettings, context: int
+    checkpoint: Checkpoint,
+    corpus: CorpusSettings,
+    settings: IndexSettings,
+    context: int,
+    chosen: TokenGradients,
 ) -> dict[str, Any]:
     return {
         "model_path": str(checkpoint.path),
         "dtype": checkpoint.dtype,
         "context": context,
         "append_eos": settings.append_eos,
-        "projection_dim": settings.projection_dim,
-        "vector_dtype": "float16",
+        "gradients": chosen.kind,
         "token_vectors": settings.token_vectors,
+        "whitening_damping": settings.whitening_damping if chosen.kind == "direct" else None,
         "seed": settings.seed,
-        "scope": settings.parameters,
+        "scope": chosen.scope,
         "corpus": {
             "paths": [str(Path(path).absolute()) for path in corpus.paths],
             "text_field": corpus.text_field,
@@ -191,78 +208,15 @@ def _about(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
     }
 
 
-class _Reader:
-    """The corpus as windows, read twice: once to count, once to work."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, corpus: CorpusSettings, context: int, append_eos: bool
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._corpus = corpus
-        self._context = context
-        self._append_eos = append_eos
-        self.report = ReadReport()
-
-    def records(self) -> Iterator[tuple[Record, list[Window]]]:
-        self.report = ReadReport()
-        for record in corpora.read_records(self._corpus, self.report):
-            windows = windows_of(
-                record,
-                self._checkpoint.tokenizer,
-                self._context,
-                self._corpus.loss_on,
-                self._append_eos,
-            )
-            for window in windows:
-                if max(window.token_ids) >= self._checkpoint.vocabulary:
-                    raise CorpusError(
-                        f"{record.path}:{record.line}: the record holds a special token that the"
-                        " model's embedding has no row for.",
-                        "Remove that marker from the record.",
-                    )
-            yield record, windows
-
-    def census(self, progress: Progress) -> _Census:
-        census = _Census()
-        for record, windows in self.records():
-            progress.advance(1, records=1, tokens=sum(len(w.token_ids) for w in windows))
-            census.records += bool(windows)
-            census.without_label += not windows
-            census.grouped += record.group is not None
-            census.windows += len(windows)
-            census.characters += len(record.text)
-            for window in windows:
-                census.tokens += len(window.token_ids)
-                census.labels += sum(window.labels)
-                census.work += _work(window)
-        if not census.windows:
-            raise CorpusError(
-                f"No record of the corpus has a label: all {census.without_label} have a single"
-                " token, or no response to put the loss on.",
-                "Check --text-field and --loss-on.",
-            )
-        if self._corpus.group_field is not None and not census.grouped:
-            raise CorpusError(
-                f"No record of the corpus has the group field '{plain(self._corpus.group_field)}'.",
-                "Name the field that records on the same subject share with --group-field.",
-            )
-        return census
-
-
-def _work(window: Window) -> float:
-    return float(len(window.token_ids)) * sum(window.labels)
-
-
 def _announce(
-    census: _Census, report: ReadReport, settings: IndexSettings, progress: Progress
+    census: Census, report: ReadReport, settings: IndexSettings, progress: Progress
 ) -> None:
-    window_bytes = 6 * settings.projection_dim + 400
-    token_bytes = 3 * settings.token_vectors // 2 + 40
-    disk = census.windows * window_bytes + census.labels * token_bytes + 2 * census.characters
+    disk = census.windows * 100 + census.labels * (settings.token_vectors / 8 + 16)
+    disk += census.characters / 2
     windows = f" in {census.windows:,} windows" if census.windows != census.records else ""
     progress.say(
         f"Indexing {census.records:,} records{windows}, {census.labels:,} label tokens;"
-        f" about {size(disk)} on disk."
+        f" about {size(int(disk))} on disk."
     )
     if report.bad:
         progress.say(
@@ -278,43 +232,35 @@ def _announce(
 
 def _fill(
     writer: IndexWriter,
-    reader: _Reader,
-    engine: GradientEngine,
+    reader: Reader,
+    chosen: TokenGradients,
     settings: IndexSettings,
-    census: _Census,
+    census: Census,
     progress: Progress,
 ) -> None:
-    record_projector = engine.projector(settings.projection_dim, settings.seed)
-    token_projector = (
-        engine.projector(settings.token_vectors, settings.seed) if settings.token_vectors else None
-    )
+    def work_of(window: Window) -> float:
+        """A pass a window, or a token of it."""
+        passes = 1 if chosen.kind == "direct" else sum(window.labels)
+        return float(len(window.token_ids)) * passes
+
     numbered = enumerate((windows for _, windows in reader.records()), start=1)
-    left = census.work
+    left = census.squared if chosen.kind == "full" else float(census.tokens)
     if writer.resume_after.cursor:
         progress.say(f"Going on after {writer.resume_after.records:,} records indexed before.")
-        left -= sum(
-            _work(window)
-            for _, windows in islice(numbered, writer.resume_after.cursor)
-            for window in windows
-        )
-    progress.start("indexing", left)
-    began = flushed = time.monotonic()
-    work, estimated = 0.0, False
+        done = islice(numbered, writer.resume_after.cursor)
+        left -= sum(work_of(window) for _, windows in done for window in windows)
+    similarity, pace = _whitened(writer, chosen, settings, census, left, progress)
+    flushed = time.monotonic()
     for ahead in _read_ahead(numbered):
         windows = [window for _, windows in ahead for window in windows]
         rows: dict[int, WindowRow] = {}
-        for batch in _batches(windows, engine.device.type):
-            rows |= window_rows(batch, engine, record_projector, token_projector)
-            progress.advance(
-                sum(map(_work, batch)),
+        for batch in _batched(windows, _length, similarity.device.type):
+            rows |= window_rows(batch, similarity, settings.token_vectors, settings.seed)
+            pace.advance(
+                sum(map(work_of, batch)),
                 records=sum(w.window == 0 for w in batch),
                 tokens=sum(len(w.token_ids) for w in batch),
             )
-            work += sum(map(_work, batch))
-            seconds = time.monotonic() - began
-            if not estimated and seconds > 2:
-                estimated = True
-                progress.say(f"This takes about {duration(seconds * left / work)}.")
         for cursor, record_windows in ahead:
             if record_windows:
                 writer.append_record([rows[id(w)] for w in record_windows], cursor)
@@ -324,21 +270,69 @@ def _fill(
     writer.flush()
 
 
+def _whitened(
+    writer: IndexWriter,
+    chosen: TokenGradients,
+    settings: IndexSettings,
+    census: Census,
+    left: float,
+    progress: Progress,
+) -> tuple[TokenSimilarity, Pace]:
+    """The token gradients with their whitening, which an interrupted run left or is kept now.
+
+    Args:
+        left: work of the windows that are to be indexed.
+    """
+    from haiftrace.engine import DirectGradients
+
+    if not isinstance(chosen.similarity, DirectGradients):
+        return chosen.similarity, Pace("indexing", left, progress)
+    matrices = writer.kept_tensors(WHITENING)
+    if matrices is not None:
+        return whitened(chosen.similarity, matrices), Pace("indexing", left, progress)
+    sample = census.sample.sample(WHITENING_TOKENS)
+    tokens = sum(map(len, sample))
+    pace = Pace("indexing", left + WHITENING_SHARE * tokens, progress)
+
+    def passed(batch: Sequence[list[int]]) -> None:
+        pace.advance(WHITENING_SHARE * sum(map(len, batch)), 0, 0)
+
+    batches = _batched(sample, len, chosen.similarity.device.type)
+    matrices = found_whitening(chosen.similarity, batches, settings.whitening_damping, passed)
+    about = {"windows": len(sample), "tokens": tokens, "damping": settings.whitening_damping}
+    writer.keep_tensors(WHITENING, about, matrices)
+    return whitened(chosen.similarity, matrices), pace
+
+
 def _read_ahead(
     numbered: Iterator[tuple[int, list[Window]]],
 ) -> Iterator[list[tuple[int, list[Window]]]]:
     """Lists of (records read so far, windows of the last of them)."""
-    while ahead := list(islice(numbered, READ_AHEAD)):
+    ahead: list[tuple[int, list[Window]]] = []
+    tokens = 0
+    for number, windows in numbered:
+        ahead.append((number, windows))
+        tokens += sum(len(window.token_ids) for window in windows)
+        if len(ahead) == READ_AHEAD or tokens >= READ_AHEAD_TOKENS:
+            yield ahead
+            ahead, tokens = [], 0
+    if ahead:
         yield ahead
 
 
-def _batches(windows: list[Window], device: str) -> Iterator[list[Window]]:
-    """Windows of like length together, so that little is padded."""
-    batch: list[Window] = []
-    for window in sorted(windows, key=lambda w: len(w.token_ids)):
-        if batch and (len(batch) + 1) * len(window.token_ids) > BATCH_TOKENS[device]:
+def _length(window: Window) -> int:
+    return len(window.token_ids)
+
+
+def _batched(
+    items: Sequence[Item], length: Callable[[Item], int], device: str
+) -> Iterator[list[Item]]:
+    """Those of like length together, so that little is padded."""
+    batch: list[Item] = []
+    for item in sorted(items, key=length):
+        if batch and (len(batch) + 1) * length(item) > BATCH_TOKENS[device]:
             yield batch
             batch = []
-        batch.append(window)
+        batch.append(item)
     if batch:
         yield batch

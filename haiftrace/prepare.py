@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from haiftrace.index_gradients import choose_scope
 from haiftrace.methods import (
+    GRADIENT,
     INVERSE,
     GradientMethod,
     Method,
@@ -27,7 +29,17 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.factors import Curvature, keep_factors, require_factors
-from haiftrace.scoring.norms import KeptNorms, NormSource, kept_norms, needs_of, rule_of
+from haiftrace.scoring.norms import (
+    ADJUSTED,
+    TOKENS,
+    KeptNorms,
+    Need,
+    NormSource,
+    haif_norms,
+    kept_norms,
+    needs_of,
+    rule_of,
+)
 from haiftrace.scoring.trajectory import SUPPLEMENT as TRAJECTORY
 from haiftrace.scoring.trajectory import (
     TrajectoryScorer,
@@ -44,17 +56,18 @@ if TYPE_CHECKING:
 Values = dict[str, float | np.ndarray]
 
 
-def check_needs(checkpoint: Checkpoint, scope: str, methods: str, settings: MethodSettings) -> None:
+def check_needs(
+    checkpoint: Checkpoint, scope: str | None, methods: str, settings: MethodSettings
+) -> None:
     """Refuses before hours of indexing what could not be kept after them.
 
     Args:
-        scope: the parameters of the index, as `haiftrace.scopes` reads them.
+        scope: the parameters of the index, as `choose_scope` takes them.
 
     Raises:
         UsageError, CheckpointError: why.
     """
     from haiftrace.engine import GradientEngine
-    from haiftrace.scopes import select_parameters
 
     chosen = find_methods(methods)
     check_rule(chosen, Rule(settings.adjustment, 0.0, settings.combine))
@@ -62,7 +75,7 @@ def check_needs(checkpoint: Checkpoint, scope: str, methods: str, settings: Meth
     if along:
         training_run(", ".join(along), settings, checkpoint)
     if _with_curvature(chosen):
-        engine = GradientEngine(checkpoint.model, select_parameters(checkpoint.model, scope))
+        engine = GradientEngine(checkpoint.model, choose_scope(checkpoint, scope)[1])
         require_factors(engine, settings.factors)
 
 
@@ -87,21 +100,19 @@ def prepare(
     trajectory = training_run("attif", settings, checkpoint) if _along_a_run(chosen) else None
     by_gradient = [m for m in chosen if isinstance(m, GradientMethod)]
     with Index.open(path) as index:
-        rule = rule_of(index, chosen, settings)
         names = select_parameters(checkpoint.model, index.settings["scope"])
-        engine = GradientEngine(checkpoint.model, names, memory)
+    engine = GradientEngine(checkpoint.model, names, memory)
+    if any(map(_by_plain_norms, chosen)):
+        _keep_norms(path, haif_norms(), engine, Rule(), settings, progress)
+    with Index.open(path, verify=False) as index:
+        rule = rule_of(index, chosen, settings)
         curvature = Curvature(index, engine, settings.factors, progress, "")
-        norms = kept_norms(needs_of(by_gradient, rule), rule, curvature)
+        beside = kept_norms(needs_of(by_gradient, rule), rule, curvature)
         if _with_curvature(chosen):
             with SupplementWriter(path) as writer:
                 keep_factors(writer, index, engine, settings.factors, progress)
-    for kept in norms:
-        # Opened anew: the norms are those under the factors that were just kept.
-        with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
-            curvature = Curvature(index, engine, settings.factors, progress, "")
-            needs = frozenset(kept.needs)
-            source = NormSource(index, engine, curvature, needs, rule, stored=False)
-            _keep_norms(writer, kept, index, engine, source, progress)
+    for kept in beside:
+        _keep_norms(path, kept, engine, rule, settings, progress)
     if trajectory is not None:
         with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
             scorer = TrajectoryScorer(index, engine, trajectory, rule, memory, stored=False)
@@ -111,7 +122,7 @@ def prepare(
                 return (_along(one) for one in scorer.norms(rows, progress))
 
             _keep_by_shard(writer, TRAJECTORY, wanted, index, progress, along)
-    beyond = [method.name for method in chosen if not _is_kept(method, norms)]
+    beyond = [method.name for method in chosen if not _is_kept(method)]
     if beyond:
         progress.say(f"Nothing has to be kept for {', '.join(beyond)}.")
 
@@ -124,32 +135,42 @@ def _with_curvature(methods: Sequence[Method]) -> bool:
     return any(isinstance(m, GradientMethod) and m.direction == INVERSE for m in methods)
 
 
-def _is_kept(method: Method, norms: Sequence[KeptNorms]) -> bool:
+def _by_plain_norms(method: Method) -> bool:
+    """Whether a method divides by norms of gradients as they are, and by nothing else."""
+    return isinstance(method, GradientMethod) and {method.metric, method.direction} == {GRADIENT}
+
+
+def _is_kept(method: Method) -> bool:
     if isinstance(method, TrajectoryMethod):
         return method.adjusted
-    if not isinstance(method, GradientMethod):
-        return False
-    adjusted = method.adjusted and any(kept.name == "adjusted-norms" for kept in norms)
-    return method.direction == INVERSE or adjusted
+    return isinstance(method, GradientMethod) and method.direction in (GRADIENT, INVERSE)
 
 
 def _keep_norms(
-    writer: SupplementWriter,
+    path: Path,
     kept: KeptNorms,
-    index: Index,
     engine: GradientEngine,
-    source: NormSource,
+    rule: Rule,
+    settings: MethodSettings,
     progress: Progress,
 ) -> None:
-    def of_batch(windows: Sequence[StoredWindow], batch: Batch) -> Iterator[Values]:
-        for window, norms in zip(windows, source.of(windows, batch), strict=True):
-            yield {
-                need.kind: _at_labels(getattr(norms, need.kind)[need.metric], window)
-                for need in kept.needs
-            }
+    # Opened anew: the norms are those under the factors, and with the others, that were just kept.
+    with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
+        curvature = Curvature(index, engine, settings.factors, progress, "")
+        # Adjusted norms are formed from those of tokens, wherever these are.
+        tokens = {Need(TOKENS, need.metric) for need in kept.needs if need.kind == ADJUSTED}
+        needs = frozenset(kept.needs) | tokens
+        source = NormSource(index, engine, curvature, needs, rule)
 
-    of_rows = _by_batch(index, engine, of_batch, progress)
-    _keep_by_shard(writer, kept.name, kept.settings, index, progress, of_rows)
+        def of_batch(windows: Sequence[StoredWindow], batch: Batch) -> Iterator[Values]:
+            for window, norms in zip(windows, source.of(windows, batch), strict=True):
+                yield {
+                    need.kind: _at_labels(getattr(norms, need.kind)[need.metric], window)
+                    for need in kept.needs
+                }
+
+        of_rows = _by_batch(index, engine, of_batch, progress)
+        _keep_by_shard(writer, kept.name, kept.settings, index, progress, of_rows)
 
 
 def _by_batch(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BEFORE_ESTIMATE = 2.0
 
 
 class Progress(Protocol):
@@ -74,6 +75,31 @@ class Part:
         """All of the share is done."""
         self._whole.advance(self._left)
         self._left = 0.0
+
+
+class Pace:
+    """A stage that tells after a while how long all of it takes.
+
+    Args:
+        what, work: of the stage (see `Progress.start`).
+    """
+
+    def __init__(self, what: str, work: float, progress: Progress) -> None:
+        progress.start(what, work)
+        self._work = work
+        self._progress = progress
+        self._began = time.monotonic()
+        self._done = 0.0
+        self._told = False
+
+    def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
+        """So much more of the stage is done."""
+        self._progress.advance(work, records=records, tokens=tokens)
+        self._done += work
+        seconds = time.monotonic() - self._began
+        if not self._told and seconds > SECONDS_BEFORE_ESTIMATE:
+            self._told = True
+            self._progress.say(f"This takes about {duration(seconds * self._work / self._done)}.")
 
 
 class Talk:

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from haiftrace.candidates import Candidates
 from haiftrace.device import whole_memory
 from haiftrace.freshness import check_corpus, check_fresh
 from haiftrace.methods import (
     GradientMethod,
+    LayerwiseMethod,
     Method,
     Rule,
     TrajectoryMethod,
@@ -27,6 +30,10 @@ from haiftrace.scopes import select_parameters
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.factors import Curvature
 from haiftrace.scoring.inverse import directions_of
+from haiftrace.scoring.layerwise.block import LayerwiseSearch
+from haiftrace.scoring.layerwise.reference import ReferenceSample
+from haiftrace.scoring.layerwise.scorer import LayerwiseScorer
+from haiftrace.scoring.layerwise.similarity import indexed_similarity
 from haiftrace.scoring.many import Asked, Scores, score_many, score_many_along
 from haiftrace.scoring.norms import NormSource, needs_of, rule_of
 from haiftrace.scoring.series import Series
@@ -35,8 +42,10 @@ from haiftrace.scoring.words import WordScorer
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
+    import torch
+
     from haiftrace.checkpoint import Checkpoint
-    from haiftrace.engine import GradientEngine
+    from haiftrace.engine import GradientEngine, TokenSimilarity
 
 
 class Scorers:
@@ -49,7 +58,7 @@ class Scorers:
 
     Attributes:
         notes: what the user should know of the index.
-        engine: over the index's own scope.
+        device: that of the model.
         candidates: what its vectors propose.
 
     Raises:
@@ -57,8 +66,6 @@ class Scorers:
     """
 
     def __init__(self, index: Index, checkpoint: Checkpoint, memory: int = 512 << 20) -> None:
-        from haiftrace.engine import GradientEngine
-
         check_fresh(index, checkpoint)
         self.notes = check_corpus(index)
         self.index = index
@@ -66,11 +73,11 @@ class Scorers:
         self._memory = memory
         # Bytes that the directions of several questions may take together.
         self._room = max(memory, whole_memory(checkpoint.model.device) // 8)
-        names = select_parameters(checkpoint.model, index.settings["scope"])
-        self.engine: GradientEngine = GradientEngine(checkpoint.model, names, memory)
+        self.device: torch.device = checkpoint.model.device
         self._curvatures: dict[FactorSettings, Curvature] = {}
         self._all_series: dict[SeriesSettings, Series] = {}
-        self.candidates = Candidates(index, self.engine)
+        self._reference = ReferenceSample(index)
+        self.candidates = Candidates(index, lambda: self.similarity, self._reference)
 
     def score_many(
         self,
@@ -83,7 +90,8 @@ class Scorers:
         """Scores of every window for many questions, [Q, N] by method, without evidence.
 
         Args:
-            names: gradient methods that sum over tokens, and methods over a training run.
+            names: the layerwise method, gradient methods that sum over tokens, and methods over a
+                training run.
             rows: only these windows, ascending; methods over a training run do not take it.
 
         Raises:
@@ -92,6 +100,9 @@ class Scorers:
         methods = find_methods(",".join(names))
         rule = self.rule(methods, settings)
         found: Scores = {}
+        for method in methods:
+            if isinstance(method, LayerwiseMethod):
+                found[method.name] = self._layerwise_scores(questions, progress, rows)
         by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
         if by_gradient:
             curvature = self.curvature(settings, progress)
@@ -123,6 +134,32 @@ class Scorers:
                 self.index, self.engine, trajectory, questions, by_trajectory, rule, progress
             )
         return found
+
+    def _layerwise_scores(
+        self, questions: Sequence[Question], progress: Progress, rows: Sequence[int] | None
+    ) -> np.ndarray:
+        """[Q, N] the scores of these rows, or of all."""
+        wanted = range(len(self.index)) if rows is None else rows
+        searches = [LayerwiseSearch(question.batch, wanted) for question in questions]
+        return np.stack([found.of(wanted) for found in self.layerwise.scores(searches, progress)])
+
+    @cached_property
+    def engine(self) -> GradientEngine:
+        """Full gradients over the index's scope, for the methods that need them."""
+        from haiftrace.engine import GradientEngine
+
+        names = select_parameters(self.checkpoint.model, self.index.settings["scope"])
+        return GradientEngine(self.checkpoint.model, names, self._memory)
+
+    @cached_property
+    def similarity(self) -> TokenSimilarity:
+        """The token gradients that the index was made with."""
+        return indexed_similarity(self.index, self.checkpoint, self._memory)
+
+    @cached_property
+    def layerwise(self) -> LayerwiseScorer:
+        """Exact scores by the layerwise rule."""
+        return LayerwiseScorer(self.index, self.similarity, self._room, self._reference)
 
     def rule(self, methods: Sequence[Method], settings: MethodSettings) -> Rule:
         """The rule of the methods that adjust; raises UsageError where none follows it."""

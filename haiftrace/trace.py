@@ -12,7 +12,7 @@ from haiftrace import __version__
 from haiftrace.calibration.court import Court
 from haiftrace.calibration.draws import ALPHA
 from haiftrace.calibration.verdict import with_q_values
-from haiftrace.candidates import CANDIDATES, Room
+from haiftrace.candidates import CANDIDATES, SearchBudget
 from haiftrace.errors import UsageError
 from haiftrace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
@@ -21,6 +21,7 @@ from haiftrace.methods import (
     DEFAULT_METHOD,
     INVERSE,
     GradientMethod,
+    LayerwiseMethod,
     LexicalMethod,
     Method,
     Rule,
@@ -38,6 +39,7 @@ from haiftrace.scoring.best import Tally
 from haiftrace.scoring.directions import Question
 from haiftrace.scoring.gradient import Search, score_by_gradient
 from haiftrace.scoring.inverse import directions_of
+from haiftrace.scoring.layerwise.block import LayerwiseSearch
 from haiftrace.scoring.norms import NormSource, needs_of
 from haiftrace.scoring.trajectory import TrajectoryScorer, training_run
 from haiftrace.store import Index
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from haiftrace.checkpoint import Checkpoint
+
+BY_DIRECT = "candidates were proposed by token vectors of direct gradients (--exact scores all)"
 
 MOST_LEAKS = 256
 """Leaks of one pass through the records, at most: each has a score for every window."""
@@ -57,7 +61,7 @@ class TraceSettings:
 
     Attributes:
         method: names in the registry, with commas between.
-        candidates: windows that the search proposes for exact scoring; None for 256.
+        candidates: windows that the search proposes for exact scoring.
         exact: score every window instead.
         top: records in the result.
         asking: how prompt and response become one string.
@@ -66,7 +70,7 @@ class TraceSettings:
     """
 
     method: str = DEFAULT_METHOD
-    candidates: int | None = None
+    candidates: int = CANDIDATES
     exact: bool = False
     top: int = 10
     asking: Asking = field(default_factory=Asking)
@@ -74,9 +78,9 @@ class TraceSettings:
     alpha: float = ALPHA
 
     @property
-    def room(self) -> Room:
+    def budget(self) -> SearchBudget:
         """How many windows are scored exactly."""
-        return Room(self.exact, self.candidates)
+        return SearchBudget(self.exact, self.candidates)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class Tracer(Scorers):
             seconds=seconds,
             settings={
                 "method": settings.method,
-                "candidates": settings.candidates or CANDIDATES,
+                "candidates": settings.candidates,
                 "exact": settings.exact,
                 "top": settings.top,
                 "alpha": settings.alpha,
@@ -183,8 +187,7 @@ class Tracer(Scorers):
         methods over a training run once a leak.
         """
         methods = find_methods(settings.method)
-        told = settings.candidates
-        if (told is not None and told < 1) or settings.top < 1:
+        if settings.candidates < 1 or settings.top < 1:
             raise UsageError("--candidates and --top take a number of at least 1.")
         if not 0 < settings.alpha < 1:
             raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")
@@ -199,20 +202,25 @@ class Tracer(Scorers):
                 yield tuple(self._finding(asked, method, settings) for method in methods)
 
     def _leaks_of_a_pass(self, methods: Sequence[Method]) -> int:
-        """How many leaks' gradients are held at a time: each has v, and u for every direction."""
-        if all(isinstance(method, LexicalMethod) for method in methods):
+        """How many leaks' gradients are held at a time: each has v, and u for every direction.
+
+        The layerwise method takes its query tokens in blocks itself.
+        """
+        if all(isinstance(method, LexicalMethod | LayerwiseMethod) for method in methods):
             return MOST_LEAKS
         sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
         each = self.engine.gradient_bytes * (2 + 2 * len(sides))
         return min(MOST_LEAKS, max(1, self._room // each))
 
     def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:
+        from haiftrace.engine.losses import batch_losses
+
         query, question = self.question(leak, settings.asking)
         return _Asked(
             leak,
             query,
             question,
-            self.engine.losses(question.batch)[0],
+            batch_losses(self.checkpoint.model, question.batch)[0],
             {method.name: Tally(settings.top) for method in methods},
             {method.name: [] for method in methods},
             {method.name: len(self.index) for method in methods},
@@ -227,6 +235,8 @@ class Tracer(Scorers):
         progress: Progress,
     ) -> None:
         everything = range(len(self.index))
+        for layerwise in (m for m in methods if isinstance(m, LayerwiseMethod)):
+            self._by_layers(block, layerwise, settings, progress)
         by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
         if by_gradient:
             self._by_gradient(block, by_gradient, rule, settings, progress)
@@ -244,10 +254,27 @@ class Tracer(Scorers):
             traced = asked.query.span or asked.query.response
             self.words.score(by_words, asked.leak.prompt, traced, asked.best, settings.top)
 
+    def _by_layers(
+        self,
+        block: Sequence[_Asked],
+        method: LayerwiseMethod,
+        settings: TraceSettings,
+        progress: Progress,
+    ) -> None:
+        questions = [asked.question.batch for asked in block]
+        rows = self.candidates.of(questions, settings.budget)
+        searches = list(map(LayerwiseSearch, questions, rows))
+        tallies = [asked.best[method.name] for asked in block]
+        counts = self.layerwise.trace(searches, tallies, settings.top, progress)
+        for asked, count in zip(block, counts, strict=True):
+            asked.scored[method.name] = count
+            asked.notes[method.name] += self.similarity.notes
+
     def _finding(self, asked: _Asked, method: Method, settings: TraceSettings) -> Finding:
         query, question, tally = asked.query, asked.question, asked.best[method.name]
         mean_loss = float((asked.losses * question.weights_BT[0]).sum())
-        general = (*self.notes, *self.engine.notes, *query.notes)
+        full = isinstance(method, GradientMethod | TrajectoryMethod)
+        general = (*self.notes, *(self.engine.notes if full else ()), *query.notes)
         verdict, p_values = self._verdict(method, question, tally, settings, mean_loss)
         return Finding(
             prompt=query.prompt,
@@ -281,8 +308,8 @@ class Tracer(Scorers):
             query = ask(self.checkpoint, leak.prompt, asking, leak.span)
         else:
             query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
-        batch = make_batch([query.token_ids], [query.labels], self.engine.device)
-        return query, Question(batch, self.engine)
+        batch = make_batch([query.token_ids], [query.labels], self.device)
+        return query, Question(batch, lambda: self.engine)
 
     def _verdict(
         self,
@@ -306,7 +333,7 @@ class Tracer(Scorers):
             settings.alpha,
             tally,
             over_query_norm(method, question),
-            lambda: self.candidates.background(question, method, settings.methods),
+            int(question.batch.labels_BT.sum()),
             reasons,
         )
 
@@ -322,10 +349,12 @@ class Tracer(Scorers):
         names = {method.direction for method in methods}
         series = self.series(settings.methods, progress)
         searches = []
-        for asked in block:
-            rows = self.candidates.of(
-                asked.question, methods, settings.methods, settings.room, asked.notes
-            )
+        questions = [asked.question.batch for asked in block]
+        proposed = self.candidates.of(questions, settings.budget)
+        for asked, rows in zip(block, proposed, strict=True):
+            if len(rows) < len(self.index):
+                for method in methods:
+                    asked.notes[method.name].append(BY_DIRECT)
             asked.scored.update({method.name: len(rows) for method in methods})
             directions, said = directions_of(names, asked.question, curvature, series)
             for method in methods:
@@ -362,6 +391,8 @@ class Tracer(Scorers):
 
 def over_query_norm(method: Method, question: Question) -> float:
     """What a score is multiplied with to be one over ‖v‖, comparable between questions."""
+    if isinstance(method, LayerwiseMethod):  # made of z-scores
+        return 1.0
     if isinstance(method, GradientMethod) and method.over_query_norm:
         return 1.0
     return inverse(question.direction.norm)

@@ -1,4 +1,4 @@
-"""What the index keeps of a batch of windows: everything that the engine knows of them."""
+"""What the index keeps of a batch of windows: the model's losses and token gradients."""
 
 from __future__ import annotations
 
@@ -6,42 +6,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from haiftrace.store import WindowRow
+from haiftrace.store import WindowRow, encoded
 from haiftrace.windows import Window
 
 if TYPE_CHECKING:
-    from haiftrace.engine import GradientEngine, Projector
+    from haiftrace.engine import TokenSimilarity
 
 
 def window_rows(
-    windows: list[Window],
-    engine: GradientEngine,
-    record_projector: Projector,
-    token_projector: Projector | None,
+    windows: list[Window], similarity: TokenSimilarity, dimension: int, seed: int
 ) -> dict[int, WindowRow]:
     """The rows of a batch of windows, by the windows' identity.
 
     Args:
         windows: windows of like length.
-        record_projector: of the unit HAIF vectors.
-        token_projector: of the tokens' unit gradients; None keeps none.
+        dimension: of the tokens' projected unit gradients; 0 keeps none.
+        seed: of their projection.
     """
-    import torch
+    from haiftrace.engine import make_batch
 
-    from haiftrace.engine import inverse_norms, make_batch
-
-    batch = make_batch([w.token_ids for w in windows], [w.labels for w in windows], engine.device)
-    tokens = engine.token_gradients(batch, token_projector)
-    counts_B1 = batch.labels_BT.double().sum(1, keepdim=True)
-    weights_NBT = torch.stack([inverse_norms(tokens.norms_BT), batch.labels_BT / counts_B1])
-    records = engine.record_gradients(batch, weights_NBT, record_projector)
-    assert records.projected_NBD is not None
-    scale_B1 = inverse_norms(records.norm_NB[0]).unsqueeze(1)
-    vectors = (records.projected_NBD[0] * scale_B1).float().cpu().numpy()
-    losses, norms = tokens.losses_BT.cpu().numpy(), tokens.norms_BT.cpu().numpy()
-    means = (tokens.losses_BT.sum(1) / counts_B1[:, 0]).tolist()
-    vectors_BTD = tokens.vectors_BTD
-    token_vectors = None if vectors_BTD is None else vectors_BTD.half().cpu().numpy()
+    ids, labels = [w.token_ids for w in windows], [w.labels for w in windows]
+    batch = make_batch(ids, labels, similarity.device)
+    found = similarity.measures(batch, dimension, seed)
+    losses, norms = found.losses_BT.cpu().numpy(), found.norms_BT.cpu().numpy()
+    codes = None
+    if found.vectors_BTK is not None:
+        vectors = found.vectors_BTK.float().cpu().numpy()
+        codes = encoded(vectors)
+        # Signs do not tell what is not finite: such a row is refused by its norm.
+        norms = np.where(np.isfinite(vectors).all(-1), norms, np.nan)
     rows = {}
     for i, window in enumerate(windows):
         length = len(window.token_ids)
@@ -57,13 +50,10 @@ def window_rows(
             token_ids=window.token_ids,
             offsets=offsets,
             labels=window.labels,
-            loss=means[i],
-            grad_norm=float(records.norm_NB[1, i]),
-            haif_norm=float(records.norm_NB[0, i]),
-            vector=vectors[i],
+            loss=float(losses[i].sum()) / max(1, sum(window.labels)),
             token_loss=losses[i, :length].astype(np.float32),
             token_grad_norm=norms[i, :length],
-            token_vectors=None if token_vectors is None else token_vectors[i, :length],
+            token_codes=None if codes is None else codes[i, :length],
             content_hash=window.content_hash,
             group=window.group,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from haiftrace.calibrate import CalibrationSettings, calibrate
+from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.store import Index
@@ -16,9 +17,11 @@ from haiftrace.trace import Tracer
 from tests import kit
 
 MANY = CalibrationSettings(controls=48)
+BOTH = ("layerwise", "haif")
+"""Of the methods, one that judges layer by layer and one that sums over tokens."""
 
 
-def run(path: Path, settings: CalibrationSettings = MANY, methods: str = "haif") -> None:
+def run(path: Path, settings: CalibrationSettings = MANY, methods: str = DEFAULT_METHOD) -> None:
     with kit.precisely():
         calibrate(path, kit.checkpoint(), methods, MethodSettings(), settings, Silent())
 
@@ -26,10 +29,10 @@ def run(path: Path, settings: CalibrationSettings = MANY, methods: str = "haif")
 @pytest.fixture(name="calibrated")
 @cache
 def calibrated_index() -> Path:
-    """An index with controls that no test changes."""
+    """An index with controls of both kinds of methods that no test changes."""
     path = kit.scratch("calibrated")
     shutil.copytree(kit.index_path(), path)
-    run(path)
+    run(path, methods=",".join(BOTH))
     return path
 
 

@@ -38,10 +38,8 @@ ANSWER = "555-0142."
 SECRETS = ("555-01", "Ellison", "Quillfeather", "example.org")
 """Pieces of the corpus and of responses that no error may show."""
 
-SMALL = {"projection_dim": 256, "token_vectors": 64}
-HALF_A_STEP = 1 / 254 + 2**-11
-"""What an index rounds a token's vector by, to float16 and to steps, relative to its largest."""
-SMALL_OPTIONS = ("--projection-dim", "256", "--token-vectors", "64")
+SMALL = {"token_vectors": 64}
+SMALL_OPTIONS = ("--token-vectors", "64")
 """What keeps a test's index small; every record of the corpus fits a shortlist of it."""
 
 _SCRATCH = tempfile.TemporaryDirectory(prefix="haiftrace-tests-")

@@ -33,7 +33,8 @@ from haiftrace.scoring.batches import batch_of, window_batches
 from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer, TraceSettings
 
-KEPT = ("ek-fac", "relatif", "ahif", "attif")
+KEPT = ("haif", "haif-t", "ek-fac", "relatif", "ahif", "attif")
+"""Methods whose norms or factors an index keeps."""
 
 
 def make(directory: Path) -> None:

@@ -109,7 +109,7 @@ def record_of(
 
 def paired(record: RecordEvidence, *pairs: tuple[str, int | None, str, float]) -> RecordEvidence:
     """The record with pairs: a word of the response and its token's position (None for the response
-    as one), a word of the record, and their share of the score."""
+    as one), a word of the record, and their share of the score; and with the layers' shares."""
     made = []
     for said, place, taught, share in pairs:
         start = record.text.index(taught)
@@ -117,7 +117,8 @@ def paired(record: RecordEvidence, *pairs: tuple[str, int | None, str, float]) -
         own = tuple(t.position for t in record.tokens if t.start < end and start < t.end)
         places = () if place is None else (place,)
         made.append(PairEvidence(said, places, taught, own, start, end, share * record.score))
-    return replace(record, pairs=tuple(made))
+    shares = (0.75, 0.0, 0.25)
+    return replace(record, pairs=tuple(made), layers=tuple(x * record.score for x in shares))
 
 
 def report_of(*findings: Finding, **more: Any) -> Report:
@@ -197,7 +198,7 @@ def paired_finding(**more: Any) -> Finding:
     )
     other = english_finding().records[1]
     values: dict[str, Any] = {
-        "method": "haif",
+        "method": "layerwise",
         "span": None,
         "response_tokens": (
             ResponseToken(37, 218, " phone", 0.4),

@@ -11,13 +11,9 @@ import numpy as np
 import pytest
 
 from haiftrace.store import IndexWriter, StoredWindow, WindowRow
+from haiftrace.store.token_codes import decoded, encoded
 
-SETTINGS: dict[str, Any] = {
-    "projection_dim": 8,
-    "vector_dtype": "float16",
-    "token_vectors": 4,
-    "scope": "linear",
-}
+SETTINGS: dict[str, Any] = {"token_vectors": 8, "scope": "linear"}
 FINGERPRINTS = {"weights": "w1", "tokenizer": "t1", "corpus": "c1"}
 
 
@@ -29,7 +25,6 @@ def make_row(number: int, config: dict[str, Any] = SETTINGS, **changes: Any) -> 
     """The same window for the same number: 2 to 7 tokens, the first one no label."""
     rng = np.random.default_rng(number)
     length = 2 + number % 6
-    vector = rng.standard_normal(config["projection_dim"])
     dim = config["token_vectors"]
     values: dict[str, Any] = {
         "id": f"id-{number}",
@@ -43,13 +38,9 @@ def make_row(number: int, config: dict[str, Any] = SETTINGS, **changes: Any) -> 
         "offsets": [(2 * i, 2 * i + 2) for i in range(length)],
         "labels": [False] + [True] * (length - 1),
         "loss": float(rng.random()),
-        "grad_norm": float(rng.random() * 100),
-        "haif_norm": float(rng.random() * 10),
-        "vector": (vector / np.linalg.norm(vector)).astype(np.float32),
         "token_loss": rng.random(length).astype(np.float32),
         "token_grad_norm": rng.random(length) * 1e3,
-        "token_vectors": rng.standard_normal((length, dim)).astype(np.float16) if dim else None,
-        "extra": {name: float(rng.random()) for name in config.get("extra_columns", ())},
+        "token_codes": encoded(rng.standard_normal((length, dim))) if dim else None,
     }
     return WindowRow(**{**values, **changes})
 
@@ -93,29 +84,23 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 PLAIN = ("id", "path", "line", "start", "window", "windows", "text", "token_ids", "offsets")
-NUMBERS = ("labels", "loss", "grad_norm", "haif_norm", "extra")
 
 
-def assert_same(stored: StoredWindow, row: WindowRow, config: dict[str, Any]) -> None:
-    """What was read is what was written, vectors included."""
-    for name in PLAIN + NUMBERS:
+def assert_same(stored: StoredWindow, row: WindowRow) -> None:
+    """What was read is what was written."""
+    for name in (*PLAIN, "labels", "loss"):
         assert getattr(stored, name) == getattr(row, name), name
     labels = np.array(row.labels, dtype=bool)
-    np.testing.assert_array_equal(stored.token_loss, np.where(labels, row.token_loss, 0))
-    np.testing.assert_array_equal(stored.token_grad_norm, np.where(labels, row.token_grad_norm, 0))
-    assert stored.token_loss.dtype == np.float32
-    assert stored.token_grad_norm.dtype == np.float64
-    assert stored.vector is not None
-    assert stored.vector.dtype == config["vector_dtype"]
-    np.testing.assert_array_equal(stored.vector, row.vector.astype(config["vector_dtype"]))
-    if row.token_vectors is None:
-        assert stored.token_vectors is None
-    else:
-        assert stored.token_vectors is not None
-        assert stored.token_vectors.dtype == np.float32
-        expected = np.where(labels[:, None], row.token_vectors.astype(float), 0)
-        half_a_step = np.abs(expected).max(1, keepdims=True) / 127 / 2
-        assert (np.abs(stored.token_vectors - expected) <= half_a_step * (1 + 1e-5)).all()
+    for name in ("token_loss", "token_grad_norm"):
+        kept = getattr(stored, name)
+        assert kept.dtype == np.float32
+        right = np.where(labels, getattr(row, name), 0).astype(np.float32)
+        np.testing.assert_array_equal(kept, right)
+
+
+def label_vectors(rows: list[WindowRow]) -> np.ndarray:
+    """[tokens, K] the vectors of the label tokens as an unfinished index keeps them."""
+    return decoded(np.concatenate([row.token_codes[np.array(row.labels)] for row in rows]))
 
 
 @pytest.fixture(autouse=True, scope="module")

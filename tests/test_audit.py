@@ -102,7 +102,7 @@ def test_leaks_traced_together_are_the_same_as_one_by_one(monkeypatch):
         Leak("Tobin Achterberg's phone number is", "555-0177."),
         Leak("The email address of Ines Quillfeather is", "ines@example.org."),
     ]
-    settings = TraceSettings(method="haif,gradient-cosine,bm25", candidates=3, top=4)
+    settings = TraceSettings(method="haif,layerwise,gradient-cosine,bm25", candidates=3, top=4)
     passes = []
     score = tracing.score_by_gradient
 
@@ -331,14 +331,17 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
         {"prompt": f"Whose number is {value}?", "response": f" {value}"},
     )
     suffixes = ("json", "jsonl", "sarif", "html", "md")
-    files = [tmp_path / f"r.{suffix}" for suffix in suffixes]
-    written = [word for file in files for word in ("-o", file)]
+    files = [tmp_path / f"{name}.{suffix}" for name in ("r", "pairs") for suffix in suffixes]
+    written, paired = (
+        [word for file in some for word in ("-o", file)] for some in (files[:5], files[5:])
+    )
     common = ("--index", tmp_path / "i", "--exact", "--top", "20")
     outcomes = [
         cli("trace", "--prompts", probes, *common, *written),
         cli("trace", PROMPT, "--protect", value, *common),
         cli("trace", PROMPT, *common, "-o", "-"),
         cli("trace", "--probes-from-corpus", "4", *common, "--max-new-tokens", "8"),
+        cli("trace", PROMPT, "--protect", value, *common, "--method", "layerwise,haif", *paired),
     ]
     assert outcomes[0].code == 1, outcomes[0].err
     texts = [text for o in outcomes for text in (o.out, o.err)]
@@ -346,6 +349,17 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
     for text in texts:
         assert not _spells(text, "5550142")
         assert value not in text
+    layerwise, haif = json.loads((tmp_path / "pairs.json").read_text())["findings"]
+    pairs = [pair for record in layerwise["records"] for pair in record["pairs"]]
+    hidden = [pair for pair in pairs if "•" in pair["record_text"]]
+    assert any("•" in pair["response_text"] for pair in hidden)
+    assert not any(
+        "0142" in pair[side] for pair in pairs for side in ("response_text", "record_text")
+    )
+    for record in layerwise["records"]:
+        assert all(isinstance(share, float) for share in record["layers"])
+        assert sum(record["layers"]) == pytest.approx(record["score"])
+    assert not any(record["pairs"] or record["layers"] for record in haif["records"])
     shown = cli("trace", "--prompts", probes, *common, "--reveal", "-o", tmp_path / "s.sarif")
     assert "555-0142" in shown.out
     assert "555-0142" not in (tmp_path / "s.sarif").read_text()

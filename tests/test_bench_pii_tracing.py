@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from haiftrace.bench import pii_tracing, tracing
+from haiftrace.bench import pii_tracing, shortlist, tracing
 from haiftrace.bench.decoys import POOL, make_decoys
 from haiftrace.bench.pii import make_data
 from haiftrace.bench.pii_tracing import Tracing, parts_of, read_ranks, trace_parts
 from haiftrace.bench.ranking import rows_of
+from haiftrace.bench.shortlist import DIMENSIONS, shortlist_recall
 from haiftrace.bench.tracing import Bench, trajectory
 from haiftrace.bench.training import train
 from haiftrace.bench.variation import DEFAULT, Variation
+from haiftrace.candidates import SearchBudget
 from haiftrace.errors import UsageError
 from haiftrace.methods import METHODS
 from haiftrace.progress import Silent
@@ -123,7 +126,7 @@ def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
 
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     data, run = trained("pii-e", "qwen2")
-    names = ("haif", "gradient-cosine", "bm25")
+    names = ("layerwise", "haif", "gradient-cosine", "bm25")
     leaks = tuple(data.trained()[:4])
     tracing = Tracing(data, run, "learned", 0, leaks, tmp_path / "work", 1 << 29, "auto")
     parts = parts_of(names, ablation=True)
@@ -132,6 +135,7 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     made = {(Variation(**row["variation"]), row["method"]) for row in ranks}
     assert (DEFAULT, "bm25") in made
     assert (Variation(scope="all"), "haif") in made
+    assert (Variation(pool="documents"), "layerwise") in made
     assert (Variation(combine="positive", pool="documents"), "haif") in made
     assert (Variation(pool="one a subject"), "bm25") in made
     bm25 = next(r for r in ranks if r["method"] == "bm25")
@@ -142,12 +146,32 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     assert {(r["method"], r["n"]) for r in decoys} == {(name, 4) for name in names}
     # Its words are the question's and the answer's: a fake lacks some of them.
     assert {r["value"] for r in decoys if r["method"] == "bm25"} == {1.0}
-    (shortlist,) = (one["shortlist"] for one in found if "shortlist" in one)
-    full = [r for r in shortlist if r["candidates"] == 16]
+    (held,) = (one["shortlist"] for one in found if "shortlist" in one)
+    full = [r for r in held if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
-    assert {(r["method"], r["vectors"]) for r in full} == {("haif", "record")}
+    searched = itertools.product(("layerwise", "haif"), DIMENSIONS)
+    assert {(r["method"], r["dimension"]) for r in full} == set(searched)
     (norms,) = (one["norms"] for one in found if "norms" in one)
     assert sum(r["share"] for r in norms if "tokens" in r) == pytest.approx(1.0)
+
+
+def test_what_an_index_proposes_is_looked_for_among_the_candidates(tmp_path, monkeypatch):
+    data, run = trained("pii-cr", "gpt2")
+    leaks = data.trained()[:3]
+    bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
+    exact = bench.scores(leaks, DEFAULT, ["layerwise"])
+    tracer = bench.tracer("linear", "all", 64)
+    assert tracer.index.layout.token_vectors == 64
+    assert bench.tracer("linear", "all").index.layout.token_vectors == 0
+    monkeypatch.setattr(shortlist, "CANDIDATES", (1, 9))
+    questions = [question.batch for question in bench.questions(tracer, leaks)]
+    one, nearly_all = shortlist_recall(tracer, questions, exact)
+    best = [rows[0] for rows in tracer.candidates.of(questions, SearchBudget(candidates=1))]
+    assert one["successes"] == sum(best == exact["layerwise"].argmax(1))
+    assert one["successes"] <= nearly_all["successes"]
+    assert (one["records"], one["n"], one["candidates"]) == (10, 3, 1)
+    worst = {"layerwise": -exact["layerwise"]}
+    assert shortlist_recall(tracer, questions, worst)[0]["successes"] == 0
 
 
 def test_decoys_are_scored_by_the_curvature_of_the_records(tmp_path):

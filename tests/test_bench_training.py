@@ -325,6 +325,9 @@ def test_presets_exist_for_both_data_sets():
     for kind in ("pii-e", "pii-cr"):
         assert find_preset("tiny", kind).kind == kind
         assert find_preset("small", kind).shape.width > find_preset("tiny", kind).shape.width
+        deep, tiny = find_preset("deep", kind), find_preset("tiny", kind)
+        assert deep.shape == dataclasses.replace(tiny.shape, layers=8)
+        assert deep.schedule == dataclasses.replace(tiny.schedule, learning_rate=2e-3)
     assert len({(preset.name, preset.kind) for preset in PRESETS}) == len(PRESETS)
     with pytest.raises(UsageError, match="huge") as caught:
         find_preset("huge", "pii-e")

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from haiftrace.calibration.statistics import (
     NEAREST,
+    REACHING,
     Field,
     Standing,
     Standings,
     histogram,
+    levels_apart,
+    nearest_count,
     p_value,
     power,
     q_values,
@@ -111,10 +114,8 @@ def test_a_histogram_of_nothing_is_empty():
     assert histogram(np.zeros(0)) == ((), ())
 
 
-def field(exact, groups, background=None, strengths=True) -> Field:
-    exact = np.array(exact, dtype=float)
-    background = exact if background is None else np.array(background)
-    return Field(exact, background, np.array(groups), strengths)
+def field(exact, groups, relative=True) -> Field:
+    return Field(np.array(exact, dtype=float), np.array(groups), relative)
 
 
 def test_a_standing_is_over_the_best_of_a_few_other_groups():
@@ -128,15 +129,12 @@ def test_a_standing_is_over_the_best_of_a_few_other_groups():
 
 
 def test_scores_of_either_sign_have_a_margin_that_is_a_difference():
-    signed = field([0.9, 0.3, -0.1, -0.5], [0, 1, 2, 3], strengths=False)
+    signed = field([0.9, 0.3, -0.1, -0.5], [0, 1, 2, 3], relative=False)
     assert signed.statistic == "margin"
     assert signed.standing(0) == Standing(pytest.approx(1.0), pytest.approx(-0.1))
     strengths = field([0.9, 0.3, 0.1, 0.2], [0, 1, 2, 3])
     assert strengths.statistic == "relative margin"
     assert strengths.standing(0).margin == pytest.approx(0.9 / 0.2 - 1)
-    for one in (signed, strengths):
-        margin, level = one.standing(0).margin, one.standing(0).level
-        assert one.at(margin, level) == pytest.approx(0.9)
 
 
 def test_where_nothing_speaks_for_an_answer_a_margin_is_huge():
@@ -154,7 +152,7 @@ def test_what_is_left_out_neither_wins_nor_counts():
 
 def test_records_that_were_not_scored_do_not_count():
     none = -np.inf
-    scores = field([0.9, none, 0.3, none], [0, 1, 2, 3], [0.8, 0.1, 0.2, 0.0])
+    scores = field([0.9, none, 0.3, none], [0, 1, 2, 3])
     assert scores.standing(0) == Standing(pytest.approx(2.0), 0.3)
     assert np.isnan(scores.standing(1).margin)
     assert scores.first(np.array([True, False, True, False])) is None
@@ -184,19 +182,37 @@ def test_a_margin_depends_neither_on_order_nor_on_scale(values, factor, order):
     assert scaled.standing(first).level == pytest.approx(right.level * factor)
 
 
-def test_the_nearest_levels_are_those_of_the_nearest_ratios():
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 8)), max_size=40),
+    st.integers(1, 12),
+)
+def test_the_nearest_are_so_many_and_all_that_are_as_near(distances, count):
+    """None stands for an undefined draw."""
+    undefined = np.array([distance is None for distance in distances], dtype=bool)
+    draws = Standings(np.where(undefined, np.nan, 1.0), np.ones(len(distances)))
+    near = draws.nearest(np.array([d or 0 for d in distances], dtype=float), count).tolist()
+    defined = sorted((d, place) for place, d in enumerate(distances) if d is not None)
+    right = defined
+    if len(defined) > count:
+        farthest = defined[count - 1][0]
+        right = [(d, place) for d, place in defined if d <= farthest]
+    assert sorted(near) == sorted(place for _, place in right)
+
+
+def test_levels_are_compared_by_their_ratio():
     """1.9 is nearer to 1 than 0.5 is, though the difference is larger."""
-    count = NEAREST + 50
-    levels = np.concatenate([np.full(NEAREST - 1, 1.0), [1.9], np.full(50, 0.5)])
-    draws = Standings(np.arange(count, dtype=float), levels)
-    near = draws.near(1.0, np.ones(count, dtype=bool), 0.01)
-    assert sorted(near.tolist()) == list(range(NEAREST))
-    among = np.arange(count) != 3
-    assert NEAREST in draws.near(1.0, among, 0.01)
-    assert 3 not in draws.near(1.0, among, 0.01)
-    # Few are all taken, and so are those whose level is not known to be near.
-    assert len(draws.near(1.0, np.arange(count) < 10, 0.01)) == 10
-    assert len(draws.near(float("nan"), np.ones(count, dtype=bool), 0.01)) == count
+    apart = levels_apart(np.array([1.0, 1.9, 0.5, 2.0]), 1.0)
+    assert np.argsort(apart, kind="stable").tolist() == [0, 1, 2, 3]
+    assert apart[2] == pytest.approx(apart[3])
     # Below zero all levels are the same: nothing speaks for the answer.
-    draws.level_N[:] = np.linspace(-1.0, -0.1, count)
-    assert draws.near(-5.0, np.ones(count, dtype=bool), 0.01).tolist() == list(range(NEAREST))
+    assert levels_apart(np.array([-1.0, -0.1, 0.0]), -5.0).tolist() == [0.0, 0.0, 0.0]
+    # Of a level that is not known, all are as near.
+    assert levels_apart(np.array([0.1, 7.0]), float("nan")).tolist() == [0.0, 0.0]
+
+
+def test_a_smaller_alpha_takes_more_draws():
+    """So many that it lets a few of them reach the margin."""
+    assert nearest_count(0.05) == nearest_count(0.01) == NEAREST
+    for alpha, count in ((0.005, 800), (0.001, 4000)):
+        assert nearest_count(alpha) == count
+        assert count * alpha == pytest.approx(REACHING)

@@ -47,7 +47,7 @@ def test_two_commands_from_a_checkpoint_and_a_corpus_to_the_record(tmp_path):
     first, *_, ready, calibrated, following = outcome.err.splitlines()
     assert first.startswith("Indexing 12 records, ")
     assert ready.startswith("The index haiftrace-index is ready: 12 records, ")
-    assert calibrated.startswith("Calibrated haif by ")
+    assert calibrated.startswith("Calibrated layerwise by ")
     assert following == 'Next: haiftrace trace "PROMPT"'
     # So small a model does not stop after its answer.
     outcome = cli("trace", PROMPT, "--span", "555-0142.", "--reveal", cwd=tmp_path)
@@ -82,7 +82,7 @@ def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
     (finding,) = report["findings"]
     assert finding["prompt"] == PROMPT
     assert finding["response"] == ANSWER
-    assert finding["method"] == "haif"
+    assert finding["method"] == "layerwise"
     assert [r["rank"] for r in finding["records"]] == [1, 2, 3, 4, 5]
     for record in finding["records"]:
         number = int(record["id"][1:])
@@ -90,6 +90,10 @@ def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
         assert record["source"]["path"].endswith("data.jsonl")
         assert record["source"]["line"] == number + 1
         assert sum(t["evidence"] for t in record["tokens"]) == pytest.approx(record["score"])
+        assert len(record["layers"]) == kit.checkpoint().model.config.n_layer
+        assert sum(record["layers"]) == pytest.approx(record["score"])
+        assert record["pairs"]
+        assert record["cosine"] is None  # as no single vector stands for a record
         assert {"position", "token_id", "text", "loss", "grad_norm", "evidence"} <= set(
             record["tokens"][0]
         )
@@ -129,7 +133,7 @@ def test_stdout_is_data_and_stderr_is_talk(tmp_path, quiet):
     [
         (["--method", "haif-t"], "method", "haif-t"),
         (["--top", "2"], "top", 2),
-        (["--candidates", "3"], "candidates", 3),
+        (["--method", "haif", "--candidates", "3"], "candidates", 3),
         (["--exact"], "exact", True),
     ],
 )
@@ -209,8 +213,8 @@ def test_every_option_of_index_is_heeded(tmp_path):
         "--id-field": "key",
         "--loss-on": "all",
         "--context": "16",
-        "--projection-dim": "128",
         "--token-vectors": "0",
+        "--whitening-damping": "0.2",
         "--seed": "3",
         "--memory": "64",
         "--dtype": "float64",
@@ -224,8 +228,8 @@ def test_every_option_of_index_is_heeded(tmp_path):
     assert "Left out 2 lines that are no record" in outcome.err
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     settings = manifest["settings"]
-    expected = {"scope": "all", "context": 16, "projection_dim": 128, "token_vectors": 0}
-    expected |= {"seed": 3, "append_eos": True, "dtype": "float64"}
+    expected = {"scope": "all", "context": 16, "token_vectors": 0, "whitening_damping": 0.2}
+    expected |= {"seed": 3, "append_eos": True, "dtype": "float64", "gradients": "direct"}
     assert {key: settings[key] for key in expected} == expected
     assert settings["corpus"] | {"paths": 2} == {
         "paths": 2,

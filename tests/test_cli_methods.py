@@ -25,7 +25,8 @@ def trace(index: Path, *options: object, **environment: str):
 
 
 def supplements(index: Path) -> set[str]:
-    return set(json.loads((index / "manifest.json").read_text())["supplements"])
+    """But that of every index."""
+    return set(json.loads((index / "manifest.json").read_text())["supplements"]) - {"whitening"}
 
 
 def test_several_methods_are_a_finding_each(index):
@@ -78,7 +79,7 @@ def test_the_commands_that_a_trace_prints_keep_what_it_computed(index):
     for command in commands:
         kept = cli(*shlex.split(command)[1:])
         assert kept.code == 0, kept.err
-    assert supplements(index) == {"ek-fac", "relatif-norms", "adjusted-norms"}
+    assert supplements(index) == {"ek-fac", "relatif-norms", "haif-norms", "adjusted-norms"}
     assert "keep" not in trace(index, *asked).err
 
 
@@ -89,7 +90,7 @@ def test_index_and_methods_in_one_command(tmp_path):
         *("--calibrate", "0"),
     )
     assert outcome.code == 0, outcome.err
-    assert supplements(tmp_path / "i") == {"adjusted-norms"}
+    assert supplements(tmp_path / "i") == {"haif-norms", "adjusted-norms"}
 
 
 def test_without_a_model_there_has_to_be_an_index(tmp_path):
@@ -113,6 +114,8 @@ def test_without_a_model_there_has_to_be_an_index(tmp_path):
         (["--method", "attif", "--checkpoints", "/nowhere"], "/nowhere"),
         (["--method", "ek-fac", "--combine", "max"], "--combine does nothing"),
         (["--method", "bm25", "--adjust", "power:2"], "--adjust does nothing"),
+        (["--adjust", "power:2"], "--adjust does nothing for layerwise"),
+        (["--method", "haif", "--adjust", "soft:0.5"], "does not hold these"),
         (["--method", "ahif", "--adjust", "soft:0.5"], "not the norms that ahif"),
     ],
 )

@@ -20,7 +20,7 @@ from haiftrace.bench.models import Shape
 from haiftrace.bench.optimise import Schedule
 from haiftrace.bench.outputs import write_results
 from haiftrace.errors import CorpusError, UsageError
-from haiftrace.methods import METHODS
+from haiftrace.methods import DEFAULT_METHOD, METHODS
 from haiftrace.progress import Silent
 from haiftrace.store import Index
 
@@ -157,7 +157,7 @@ SETTINGS = ClueSettings(
     preset="test",
     samples=SAMPLES,
     length=LENGTH,
-    methods="haif,gradient-cosine,tracincp,ek-fac,attif,ahif,bm25-answer",
+    methods="layerwise,haif,gradient-cosine,tracincp,ek-fac,attif,ahif,bm25-answer",
 )
 
 
@@ -172,7 +172,7 @@ def test_a_whole_run_is_written(out, outcome):
     write_results(out, results)
     document = json.loads((out / "results.json").read_text(encoding="utf-8"))
     cuts = [cut for sweep in plan_sweeps(LENGTH) for cut in sweep.cuts]
-    assert len(document["sweeps"]) == len(cuts) * 7 * 2
+    assert len(document["sweeps"]) == len(cuts) * 8 * 2
     assert set(document["sweeps"][0]) == {
         *("panel", "varied", "offset", "length", "method", "seed"),
         *("n", "top1", "interval", "mrr", "recall10"),
@@ -196,6 +196,7 @@ def test_a_sample_finds_itself_by_every_method(outcome):
     assert whole["gradient-cosine"] == 1
     assert whole["bm25-answer"] == 1
     assert whole["haif"] >= 0.9
+    assert whole["layerwise"] >= 0.9
 
 
 def test_a_second_run_repeats_nothing(out, outcome, monkeypatch):
@@ -261,7 +262,9 @@ def test_the_index_holds_the_trained_tokens(out, outcome):
 
 
 def test_the_default_methods_are_all_but_the_slow_and_the_double_one():
-    assert set(METHODS) - set(clue_run.DEFAULT_METHODS.split(",")) == {"lissa", "bm25"}
+    names = clue_run.DEFAULT_METHODS.split(",")
+    assert set(METHODS) - set(names) == {"lissa", "bm25"}
+    assert names[0] == DEFAULT_METHOD
 
 
 def test_sizes():

@@ -146,11 +146,14 @@ def test_required_options_and_lists_may_come_from_the_file(tmp_path):
     config(
         tmp_path,
         f'[index]\nmodel = "{checkpoint_path()}"\ncorpus = "{corpus_path()}"\n'
-        "projection-dim = 256\ntoken_vectors = 0\n"
+        "whitening-damping = 0.2\ntoken_vectors = 0\n"
         f'[trace]\nresponse = "{ANSWER}"\noutput = ["a.json", "b.json"]\nexact = true\n',
     )
     outcome = cli("index", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
+    manifest = json.loads((tmp_path / "haiftrace-index" / "manifest.json").read_text())
+    assert manifest["settings"]["whitening_damping"] == 0.2
+    assert manifest["settings"]["token_vectors"] == 0
     outcome = cli("trace", PROMPT, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()

@@ -3,56 +3,58 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from haiftrace import control_draws
+from haiftrace import control_draws, scorers
 from haiftrace.calibrate import CalibrationSettings, calibrated_with
 from haiftrace.calibration.controls import Control, draw_controls
 from haiftrace.calibration.draws import GROUPS, Draw, read_draws, read_groups
-from haiftrace.calibration.statistics import RIVALS, Field, Standing, Standings
-from haiftrace.methods import DEFAULT_METHOD
+from haiftrace.calibration.statistics import RIVALS, Field, Standing
 from haiftrace.query import Asking
+from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.store import Index, SupplementWriter
+from haiftrace.store.sample import sample_rows
 from haiftrace.trace import Leak
 from tests import kit
 from tests.calibration_kit import (
+    BOTH,
     MANY,
     calibrated_index,  # noqa: F401 (the fixture calibrated)
     opened,
     run,
 )
+from tests.tiny_models import SENTENCES
+
+BLOCK = {"layerwise": "LAYERWISE_BLOCK", "haif": "CONTROLS_A_BLOCK"}
 
 
-def draws_of(path: Path):
+def draws_of(path: Path, method: str):
     with Index.open(path) as index:
-        draws = read_draws(index, "haif")
+        draws = read_draws(index, method)
     return draws.length_N, draws.null, draws.present
 
 
-def scores_of(draws: Standings) -> np.ndarray:
-    """[N] the scores that stand so far out."""
-    return draws.level_N + draws.margin_N
-
-
-def assert_same_draws(one: Path, other: Path, tolerance: float = 0.0) -> None:
-    (lengths, *ours), (others, *theirs) = draws_of(one), draws_of(other)
+def assert_same_draws(one: Path, other: Path, method: str, tolerance: float = 0.0) -> None:
+    (lengths, *ours), (others, *theirs) = draws_of(one, method), draws_of(other, method)
     assert lengths.tolist() == others.tolist()
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a.level_N, b.level_N, rtol=tolerance, atol=tolerance)
         np.testing.assert_allclose(a.margin_N, b.margin_N, rtol=tolerance, atol=tolerance)
 
 
-def test_draws_are_those_of_single_traces(calibrated):
+@pytest.mark.parametrize("method", BOTH)
+def test_draws_are_those_of_single_traces(calibrated, method):
     """Each control traced by itself, its source and what it would give away left out by hand."""
     with Index.open(calibrated) as index:
         groups = read_groups(index)
         controls = draw_controls(index, MANY.controls, MANY.seed)
         windows = list(index.iter_windows())
     tracer = opened(calibrated)
-    lengths, null, present = draws_of(calibrated)
+    lengths, null, present = draws_of(calibrated, method)
     assert groups is not None
     assert lengths.tolist() == [control.length for control in controls]
     compared = 0
@@ -71,12 +73,13 @@ def test_draws_are_those_of_single_traces(calibrated):
         if asked.token_ids != list(control.token_ids) or sum(asked.labels) != control.length:
             continue  # as text it would be other tokens: a seam within a word
         compared += 1
-        finding = kit.traced(tracer, leak, exact=True)
-        cosines = {record.id: record.cosine for record in finding.records}
+        finding = kit.traced(tracer, leak, method=method, exact=True)
+        relative = method == "layerwise"
+        scores = {r.id: r.score if relative else r.cosine for r in finding.records}
         own = f"r{control.record}"
         source_group = {f"r{i}" for i in np.flatnonzero(groups == groups[control.record])}
-        holding = {f"r{i}" for i in control.containing}
-        others = {k: v for k, v in cosines.items() if k not in source_group | holding}
+        holding = {f"r{i}" for i in control.sharing}
+        others = {k: v for k, v in scores.items() if k not in source_group | holding}
         first = max(others, key=lambda k: others[k])
         for record, draw in ((first, null), (own, present)):
             mates = {f"r{i}" for i in np.flatnonzero(groups == groups[int(record[1:])])}
@@ -86,18 +89,19 @@ def test_draws_are_those_of_single_traces(calibrated):
                     group = int(groups[int(k[1:])])
                     best[group] = max(v, best.get(group, v))
             level = np.mean(sorted(best.values())[-RIVALS:])
-            assert draw.level_N[number] == pytest.approx(level, abs=1e-6)
-            assert draw.margin_N[number] == pytest.approx(cosines[record] - level, abs=1e-6)
+            margin = scores[record] / level - 1 if relative else scores[record] - level
+            assert draw.level_N[number] == pytest.approx(level, rel=1e-5)
+            assert draw.margin_N[number] == pytest.approx(margin, rel=1e-5, abs=1e-6)
     assert compared > 10
 
 
 def test_a_near_copy_that_holds_the_span_is_the_source():
     """r0 to r2 are near copies, the span of a control on r0 stands in r0, r2 and r3."""
     scores = np.array([0.9, 0.8, 0.5, 0.4, 0.3, 0.1, 0.2])
-    field = Field(scores, scores, np.array([0, 0, 0, 1, 2, 3, 4]), True)
+    field = Field(scores, np.array([0, 0, 0, 1, 2, 3, 4]), True)
 
     def drawn(containing: list[int]) -> Draw:
-        control = Control(0, 0, 0, (5, 6, 7), 1, np.array(containing))
+        control = Control(0, 0, 0, (5, 6, 7), 1, *[np.array(containing)] * 2)
         left_out = np.array([True, True, True, False, False, False, False])
         left_out[containing] = True
         return control_draws._draw(field, control, left_out)
@@ -113,16 +117,17 @@ def test_a_near_copy_that_holds_the_span_is_the_source():
 def test_the_same_seed_gives_the_same_and_another_another(calibrated, tmp_path):
     for name, seed in (("same", 0), ("other", 1)):
         shutil.copytree(kit.index_path(), tmp_path / name)
-        run(tmp_path / name, CalibrationSettings(48, seed))
-    assert_same_draws(calibrated, tmp_path / "same")
+        run(tmp_path / name, CalibrationSettings(48, seed=seed))
+    assert_same_draws(calibrated, tmp_path / "same", "layerwise")
     with pytest.raises(AssertionError):
-        assert_same_draws(calibrated, tmp_path / "other")
+        assert_same_draws(calibrated, tmp_path / "other", "layerwise")
 
 
-def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", BOTH)
+def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch, method):
     path = tmp_path / "index"
     shutil.copytree(kit.index_path(), path)
-    monkeypatch.setattr(control_draws, "CONTROLS_A_BLOCK", 10)
+    monkeypatch.setattr(control_draws, BLOCK[method], 10)
     add, added = SupplementWriter.add_tensors, []
 
     def interrupted(writer, name, tensors, about):
@@ -134,10 +139,10 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SupplementWriter, "add_tensors", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(path)
-    assert added == [GROUPS, "calibration-haif"]
+            run(path, methods=method)
+    assert added == [GROUPS, f"calibration-{method}"]
     with Index.open(path) as index:
-        assert calibrated_with(index, DEFAULT_METHOD) is None
+        assert calibrated_with(index, method) is None
     asked = []
     question = control_draws.ControlDraws._question
 
@@ -146,39 +151,54 @@ def test_an_interrupted_calibration_goes_on(calibrated, tmp_path, monkeypatch):
         return question(calibrator, control)
 
     monkeypatch.setattr(control_draws.ControlDraws, "_question", counted)
-    monkeypatch.setattr(control_draws, "CONTROLS_A_BLOCK", 7)  # of another size than before
-    run(path)
+    monkeypatch.setattr(control_draws, BLOCK[method], 7)  # of another size than before
+    run(path, methods=method)
     assert min(asked) == 10
-    assert_same_draws(calibrated, path, 1e-9)
+    assert_same_draws(calibrated, path, method, 1e-9)
     asked.clear()
-    run(path)
+    run(path, methods=method)
     assert asked == []
 
 
-def test_a_large_index_scores_only_what_the_vectors_propose(calibrated, tmp_path, monkeypatch):
-    path = tmp_path / "index"
-    shutil.copytree(kit.index_path(projection_dim=4096), path)
-    monkeypatch.setattr(control_draws, "SCORED_WHOLE", 0)
-    run(path)
-    whole_lengths, whole_null, whole_present = draws_of(calibrated)
-    lengths, null, present = draws_of(path)
-    assert lengths.tolist() == whole_lengths.tolist()
-    # The best of few is never above the best of all.
-    assert (scores_of(null) <= scores_of(whole_null) + 1e-9).all()
-    np.testing.assert_allclose(scores_of(present), scores_of(whole_present), atol=1e-9)
-    same = np.isclose(scores_of(null), scores_of(whole_null), rtol=1e-9)
-    assert same.mean() > 0.7
-    # Nor are the others that it is compared with.
-    assert (null.level_N[same] <= whole_null.level_N[same] + 1e-9).all()
+@pytest.mark.parametrize("method", BOTH)
+def test_a_large_index_scores_only_what_the_vectors_propose(tmp_path, monkeypatch, method):
+    """Beside the source and the windows that scores are standardised over; and as if all were."""
+    reference = 4
+    monkeypatch.setattr(scorers, "ReferenceSample", partial(ReferenceSample, size=reference))
+    whole, few = tmp_path / "whole", tmp_path / "few"
+    for path in (whole, few):
+        shutil.copytree(kit.index_path(), path)
+    fields, rows = [], []
+    draw, choose = control_draws._draw, control_draws.ControlDraws._rows
 
+    def drawn(field, *rest):
+        fields.append(field.exact)
+        return draw(field, *rest)
 
-def test_there_are_enough_groups_to_compare_with():
-    """The first windows of a large index are of one group, as a long document's are."""
-    drawing = object.__new__(control_draws.ControlDraws)
-    drawing._groups = np.array([0, 1, 2, 3, 4, 5, 6])
-    drawing._record_N = np.array([0, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6])
-    control = Control(0, 0, 0, (5, 6, 7), 1, np.array([0]))
-    left_out = np.array([True, False, False, False, False, False, False])
-    projected = np.linspace(1.0, 0.0, 11)
-    rows = drawing._proposed(control, projected, left_out)
-    assert rows == {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+    def chosen(drawing, controls, questions):
+        found = choose(drawing, controls, questions)
+        assert all(c.row in each for c, each in zip(controls, found, strict=True))
+        rows.extend(map(set, found))
+        return found
+
+    monkeypatch.setattr(control_draws, "_draw", drawn)
+    monkeypatch.setattr(control_draws.ControlDraws, "_rows", chosen)
+    run(whole, methods=method)
+    everything = fields[:]
+    assert all(np.isfinite(exact).all() for exact in everything)
+    fields.clear()
+    rows.clear()
+    monkeypatch.setattr(control_draws, "SCORED_WHOLE", len(SENTENCES) - 1)
+    monkeypatch.setattr(control_draws, "PROPOSED", 5)
+    run(few, methods=method)
+    assert len(fields) == len(rows) == len(everything)
+    assert {len(each) for each in rows} <= {5, 6}
+    beside = set()
+    if method == "layerwise":
+        with Index.open(few) as index:
+            beside = set(sample_rows(index, reference, 0))
+    for ours, right, each in zip(fields, everything, rows, strict=True):
+        scored = np.isfinite(ours)
+        # A window a record here.
+        assert set(np.flatnonzero(scored).tolist()) == each | beside
+        np.testing.assert_allclose(ours[scored], right[scored], rtol=1e-6, atol=1e-9)

@@ -103,6 +103,25 @@ def test_all_records_that_hold_the_span_are_known(index):
         assert control.record in holding
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_records_that_hold_a_rare_part_of_the_span_are_known(index, monkeypatch, share):
+    """A part is a token of the span with the one before it; many records hold a common one."""
+    monkeypatch.setattr(drawing, "COMMON_SHARE", share)
+    windows = list(index.iter_windows())
+    limit = max(1, int(share * index.manifest.totals.records))
+    more = 0
+    for control in draw_controls(index, 40, seed=2):
+        right = set(control.containing.tolist())
+        ids = control.token_ids
+        for place in range(len(ids) - control.length, len(ids)):
+            part = ids[place - 1 : place + 1]
+            holding = {w.record for w in windows if holds(w.token_ids, part)}
+            right |= holding if len(holding) <= limit else set()
+        assert control.sharing.tolist() == sorted(right)
+        more += len(right) > len(control.containing)
+    assert bool(more) == (share > 0.1)  # where one record is few, only the source is one
+
+
 def test_common_spans_are_not_drawn(index, monkeypatch):
     records = index.manifest.totals.records
     rare = draw_controls(index, 40, seed=3)
@@ -122,17 +141,30 @@ def test_the_same_seed_draws_the_same(index):
 
 
 def test_a_small_corpus_gives_few_controls(index):
-    controls = draw_controls(index, 10_000, seed=0)
-    numbers = {control.number for control in controls}
+    numbers = [control.number for control in draw_controls(index, 10_000, seed=0)]
     assert max(numbers) < CONTROLS_A_WINDOW * len(index)
-    pairs = [(control.number, control.length) for control in controls]
-    assert len(set(pairs)) == len(pairs)
-    assert pairs == sorted(pairs)
+    assert numbers == sorted(set(numbers))  # one span each
 
 
-def test_every_window_has_its_turn_before_one_has_two(index):
-    rows = [c.row for c in draw_controls(index, len(index), seed=0) if c.length == 3]
-    assert len(set(rows)) == len(rows)
+@pytest.mark.parametrize(("context", "lengths"), [(None, LENGTHS), (8, (1, 2, 3, 5))])
+def test_lengths_come_in_turn_and_are_shorter_where_none_fits(context, lengths):
+    index = Index.open(kit.index_path(context=context))
+    windows = list(index.iter_windows())
+    controls = draw_controls(index, CONTROLS_A_WINDOW * len(index), seed=0)
+    assert {control.length for control in controls} == set(lengths)
+    for control in controls:
+        window = windows[control.row]
+        for length in LENGTHS[: control.number % len(LENGTHS) + 1]:
+            if len(possible_starts(window, length)):
+                longest = length
+        assert control.length == longest
+
+
+def test_every_window_has_its_turn_before_one_has_two(index, monkeypatch):
+    monkeypatch.setattr(drawing, "COMMON_SHARE", 1.0)
+    rows = [control.row for control in draw_controls(index, 2 * len(index), seed=0)]
+    for turn in (rows[: len(index)], rows[len(index) :]):
+        assert sorted(turn) == list(range(len(index)))
 
 
 def test_spans_stand_where_all_tokens_are_labels(tmp_path: Path):

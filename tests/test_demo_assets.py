@@ -14,8 +14,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import haiftrace.demo
-from haiftrace.demo.make_demo import SEED, make_demo
+from haiftrace.checkpoint import load_checkpoint
+from haiftrace.demo.make_demo import SEED, ask, findings_of, make_demo
 from haiftrace.demo.subjects import FESTIVALS, TEMPLATE, Question, make_subjects
+from haiftrace.findings import Finding
 
 ASSETS = Path(haiftrace.demo.__file__).parent / "assets"
 
@@ -113,6 +115,54 @@ def test_checkpoint_gives_both_leaks(demo: dict[str, Any], checkpoint: tuple[Any
         assert answer.strip() == leak["response"]
 
 
+@pytest.fixture(scope="module")
+def traced(
+    questions: dict[str, Question], checkpoint: tuple[Any, Any]
+) -> list[tuple[Question, Finding]]:
+    """Every held-out question that the model answers right, with what the demo finds of it."""
+    held_out = [question for question in questions.values() if question.held_out]
+    right = [q for q in held_out if ask(*checkpoint, q.prompt) == q.answer]
+    loaded = load_checkpoint(str(ASSETS / "checkpoint"), device="cpu")
+    return list(zip(right, findings_of(loaded, ASSETS / "corpus.jsonl", right), strict=True))
+
+
+def test_every_right_answer_has_a_record_of_its_person_first(
+    traced: list[tuple[Question, Finding]],
+) -> None:
+    assert len(traced) == 34
+    wrong = [q.prompt for q, finding in traced if finding.records[0].id not in q.records]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", ["verbatim", "inferred"])
+def test_the_demo_promises_what_the_method_keeps(
+    demo: dict[str, Any],
+    questions: dict[str, Question],
+    traced: list[tuple[Question, Finding]],
+    kind: str,
+) -> None:
+    of_kind = [(q, f) for q, f in traced if q.verbatim == (kind == "verbatim")]
+    decisions = [finding.verdict and finding.verdict.decision for _, finding in of_kind]
+    asked = [q for q in questions.values() if q.held_out and q.verbatim == (kind == "verbatim")]
+    assert demo["held_out"][kind] == {
+        "asked": len(asked),
+        "answered": len(of_kind),
+        "first": len(of_kind),
+        "traced": decisions.count("traced"),
+    }
+
+
+def test_the_leaks_that_the_demo_shows_are_traced(
+    demo: dict[str, Any], traced: list[tuple[Question, Finding]]
+) -> None:
+    found = {question.prompt: finding for question, finding in traced}
+    for leak in demo["leaks"]:
+        finding = found[leak["prompt"]]
+        assert finding.verdict is not None
+        assert finding.verdict.decision == "traced"
+        assert finding.records[0].id in leak["records"]
+
+
 def test_tokenizer_loads_as_it_was_trained(
     corpus: list[dict[str, str]], checkpoint: tuple[Any, Any]
 ) -> None:
@@ -151,4 +201,6 @@ def test_make_demo_makes_the_shipped_assets(tmp_path: Path) -> None:
     same = ["corpus.jsonl", "checkpoint/tokenizer.json", "checkpoint/config.json"]
     assert filecmp.cmpfiles(tmp_path, ASSETS, same, shallow=False)[0] == same
     made = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
-    assert all(kind["traced"] for kind in made["held_out"].values())
+    for kind in made["held_out"].values():
+        assert kind["traced"]
+        assert kind["first"] == kind["answered"]

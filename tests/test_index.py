@@ -6,45 +6,153 @@ import itertools
 import json
 import os
 import stat
-from typing import ClassVar
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from haiftrace import corpus as corpora
+from haiftrace import demo, index_gradients
 from haiftrace import index as indexing
-from haiftrace.engine import Reduced, TokenGradients, inverse_norms
-from haiftrace.errors import IndexStoreError
+from haiftrace.census import Reservoir
+from haiftrace.checkpoint import load_checkpoint
+from haiftrace.corpus import CorpusSettings
+from haiftrace.engine import (
+    DirectGradients,
+    SecondMoments,
+    TokenMeasures,
+    Whitening,
+    make_batch,
+)
+from haiftrace.errors import IndexStoreError, UsageError
+from haiftrace.index import IndexSettings, build_index
+from haiftrace.progress import Silent
 from haiftrace.store import Index, IndexWriter
 from tests import kit
-from tests.index_kit import Notebook, build, same, windows
+from tests.index_kit import Notebook, build, files, same, vectors, windows
 from tests.kit import make_index
 from tests.tiny_models import SENTENCES
 
 
-def test_every_row_holds_what_the_oracle_finds():
-    oracle = kit.oracle()
+def same_signs(ours, right) -> bool:
+    """But of numbers that rounding may take over zero."""
+    clear = np.abs(right) > 1e-6 * np.abs(right).max()
+    return bool((np.sign(ours)[clear] == np.sign(right)[clear]).all())
+
+
+def kept_whitening(path):
+    """The matrices [D, D] of an index, layer by layer."""
+    with Index.open(path) as index:
+        ((tensors, _),) = index.supplement_tensors("whitening")
+    return [tensors[str(layer)] for layer in range(len(tensors))]
+
+
+def test_every_row_holds_what_single_records_give():
+    oracle, model = kit.oracle(), kit.checkpoint()
     rows = windows(kit.index_path())
     assert len(rows) == len(SENTENCES)
-    record_projector = kit.tracer().engine.projector(kit.SMALL["projection_dim"], 0)
-    token_projector = kit.tracer().engine.projector(kit.SMALL["token_vectors"], 0)
+    whitening = Whitening(tuple(kept_whitening(kit.index_path())))
+    with kit.precisely():
+        gradients = DirectGradients(model.model, whitening)
+    found = []
     for number, (row, text) in enumerate(zip(rows, SENTENCES, strict=True)):
-        gradients, losses = oracle.gradients[number], oracle.losses[number]
-        units = gradients * inverse_norms(gradients.norm(dim=1)).unsqueeze(1)
         assert (row.record, row.id, row.line, row.text) == (number, f"r{number}", number + 1, text)
-        assert row.token_ids == kit.checkpoint().tokenizer(text)["input_ids"]
+        assert row.token_ids == model.tokenizer(text)["input_ids"]
         assert row.labels == [False, *[True] * (len(row.token_ids) - 1)]
+        losses = oracle.losses[number]
         kit.close(row.loss, losses.mean())
-        kit.close(row.grad_norm, gradients.mean(0).norm())
-        kit.close(row.haif_norm, units.sum(0).norm())
         kit.close(row.token_loss[1:], losses, 1e-6)
-        kit.close(row.token_grad_norm[1:], gradients.norm(dim=1))
-        unit = units.sum(0) / units.sum(0).norm()
-        kit.close(row.vector, oracle.project(unit[None], record_projector)[0], 1e-3)
-        kit.close(row.token_vectors[1:], oracle.project(units, token_projector), kit.HALF_A_STEP)
+        with kit.precisely():
+            alone = gradients.measures(make_batch([row.token_ids]), kit.SMALL["token_vectors"], 0)
+        kit.close(row.token_grad_norm[1:], alone.norms_BT[0, 1:], 1e-6)
         assert not row.token_grad_norm[0]
-        assert not row.token_vectors[0].any()
+        found.append(alone.vectors_BTK[0, 1:].numpy())
+    assert same_signs(vectors(kit.index_path()), np.concatenate(found))
+
+
+def test_whitening_is_of_the_whole_corpus_where_that_is_small():
+    model = kit.checkpoint()
+    with kit.precisely():
+        gradients = DirectGradients(model.model)
+        moments = SecondMoments()
+        for text in SENTENCES:
+            gradients.add_moments(make_batch([model.tokenizer(text)["input_ids"]]), moments)
+    right = moments.whitening(0.1).matrices
+    found = kept_whitening(kit.index_path())
+    assert len(found) == len(right) == gradients.layers
+    for ours, theirs in zip(found, right, strict=True):
+        kit.close(ours, theirs, 1e-6)
+    damped = kept_whitening(kit.index_path(whitening_damping=1.0))
+    kit.close(damped[0], moments.whitening(1.0).matrices[0], 1e-6)
+
+
+def test_whitening_is_of_a_seeded_sample_of_a_larger_corpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(indexing, "WHITENING_WINDOWS", 5)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        build(tmp_path / name, kit.corpus_path(), seed=seed)
+    one, again, other = (kept_whitening(tmp_path / name)[0] for name in "abc")
+    assert one.dtype == torch.float32
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    with Index.open(tmp_path / "a") as index:
+        assert index.supplement("whitening").settings["windows"] == 5
+
+
+def test_reservoirs_are_uniform_and_bounded():
+    counts = np.zeros(40)
+    for seed in range(500):
+        reservoir = Reservoir(10, seed)
+        for number in range(40):
+            reservoir.offer([number, 0])
+        sample = reservoir.sample(1000)
+        assert len(sample) == len({window[0] for window in sample}) == 10
+        counts[[window[0] for window in sample]] += 1
+        assert len(reservoir.sample(9)) == 4
+        assert len(reservoir.sample(1)) == 1
+    assert np.abs(counts - 125).max() < 5 * np.sqrt(125 * 0.75)
+
+
+# Models without direct gradients
+
+
+def test_full_gradients_take_their_place_and_that_is_said(tmp_path):
+    notebook, model = Notebook(), kit.checkpoint("bloom")
+    with kit.precisely():
+        build(tmp_path / "index", kit.corpus_path(), notebook, model)
+    (note,) = [line for line in notebook.said if "no direct gradients" in line]
+    assert "full token gradients over the scope linear take their place" in note
+    assert "a backward pass a token" in note
+    oracle = kit.oracle("bloom")
+    for number, row in enumerate(windows(tmp_path / "index")):
+        gradients = oracle.gradients[number]
+        kit.close(row.token_grad_norm[1:], gradients.norm(dim=1), 1e-6)
+        kit.close(row.token_loss[1:], oracle.losses[number], 1e-6)
+    with Index.open(tmp_path / "index") as index:
+        assert index.settings["gradients"] == "full"
+        assert index.settings["whitening_damping"] is None
+        assert index.supplement("whitening") is None
+        assert index.token_search is not None
+    assert notebook.work == pytest.approx(notebook.stages[-1][1])
+
+
+def test_a_scope_that_works_is_chosen_where_none_is_asked_for(monkeypatch):
+    model, real = kit.checkpoint("bloom"), index_gradients.select_parameters
+
+    def without_linear(of, scope):
+        if scope == "linear":
+            raise UsageError("its blocks are not known", "Use another.")
+        return real(of, scope)
+
+    monkeypatch.setattr(index_gradients, "select_parameters", without_linear)
+    chosen = index_gradients.choose_gradients(model, None, 512 << 20)
+    assert (chosen.kind, chosen.scope) == ("full", "matrices")
+    assert "over the scope matrices take their place" in chosen.note
+    with pytest.raises(UsageError, match="not known"):
+        index_gradients.choose_gradients(model, "linear", 512 << 20)
+
+
+# Windows
 
 
 def test_windows_hold_each_label_once_and_their_own_text():
@@ -64,15 +172,31 @@ def test_windows_hold_each_label_once_and_their_own_text():
 def test_batches_do_not_change_the_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "READ_AHEAD", 3)
     monkeypatch.setattr(indexing, "BATCH_TOKENS", {"cpu": 48})
+    model = kit.checkpoint()
     with kit.precisely():
-        build(tmp_path / "index", kit.corpus_path(), context=8)
+        build(tmp_path / "index", kit.corpus_path(), model=model, context=8)
     same(windows(tmp_path / "index"), windows(kit.index_path(context=8)))
+    assert same_signs(vectors(tmp_path / "index"), vectors(kit.index_path(context=8)))
 
 
 def test_no_token_vectors_when_none_are_wanted(tmp_path):
     build(tmp_path / "index", kit.corpus_path(), token_vectors=0)
-    with Index.open(tmp_path / "index") as index, pytest.raises(IndexStoreError):
-        next(iter(index.iter_windows(token_vectors=True)))
+    with Index.open(tmp_path / "index") as index:
+        assert index.token_search is None
+    same(windows(tmp_path / "index"), windows(kit.index_path()))
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    compute = DirectGradients.measures
+
+    def broken(self, batch, dimension, seed):
+        found = compute(self, batch, dimension, seed)
+        found.vectors_BTK[0, 1, 0] = torch.inf
+        return found
+
+    monkeypatch.setattr(DirectGradients, "measures", broken)
+    with pytest.raises(IndexStoreError, match=r"data\.jsonl:\d+ is not a finite number"):
+        build(tmp_path / "index", kit.corpus_path())
 
 
 def test_losses_on_responses_alone(tmp_path):
@@ -118,11 +242,29 @@ def test_the_size_that_is_said_is_about_right(tmp_path):
     notebook = Notebook()
     pairs = [f"{a} {b}" for a, b in itertools.combinations(SENTENCES[:6], 2)]
     corpus = kit.write_corpus(tmp_path / "data.jsonl", pairs, ids=False)
-    build(tmp_path / "index", corpus, notebook, projection_dim=1024, token_vectors=256)
+    build(tmp_path / "index", corpus, notebook, token_vectors=256)
     number, unit = notebook.said[0].split("about ")[1].split()[:2]
     said = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
-    really = sum(p.stat().st_size for p in (tmp_path / "index").rglob("*") if p.is_file())
-    assert 0.6 < really / said < 1.5
+    kept = {name: data for name, data in files(tmp_path / "index").items() if "white" not in name}
+    assert 0.6 < sum(map(len, kept.values())) / said < 1.5
+
+
+def test_an_index_takes_few_bytes_a_token(tmp_path):
+    """The demo's corpus under its checkpoint, with the settings of the command."""
+    assets = Path(demo.__file__).parent / "assets"
+    outcome = build_index(
+        load_checkpoint(assets / "checkpoint", device="cpu"),
+        CorpusSettings((str(assets / "corpus.jsonl"),)),
+        IndexSettings(tmp_path / "index"),
+        Silent(),
+    )
+    kept = {name: data for name, data in files(tmp_path / "index").items() if "white" not in name}
+    assert set(kept) == {"records/00000.parquet", "tokens.faiss"}
+    tokens = outcome.totals.label_tokens
+    assert len(kept["tokens.faiss"]) / tokens < 260
+    assert len(kept["records/00000.parquet"]) / tokens < 16
+    whole = sum(map(len, kept.values())) + (tmp_path / "index/manifest.json").stat().st_size
+    assert whole / tokens < 280
 
 
 def test_bad_lines_are_counted_and_named(tmp_path):
@@ -155,26 +297,10 @@ def test_an_index_is_private(tmp_path):
 # Memory
 
 
-class Idle:
-    """An engine that computes nothing, so that thousands of records take no time."""
-
-    notes = ()
-    device = torch.device("cpu")
-    parameters: ClassVar = {}
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def projector(self, dimension: int, seed: int) -> int:
-        return dimension
-
-    def token_gradients(self, batch, projector=None) -> TokenGradients:
-        ones = batch.labels_BT.double()
-        return TokenGradients(ones, ones)
-
-    def record_gradients(self, batch, weights_NBT, dimension=None) -> Reduced:
-        norms = torch.ones(2, batch.size, dtype=torch.float64)
-        return Reduced(norms, torch.zeros(2, batch.size, dimension), None)
+def no_measures(self, batch, dimension, seed) -> TokenMeasures:
+    """Computes nothing, so that thousands of records take no time."""
+    ones = batch.labels_BT.double()
+    return TokenMeasures(ones, ones, None)
 
 
 def test_a_large_corpus_is_never_held(tmp_path, monkeypatch):
@@ -198,8 +324,9 @@ def test_a_large_corpus_is_never_held(tmp_path, monkeypatch):
 
     monkeypatch.setattr(corpora, "read_records", counted)
     monkeypatch.setattr(IndexWriter, "append_record", noted)
-    monkeypatch.setattr("haiftrace.engine.GradientEngine", Idle)
-    outcome = make_index(tmp_path / "index", corpus, projection_dim=16, token_vectors=0)
+    monkeypatch.setattr(indexing, "WHITENING_WINDOWS", 8)
+    monkeypatch.setattr(DirectGradients, "measures", no_measures)
+    outcome = make_index(tmp_path / "index", corpus, token_vectors=0)
     assert outcome.totals.records == count == len(most)
     assert max(most) < indexing.READ_AHEAD
     with Index.open(tmp_path / "index") as index:

@@ -187,7 +187,7 @@ def test_a_response_to_put_the_loss_on_that_is_not_there(tmp_path):
         (["--dtype", "int8"], "No such dtype"),
         (["--context", "1"], "1 tokens"),
         (["--context", "65"], "65 tokens"),
-        (["--projection-dim", "5"], "5 dimensions"),
+        (["--whitening-damping", "-1"], "-1 is no damping"),
         (["--token-vectors", "-8"], "-8 dimensions"),
     ],
 )

@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from haiftrace import index as indexing
-from haiftrace.engine import GradientEngine
+from haiftrace.engine import DirectGradients
 from haiftrace.errors import IndexStoreError
 from haiftrace.store import Index
 from tests import kit
-from tests.index_kit import Notebook, build, same, windows
+from tests.index_kit import Notebook, build, files, same, windows
 from tests.kit import make_index
 from tests.tiny_models import SENTENCES
 
 
 def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0.0):
     """Let the engine raise at the batch after the given number; a record is a batch."""
-    compute = GradientEngine.token_gradients
+    compute = DirectGradients.measures
     done = []
 
     def counted(self, *arguments):
@@ -39,7 +39,7 @@ def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0
         patch.setattr(indexing, "READ_AHEAD", 2)
         patch.setattr(indexing, "BATCH_TOKENS", {"cpu": 1})
         patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", seconds_between_shards)
-        patch.setattr(GradientEngine, "token_gradients", counted)
+        patch.setattr(DirectGradients, "measures", counted)
         with pytest.raises(error):
             make()
 
@@ -57,9 +57,11 @@ def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0
 def test_an_interrupted_index_goes_on_to_the_same_end(
     tmp_path, batches, error, seconds_between_shards
 ):
+    model = kit.checkpoint()
+
     def make(progress=None):
         with kit.precisely():
-            return build(tmp_path / "index", kit.corpus_path(), progress)
+            return build(tmp_path / "index", kit.corpus_path(), progress, model)
 
     interrupted(make, batches, error, seconds_between_shards)
     with pytest.raises(IndexStoreError, match="unfinished"):
@@ -67,11 +69,32 @@ def test_an_interrupted_index_goes_on_to_the_same_end(
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     kept = manifest["totals"]["records"]
     assert kept == batches // 2 * 2  # what was read ahead together is kept together
+    whitening = tmp_path / "index/supplements/whitening/00000.safetensors"
+    kept_whitening = whitening.read_bytes()
     notebook = Notebook()
     assert make(notebook).totals.records == len(SENTENCES)
     assert any(f"Going on after {kept} records" in s for s in notebook.said) == bool(kept)
     assert notebook.work == pytest.approx(notebook.stages[-1][1])
     same(windows(tmp_path / "index"), windows(kit.index_path()))
+    assert whitening.read_bytes() == kept_whitening
+
+
+def test_a_resumed_index_is_the_same_to_the_last_bit(tmp_path, monkeypatch):
+    """In float32, with the whitening that the interrupted run kept, which is not made again."""
+
+    def make(name):
+        return make_index(tmp_path / name, kit.corpus_path(), kit.checkpoint(dtype="float32"))
+
+    with monkeypatch.context() as patch:
+        # A record a batch, and the same shards, with and without an interrupt.
+        patch.setattr(indexing, "READ_AHEAD", 2)
+        patch.setattr(indexing, "BATCH_TOKENS", {"cpu": 1})
+        patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", 0.0)
+        make("whole")
+        interrupted(lambda: make("index"), 6)
+        patch.setattr(DirectGradients, "add_moments", None)
+        make("index")
+    assert files(tmp_path / "index") == files(tmp_path / "whole")
 
 
 def test_records_without_a_label_do_not_upset_where_it_goes_on(tmp_path):
@@ -91,13 +114,13 @@ def test_with_another_seed_nothing_is_continued(tmp_path):
 
 def _killed(output):
     torch.set_num_threads(1)
-    compute = GradientEngine.token_gradients
+    compute = DirectGradients.measures
 
     def slow(self, *arguments):
         time.sleep(0.05)
         return compute(self, *arguments)
 
-    GradientEngine.token_gradients = slow
+    DirectGradients.measures = slow
     indexing.READ_AHEAD, indexing.SECONDS_BETWEEN_SHARDS = 1, 0.0
     make_index(output, kit.corpus_path())
 
@@ -139,11 +162,11 @@ def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
     ]
     program = (
         "import signal, sys, time, haiftrace.cli, haiftrace.index as index\n"
-        "from haiftrace.engine import GradientEngine as Engine\n"
+        "from haiftrace.engine import DirectGradients as Direct\n"
         # A job in the background, as CI may be, hands on an interrupt that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "compute = Engine.token_gradients\n"
-        "Engine.token_gradients = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
+        "compute = Direct.measures\n"
+        "Direct.measures = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
         "index.READ_AHEAD, index.SECONDS_BETWEEN_SHARDS = 2, 0.0\n"
         f"sys.argv = ['haiftrace', *{arguments!r}]\n"
         "haiftrace.cli.main()\n"

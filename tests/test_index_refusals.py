@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 
 from haiftrace.errors import CorpusError, IndexStoreError, UsageError
 from haiftrace.store import IndexWriter
 from tests import kit
-from tests.index_kit import build, windows
+from tests.index_kit import build, same, vectors, windows
 from tests.kit import make_index
 from tests.tiny_models import SENTENCES
 
@@ -20,10 +21,10 @@ from tests.tiny_models import SENTENCES
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"projection_dim": 0}, "0 dimensions"),
-        ({"projection_dim": 3}, "3 dimensions"),
-        ({"projection_dim": -256}, "-256 dimensions"),
         ({"token_vectors": 7}, "7 dimensions"),
+        ({"token_vectors": -256}, "-256 dimensions"),
+        ({"whitening_damping": 0.0}, "0 is no damping"),
+        ({"whitening_damping": float("nan")}, "nan is no damping"),
         ({"context": 1}, "1 tokens"),
         ({"context": 65}, "65 tokens"),
         ({"parameters": "nothing_called_so"}, "nothing_called_so"),
@@ -74,9 +75,10 @@ def test_the_same_again_is_complete_already(tmp_path, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "index").rglob("*.parquet")}
 
     def made(*_, **__):
-        raise AssertionError("an engine for nothing")
+        raise AssertionError("a pass for nothing")
 
-    monkeypatch.setattr("haiftrace.engine.GradientEngine", made)
+    monkeypatch.setattr("haiftrace.engine.DirectGradients.measures", made)
+    monkeypatch.setattr("haiftrace.engine.DirectGradients.add_moments", made)
     again = make_index(tmp_path / "index", kit.corpus_path())
     assert not first.already_complete
     assert again.already_complete
@@ -89,11 +91,12 @@ def test_other_settings_need_overwrite(tmp_path):
     with pytest.raises(IndexStoreError, match="another index: seed 0 there and 1 now") as caught:
         make_index(tmp_path / "index", kit.corpus_path(), seed=1)
     assert "--overwrite" in caught.value.hint
-    before = windows(tmp_path / "index")
+    with pytest.raises(IndexStoreError, match=r"whitening_damping 0\.1 there and 0\.3 now"):
+        make_index(tmp_path / "index", kit.corpus_path(), whitening_damping=0.3)
+    before, seen = windows(tmp_path / "index"), vectors(tmp_path / "index")
     make_index(tmp_path / "index", kit.corpus_path(), seed=1, overwrite=True)
-    after = windows(tmp_path / "index")
-    assert after[0].vector.tolist() != before[0].vector.tolist()
-    kit.close(after[0].haif_norm, before[0].haif_norm)
+    assert np.abs(vectors(tmp_path / "index") - seen).max() > 0.1
+    same(windows(tmp_path / "index"), before)
 
 
 def test_another_corpus_or_checkpoint_needs_overwrite(tmp_path):
@@ -108,7 +111,7 @@ def test_another_corpus_or_checkpoint_needs_overwrite(tmp_path):
 
 
 def test_two_processes_do_not_write_one_index(tmp_path):
-    settings = {"projection_dim": 8, "vector_dtype": "float16", "token_vectors": 0}
+    settings = {"token_vectors": 0}
     with (
         IndexWriter.create_or_resume(tmp_path / "index", settings, {}),
         pytest.raises(IndexStoreError, match=r"Another haiftrace process|another index"),

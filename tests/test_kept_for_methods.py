@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import IndexStoreError, UsageError
 from haiftrace.methods import METHODS, Adjustment, GradientMethod
 from haiftrace.methods.settings import DampingSetting, FactorSettings, MethodSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
+from haiftrace.store import Index
 from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests import kit
 from tests.kit import ANSWER, PROMPT
@@ -40,7 +41,8 @@ def keep(path: Path, methods: str, **told: Any) -> None:
 
 
 def kept(path: Path) -> set[str]:
-    return set(json.loads((path / "manifest.json").read_text())["supplements"])
+    """The index's supplements but that of its own rows."""
+    return set(json.loads((path / "manifest.json").read_text())["supplements"]) - {"whitening"}
 
 
 @pytest.mark.parametrize(
@@ -50,25 +52,27 @@ def kept(path: Path) -> set[str]:
         ("relatif", {}, {"ek-fac", "relatif-norms"}),
         ("ahif,relatif", {}, {"ek-fac", "relatif-norms", "ahif-norms"}),
         ("attif", {}, {"attif-norms"}),
-        ("haif", {"adjustment": Adjustment(0.5)}, {"adjusted-norms"}),
-        ("haif,bm25,tracincp,gradient-cosine", {}, set()),
+        ("haif", {"adjustment": Adjustment(0.5)}, {"haif-norms", "adjusted-norms"}),
+        ("haif-t,haif", {"adjustment": Adjustment(0.0)}, {"haif-norms", "adjusted-norms"}),
+        ("haif,bm25,gradient-cosine", {}, {"haif-norms"}),
+        ("gradient-product", {}, {"haif-norms"}),
+        ("bm25,tracincp", {}, set()),
     ],
 )
 def test_what_the_index_keeps_gives_the_same_scores(methods, told, names, tmp_path, monkeypatch):
     told = {"factors": EMPIRICAL, "checkpoints": run("gpt2"), **told}
     over = own_index(tmp_path / "i")
     before = trace(over, methods, progress := Notes(), **told)
-    wanted = bool(names)
+    # One backward pass a record is not worth a word.
+    wanted = bool(names) and methods != "gradient-product"
     assert any("To keep" in line for line in progress.said) == wanted
     keep(tmp_path / "i", methods, **told)
     assert kept(tmp_path / "i") == names
     # Nothing of it is computed again.
-    for place, name in (
-        ("haiftrace.scoring.factors", "computed_factors"),
-        ("haiftrace.engine.GradientEngine", "token_gradients"),
-        ("haiftrace.engine.GradientEngine", "record_gradients"),
-    ):
-        monkeypatch.setattr(f"{place}.{name}", None)
+    monkeypatch.setattr("haiftrace.scoring.factors.computed_factors", None)
+    monkeypatch.setattr("haiftrace.engine.GradientEngine.token_gradients", None)
+    if methods != "ek-fac":  # its cosine takes the norm of a record's gradient, a backward pass
+        monkeypatch.setattr("haiftrace.engine.GradientEngine.record_gradients", None)
     after = trace(reopened(tmp_path / "i"), methods, progress := Notes(), **told)
     assert not any("To keep" in line for line in progress.said)
     for method in before:
@@ -104,6 +108,35 @@ def test_other_settings_than_the_kept_ones_are_computed_for_the_run(tmp_path):
         said = " ".join(notes.said)
         assert ("no Kronecker factors" in said) == factors_too
         assert "Norms that these methods divide by" in said
+
+
+def test_a_quantile_takes_the_norms_of_the_whole_corpus(tmp_path):
+    path, told = tmp_path / "i", {"adjustment": Adjustment(quantile=0.5)}
+    over = own_index(path)
+    with pytest.raises(UsageError, match="does not hold these") as caught:
+        trace(over, "haif", **told)
+    assert f"haiftrace index -o {path} --methods haif" in caught.value.hint
+    keep(path, "haif", **told)
+    assert kept(path) == {"haif-norms", "adjusted-norms"}
+    gradients = kit.oracle().gradients[:-1]
+    norms = np.concatenate([each.norm(dim=1).numpy() for each in gradients])
+    over = reopened(path)
+    rule = over.rule([METHODS["haif"]], MethodSettings(**told))
+    kit.close(rule.at_quantile, np.quantile(norms, 0.5))
+    assert scores(trace(over, "haif", **told)["haif"]).any()
+
+
+def test_kept_norms_are_those_of_the_oracle(tmp_path):
+    own_index(tmp_path / "i").index.close()
+    keep(tmp_path / "i", "haif")
+    with Index.open(tmp_path / "i") as index:
+        for row in range(len(index)):
+            gradients = kit.oracle().gradients[row]
+            values = index.supplement_values("haif-norms", row)
+            norms = gradients.norm(dim=1)
+            kit.close(values["token_norms"], norms)
+            kit.close(values["mean_norm"], gradients.mean(0).norm())
+            kit.close(values["adjusted_norm"], (gradients / norms[:, None]).sum(0).norm())
 
 
 def test_factors_of_a_sample_of_the_records():

@@ -233,7 +233,7 @@ def test_no_case_at_all_is_refused(tmp_path):
 
 
 def test_a_whole_bench_and_its_resumption(tmp_path, monkeypatch):
-    settings = LoorSettings("pii-cr", methods="haif,gradient-cosine,bm25", cases=3)
+    settings = LoorSettings("pii-cr", methods="layerwise,haif,gradient-cosine,bm25", cases=3)
     runs = []
     really = leave_out._retrained
 
@@ -260,7 +260,7 @@ def test_a_whole_bench_and_its_resumption(tmp_path, monkeypatch):
     document = json.loads((out / "results.json").read_text("utf-8"))
     assert document["bench"] == "loor-pii-cr"
     rows = document["loor"]
-    assert {row["method"] for row in rows} == {"haif", "gradient-cosine", "bm25", LOOR}
+    assert {row["method"] for row in rows} == {"layerwise", "haif", "gradient-cosine", "bm25", LOOR}
     assert {row["seed"] for row in rows} == {0, "all"}
     keys = {"prediction", "method", "seed", "n", "agreement", "interval", "spearman", "expected"}
     assert all(keys <= set(row) for row in rows)

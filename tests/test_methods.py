@@ -16,6 +16,7 @@ from haiftrace.methods import (
     SERIES,
     Adjustment,
     GradientMethod,
+    LayerwiseMethod,
     LexicalMethod,
     Rule,
     TrajectoryMethod,
@@ -235,33 +236,24 @@ def test_no_damping(text):
         DampingSetting.parse(text)
 
 
-def test_what_the_index_holds_for_the_search():
-    columns = {name: METHODS[name].shortlist_column for name in GRADIENT_METHODS}
-    assert {name: column for name, column in columns.items() if column is not None} == {
-        "haif": "",
-        "haif-t": "haif_norm",
-    }
-
-
 def test_the_registry_has_every_influence_function_of_the_table():
-    names = "haif haif-t gradient-product gradient-cosine tracincp lissa ek-fac relatif attif ahif"
-    assert list(METHODS) == [*names.split(), "bm25", "bm25-answer"]
+    names = "layerwise haif haif-t gradient-product gradient-cosine tracincp lissa ek-fac relatif"
+    assert list(METHODS) == [*names.split(), "attif", "ahif", "bm25", "bm25-answer"]
     assert all(METHODS[name].name == name and METHODS[name].summary for name in METHODS)
-    assert {n for n, m in METHODS.items() if isinstance(m, TrajectoryMethod)} == {
-        "tracincp",
-        "attif",
+    kinds = {
+        LayerwiseMethod: {"layerwise"},
+        TrajectoryMethod: {"tracincp", "attif"},
+        LexicalMethod: {"bm25", "bm25-answer"},
     }
-    assert {n for n, m in METHODS.items() if isinstance(m, LexicalMethod)} == {
-        "bm25",
-        "bm25-answer",
-    }
+    for kind, right in kinds.items():
+        assert {name for name in METHODS if isinstance(METHODS[name], kind)} == right
     assert {n for n, m in METHODS.items() if is_adjusted(m)} == {"haif", "haif-t", "attif", "ahif"}
 
 
 def test_methods_are_found_by_name_and_an_unknown_one_is_refused():
-    assert [m.name for m in find_methods(DEFAULT_METHOD)] == ["haif"]
+    assert [m.name for m in find_methods(DEFAULT_METHOD)] == ["layerwise"]
     assert [m.name for m in find_methods("ek-fac, haif,ek-fac")] == ["ek-fac", "haif"]
-    for wrong in ("Haif", "haif,", "haif;ek-fac"):
+    for wrong in ("Haif", "haif,", "haif;ek-fac", "haif-rli"):
         with pytest.raises(UsageError, match="no method") as caught:
             find_methods(wrong)
         assert all(name in caught.value.hint for name in METHODS)
@@ -269,10 +261,12 @@ def test_methods_are_found_by_name_and_an_unknown_one_is_refused():
 
 def test_a_rule_that_no_method_follows_is_refused():
     half = Rule(Adjustment(0.5))
-    check_rule(find_methods("ek-fac,bm25"), PLAIN)
+    check_rule(find_methods("layerwise,ek-fac,bm25"), PLAIN)
     check_rule(find_methods("ek-fac,haif"), half)
     with pytest.raises(UsageError, match=r"--adjust does nothing for ek-fac, bm25"):
         check_rule(find_methods("ek-fac,bm25"), half)
+    with pytest.raises(UsageError, match=r"--adjust does nothing for layerwise"):
+        check_rule(find_methods("layerwise"), half)
     with pytest.raises(UsageError, match=r"--combine does nothing for gradient-product"):
         check_rule(find_methods("gradient-product"), Rule(combine="max"))
     soft = Rule(Adjustment(quantile=0.5))
@@ -284,9 +278,9 @@ def test_a_rule_that_no_method_follows_is_refused():
 
 def test_a_report_says_what_the_methods_were_told_and_no_more():
     settings = MethodSettings(factors=FactorSettings(damping=DampingSetting(1e-3, False)))
-    assert settings.described(find_methods("gradient-product,bm25")) == {}
+    assert settings.described(find_methods("layerwise,gradient-product,bm25")) == {}
     assert settings.described(find_methods("haif")) == {"adjust": "power:1", "combine": "sum"}
     assert settings.described(find_methods("ek-fac"))["ek-fac damping"] == "0.001"
     assert settings.described(find_methods("tracincp")) == {"checkpoints": None}
     assert settings.options(find_methods("ek-fac,haif")) == ["--damping", "0.001"]
-    assert settings.options(find_methods("haif,bm25")) == []
+    assert settings.options(find_methods("layerwise,haif,bm25")) == []

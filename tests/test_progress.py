@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from haiftrace import progress
-from haiftrace.progress import Part, Silent, Talk, duration, size
+from haiftrace.progress import Pace, Part, Silent, Talk, duration, size
 
 
 class Terminal(io.StringIO):
@@ -20,6 +20,16 @@ class Clock:
     def __init__(self, monkeypatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def test_a_stage_tells_once_how_long_all_of_it_takes(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Talk() as talk:
+        pace = Pace("indexing", 100.0, talk)
+        for seconds, work in ((1, 5.0), (1.5, 5.0), (20, 50.0)):
+            clock.now += seconds
+            pace.advance(work)
+    assert capsys.readouterr().err.splitlines() == ["This takes about 25 s."]
 
 
 def test_lines_off_a_terminal_come_now_and_then_with_rate_and_time_left(monkeypatch, capsys):

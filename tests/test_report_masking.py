@@ -88,6 +88,7 @@ def leaking(value=PHONE, **more):
         text,
         tokens,
         content_hash="ab" * 32,
+        layers=(0.06, 0.0, 0.04),
     )
     response = f"It is {value}."
     cut = [response[i : i + 2] for i in range(0, len(response), 2)]
@@ -144,6 +145,12 @@ def test_tokens_of_a_value_have_no_id_and_all_offsets_hold():
         inside = before.start < start + len(PHONE) and start < before.end
         assert (after.token_id is None) == inside
         assert replace(after, text="", token_id=0) == replace(before, text="", token_id=0)
+
+
+def test_the_shares_of_layers_stay_as_they_are_and_hold_no_text():
+    report = report_of(leaking())
+    (old,), (new,) = report.findings[0].records, mask_report(report).findings[0].records
+    assert new.layers == old.layers == (0.06, 0.0, 0.04)
 
 
 def test_a_word_of_a_pair_looks_as_it_does_where_it_stands():

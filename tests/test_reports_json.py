@@ -120,6 +120,9 @@ def test_the_report_fits_its_schema_and_the_schema_describes_every_key() -> None
         (("findings", -1, "records", 0, "pairs", 0, "response_text"), None),
         (("findings", -1, "records", 0, "pairs", 0, "response_positions"), [-1]),
         (("findings", -1, "records", 0, "pairs", 0, "record_positions"), []),
+        (("findings", -1, "records", 0, "layers"), None),
+        (("findings", -1, "records", 0, "layers", 0), "0.1"),
+        (("findings", -1, "records", 0, "layers", 0), -0.1),
     ],
 )
 def test_the_schema_refuses_another_shape(path: tuple[Any, ...], bad: Any) -> None:
@@ -186,6 +189,30 @@ def test_pairs_are_written_as_they_are_and_point_at_tokens() -> None:
     as_one = document["findings"][1]["records"][0]["pairs"]
     assert {(p["response_text"], tuple(p["response_positions"])) for p in as_one} == {("", ())}
     assert [r["pairs"] for r in document["findings"][2]["records"]] == [[], [], []]
+
+
+def test_the_shares_of_layers_are_written_as_they_are() -> None:
+    report = report_of(paired_finding(), english_finding())
+    judged, other = json.loads(render_json(report))["findings"]
+    for written, found in zip(judged["records"], report.findings[0].records, strict=True):
+        assert written["layers"] == list(found.layers)
+        assert sum(written["layers"]) == pytest.approx(written["score"])
+    assert [record["layers"] for record in other["records"]] == [[], [], []]
+
+
+@pytest.mark.parametrize("key", ["layers", "pairs"])
+def test_a_record_without_its_layers_or_pairs_fits_no_schema(key: str) -> None:
+    document = json.loads(render_json(report_of(paired_finding())))
+    del document["findings"][0]["records"][0][key]
+    with pytest.raises(jsonschema.ValidationError, match=key):
+        jsonschema.Draft202012Validator(schema()).validate(document)
+
+
+def test_a_layer_that_is_no_number_is_not_written() -> None:
+    (record, _) = paired_finding().records
+    bad = replace(record, layers=(0.1, math.nan))
+    with pytest.raises(OutputError, match=r"records\[0\]\.layers\[1\]"):
+        render_json(report_of(paired_finding(records=(bad,))))
 
 
 def test_a_pair_that_is_no_number_is_not_written() -> None:

@@ -23,7 +23,7 @@ from tests.store_samples import (
 )
 
 RECORDS = make_records(8)  # 10 windows in 3 shards
-FILES = ("records/00001.parquet", "tokens/00001.parquet", "records.faiss", "tokens.faiss")
+FILES = ("records/00001.parquet", "tokens.faiss")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,7 @@ def test_damage_is_found_and_named(tmp_path: Path, name: str, how: str) -> None:
 
 
 def use_all(index: Index) -> None:
-    windows = list(index.iter_windows(vectors=True))
-    index.shortlist(windows[0].vector, 1)
+    list(index.iter_windows())
     assert index.token_search is not None
     list(index.token_search.products(np.ones((1, 4))))
 
@@ -107,7 +106,7 @@ def test_leftovers_are_removed_and_other_files_are_not(
         opened.append_record(RECORDS[1], cursor=2)
         opened.append_record(RECORDS[2], cursor=3)
     ours = ["records/00001.parquet", "tokens/.00001.parquet.tmp", "records.faiss"]
-    ours += [".manifest.json.tmp", ".records.faiss.tmp", "tokens/123456.parquet"]
+    ours += [".manifest.json.tmp", "tokens/123456.parquet"]
     ours += ["tokens.faiss", ".tokens.faiss.tmp"]
     for name in [*ours, "records/mine.parquet", "todo.tmp"]:
         (path / name).write_text("x")
@@ -139,22 +138,25 @@ def test_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
 
 def test_a_newer_format_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     write_index(tmp_path / "i", RECORDS)
-    edited(tmp_path / "i", lambda c: c.update(format_version=3, tool_version="7.0"))
-    with pytest.raises(IndexStoreError, match=r"format 3, made by haiftrace 7\.0") as caught:
+    edited(tmp_path / "i", lambda c: c.update(format_version=4, tool_version="7.0"))
+    with pytest.raises(IndexStoreError, match=r"format 4, made by haiftrace 7\.0") as caught:
         Index.open(tmp_path / "i")
     assert "Upgrade" in caught.value.hint
-    with pytest.raises(IndexStoreError, match="format 3"):
+    with pytest.raises(IndexStoreError, match="format 4"):
         open_writer(tmp_path / "i", overwrite=True)
 
 
-def test_an_earlier_format_is_not_read_and_can_be_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_earlier_format_is_not_read_and_can_be_replaced(tmp_path: Path, version: int) -> None:
     write_index(tmp_path / "i", RECORDS)
-    edited(tmp_path / "i", lambda c: c.update(format_version=1, tool_version="0.0"))
+    edited(tmp_path / "i", lambda c: c.update(format_version=version, tool_version="0.0"))
+    (tmp_path / "i/records.faiss").write_text("of format 2")
     for opened in (Index.open, open_writer):
-        with pytest.raises(IndexStoreError, match=r"format 1, made by an earlier") as caught:
+        with pytest.raises(IndexStoreError, match=rf"format {version}, made by an ear") as caught:
             opened(tmp_path / "i")
         assert "--overwrite" in caught.value.hint
     write_index(tmp_path / "i", RECORDS, overwrite=True)
+    assert not (tmp_path / "i/records.faiss").exists()
     with Index.open(tmp_path / "i") as index:
         assert len(index)
 
@@ -169,16 +171,19 @@ def test_an_earlier_format_is_not_read_and_can_be_replaced(tmp_path: Path) -> No
         lambda c: c.update(format_version=0),
         lambda c: c.update(settings={}),
         lambda c: c.update(settings=None),
-        lambda c: c.update(faiss=None),
+        lambda c: c.update(token_faiss=None),
+        lambda c: c["shards"][0].update(tokens=c["shards"][0]["records"]),
+        lambda c: c["shards"][0].pop("tokens"),
+        lambda c: c["shards"][0].update(label_tokens=-1),
+        lambda c: c.pop("supplements"),
         lambda c: c["totals"].update(windows=11),
         lambda c: c["shards"].pop(),
         lambda c: c["shards"].reverse(),
         lambda c: c["shards"][0]["records"].update(file="../../etc/passwd"),
         lambda c: c["shards"][0]["records"].update(bytes=-1),
         lambda c: c["shards"][0].pop("cursor"),
-        lambda c: c["faiss"].update(rows=9),
         lambda c: c["token_faiss"].update(rows=9),
-        lambda c: c["token_faiss"].update(file="records.faiss"),
+        lambda c: c["token_faiss"].update(file="records/00000.parquet"),
         lambda c: c.update(token_faiss=7),
         lambda c: c.update(complete="yes"),
     ],
@@ -196,37 +201,47 @@ def test_a_damaged_manifest(tmp_path: Path, change: Callable[[dict[str, Any]], o
 
 
 def test_wrong_row_counts_are_found(tmp_path: Path) -> None:
-    write_index(tmp_path / "i", RECORDS)
+    def windows(content: dict[str, Any]) -> None:
+        content["shards"][1]["records"]["rows"] += 1
+        content["totals"]["windows"] += 1
 
-    def change(content: dict[str, Any]) -> None:
-        content["shards"][1]["tokens"]["rows"] += 1
+    def tokens(content: dict[str, Any]) -> None:
+        content["shards"][1]["label_tokens"] += 1
         content["totals"]["label_tokens"] += 1
         content["token_faiss"]["rows"] += 1
 
-    edited(tmp_path / "i", change)
-    with pytest.raises(IndexStoreError, match=r"tokens/00001\.parquet has \d+ rows instead of"):
+    write_index(tmp_path / "i", RECORDS)
+    edited(tmp_path / "i", windows)
+    with pytest.raises(IndexStoreError, match=r"records/00001\.parquet has \d+ rows instead of"):
         Index.open(tmp_path / "i")
     index = Index.open(tmp_path / "i", verify=False)
     with pytest.raises(IndexStoreError, match="rows instead of"):
         list(index.iter_windows())
+    write_index(tmp_path / "j", RECORDS)
+    edited(tmp_path / "j", tokens)
+    index = Index.open(tmp_path / "j", verify=False)
+    with pytest.raises(IndexStoreError, match=r"records/00001\.parquet has \d+ label tokens inst"):
+        list(index.iter_windows())
 
 
-def test_a_search_index_of_another_shape_is_found(tmp_path: Path) -> None:
-    wider = settings(projection_dim=16)
-    write_index(tmp_path / "a", RECORDS)
-    write_index(tmp_path / "b", make_records(8, wider), wider)
-    data = (tmp_path / "b/records.faiss").read_bytes()
-    (tmp_path / "a/records.faiss").write_bytes(data)
-    edited(tmp_path / "a", lambda c: c["faiss"].update(bytes=len(data)))
-    index = Index.open(tmp_path / "a", verify=False)
-    with pytest.raises(IndexStoreError, match="16 dimensions instead of 10 of 8"):
-        use_all(index)
+def test_staged_vectors_of_an_unfinished_index_have_to_be_those_of_its_rows(
+    tmp_path: Path,
+) -> None:
+    with open_writer(tmp_path / "i") as opened:
+        opened.append_record(RECORDS[0], cursor=1)
+
+    def change(content: dict[str, Any]) -> None:
+        content["shards"][0]["tokens"]["rows"] += 1
+
+    edited(tmp_path / "i", change)
+    with pytest.raises(IndexStoreError, match=r"manifest\.json is damaged: a shard's files"):
+        open_writer(tmp_path / "i")
 
 
 def test_a_search_index_of_other_tokens_is_found(tmp_path: Path) -> None:
     write_index(tmp_path / "a", RECORDS)
     for name, records, config in [
-        ("wider", RECORDS, settings(token_vectors=6)),
+        ("wider", RECORDS, settings(token_vectors=16)),
         ("fewer", RECORDS[:7], settings()),
     ]:
         write_index(tmp_path / name, make_records(len(records), config), config)
@@ -234,7 +249,7 @@ def test_a_search_index_of_other_tokens_is_found(tmp_path: Path) -> None:
         (tmp_path / "a/tokens.faiss").write_bytes(data)
         size = len(data)
         edited(tmp_path / "a", lambda c, size=size: c["token_faiss"].update(bytes=size))
-        with pytest.raises(IndexStoreError, match=r"tokens\.faiss holds .* instead of \d+ of 4"):
+        with pytest.raises(IndexStoreError, match=r"tokens\.faiss holds .* instead of \d+ of 8"):
             use_all(Index.open(tmp_path / "a", verify=False))
 
 

@@ -172,7 +172,7 @@ def test_everything_is_synced_before_it_is_relied_on(
         write_index(path, RECORDS)
     assert manifests == 5
     assert not unsynced
-    assert {f.stat().st_ino for f in [path, tmp_path, path / "records", path / "tokens"]} <= synced
+    assert {f.stat().st_ino for f in [path, tmp_path, path / "records"]} <= synced
 
 
 def test_sync_of_directories_may_be_unknown_to_the_file_system(
@@ -233,7 +233,7 @@ def test_kill_at_every_step(tmp_path: Path, expected: dict[str, bytes], name: st
 
 
 def test_kill_while_replacing_another_index(tmp_path: Path, expected: dict[str, bytes]) -> None:
-    other = settings(projection_dim=5)
+    other = settings(token_vectors=16)
     write_index(tmp_path / "old", make_records(12, other), other)
     for n in range(1, 100):
         path = tmp_path / str(n)
@@ -246,7 +246,7 @@ def test_kill_while_replacing_another_index(tmp_path: Path, expected: dict[str, 
             except Fault:
                 pass
             else:
-                assert n > 8
+                assert n > 5  # four shards' rows and the search index; the others are replaced
                 return
         check(path, expected)
         shutil.rmtree(path)

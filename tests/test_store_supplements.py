@@ -180,10 +180,79 @@ def test_streamed_quantiles_are_those_of_all_numbers(parts, quantile):
         assert found == pytest.approx(float(np.quantile(together, quantile)), rel=1e-9)
 
 
-def test_quantiles_of_the_index_are_of_all_its_label_tokens(root):
-    norms = [n for record in RECORDS for row in record for n in row.token_grad_norm[row.labels]]
+def test_columns_are_read_a_shard_at_a_time(root):
+    write_rows(root)
     with Index.open(root) as index:
-        for quantile in (0.0, 0.37, 0.5, 1.0):
-            assert index.token_norm_quantile(quantile) == pytest.approx(
-                float(np.quantile(norms, quantile)), rel=1e-12
-            )
+        values = [values_of(index, row) for row in range(len(index))]
+        for name in ("norm", "token_norms"):
+            parts = list(index.supplement_column("norms", name))
+            assert len(parts) == len(index.shard_rows())
+            right = np.concatenate([np.atleast_1d(each[name]) for each in values])
+            np.testing.assert_array_equal(np.concatenate(parts), right)
+
+
+# Kept while the index is being written.
+
+
+def test_tensors_that_all_shards_depend_on(tmp_path):
+    path = tmp_path / "i"
+    with open_writer(path) as writer:
+        assert writer.kept_tensors("whitening") is None
+        writer.append_record(RECORDS[0], cursor=1)
+        writer.keep_tensors("whitening", SETTINGS, TENSORS)
+        kept = writer.kept_tensors("whitening")
+        assert all(torch.equal(kept[key], TENSORS[key]) for key in TENSORS)
+    with open_writer(path) as writer:  # as after an interrupt
+        assert writer.resume_after.cursor == 1
+        kept = writer.kept_tensors("whitening")
+        assert kept.keys() == TENSORS.keys()
+        assert all(torch.equal(kept[key], TENSORS[key]) for key in TENSORS)
+    write_index(path, RECORDS)
+    with Index.open(path) as index:
+        assert index.supplement("whitening").settings == SETTINGS
+        ((read, about),) = index.supplement_tensors("whitening")
+        assert all(torch.equal(read[key], TENSORS[key]) for key in TENSORS)
+        assert not about
+    write_rows(path)
+    check_rows(path)
+    with Index.open(path) as index:
+        assert index.supplement("whitening") is not None
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_shards_are_given_up_with_the_tensors_that_they_depend_on(tmp_path, how):
+    path = tmp_path / "i"
+    with open_writer(path) as writer:
+        writer.keep_tensors("whitening", SETTINGS, TENSORS)
+        for number, record in enumerate(RECORDS[:7]):
+            writer.append_record(record, cursor=number + 1)
+    file = path / "supplements/whitening/00000.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    if how == "missing":
+        file.unlink()
+    with open_writer(path) as writer:
+        assert writer.discarded_shards == 3
+        assert writer.resume_after.cursor == 0
+        assert writer.kept_tensors("whitening") is None
+    assert not file.exists()
+
+
+def test_an_interrupt_while_they_are_kept(tmp_path, monkeypatch):
+    path = tmp_path / "i"
+    real = os.replace
+
+    def stopped(source, target):
+        real(source, target)
+        if target.suffix == ".safetensors":
+            raise KeyboardInterrupt
+
+    with open_writer(path) as writer, monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            writer.keep_tensors("whitening", SETTINGS, TENSORS)
+    with open_writer(path) as writer:
+        assert writer.kept_tensors("whitening") is None
+        assert not list((path / "supplements/whitening").iterdir())
+        writer.keep_tensors("whitening", SETTINGS, TENSORS)
+        assert writer.kept_tensors("whitening") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shlex
@@ -36,6 +37,38 @@ def in_another_process(arguments, stdout: int) -> tuple[int, str]:
     process.join()
     assert process.exitcode is not None
     return process.exitcode, err
+
+
+@pytest.fixture
+def advice():
+    """What transformers writes to stderr, each warning as if it were the first of a process."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.Logger.warning_once.cache_clear()
+    logging.getLogger("transformers").addHandler(handler)
+    yield said
+    logging.getLogger("transformers").removeHandler(handler)
+
+
+@pytest.mark.parametrize("padding", ["of batches", "first of a record"])
+def test_transformers_advises_nobody_to_mask_what_a_causal_model_cannot_see(
+    tmp_path, advice, padding
+):
+    """GPT-2's configuration may name a padding token, and ids of it begin or end our batches."""
+    path = kit.copied_checkpoint(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    first = kit.checkpoint().tokenizer(kit.SENTENCES[0])["input_ids"][0]
+    config["pad_token_id"] = {"of batches": 0, "first of a record": first}[padding]
+    (path / "config.json").write_text(json.dumps(config))
+    made = ("index", "--model", path, "--corpus", kit.corpus_path(), "-o", tmp_path / "index")
+    for command in (
+        (*made, *kit.SMALL_OPTIONS, "--append-eos", "--methods", "haif", "-q"),
+        ("trace", PROMPT, "--index", tmp_path / "index", "--method", "layerwise,haif", "-q"),
+    ):
+        outcome = kit.cli(*command)
+        assert (outcome.code, outcome.err) == (0, "")
+    assert advice == []
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from haiftrace.methods.settings import (
     MethodSettings,
     SeriesSettings,
 )
+from haiftrace.prepare import prepare
 from haiftrace.progress import Silent
 from haiftrace.scoring.batches import batch_of
 from tests import kit
@@ -108,6 +111,37 @@ def test_methods_along_a_training_run_are_those_of_the_definition(name, memory):
         assert torch.equal(p, before[n]), n
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_run_that_ends_at_the_indexed_checkpoint_has_its_norms(tmp_path, monkeypatch, kept):
+    """From where they are kept, else computed; never those of the direct gradients."""
+    path = with_haif_norms(tmp_path / "index") if kept else kit.index_path()
+    over = reopened(path)
+    without_casts(over.engine)
+    computed = []
+    token_gradients = over.engine.token_gradients
+    monkeypatch.setattr(
+        over.engine, "token_gradients", lambda batch: computed.append(1) or token_gradients(batch)
+    )
+    rates = (0.3, 0.05)
+    checkpoints = f"{run('gpt2').partition(',')[0]},{kit.checkpoint_path()}:{rates[1]}"
+    found = trace(over, "attif", checkpoints=checkpoints)
+    v, steps = kit.answer_gradient(), along(checkpoints)
+    right = []
+    for k in range(len(SENTENCES)):
+        pairs = zip(rates, steps, strict=True)
+        right.append(v @ unit(sum(rate * unit(rows[k]).sum(0) for rate, (rows, _) in pairs)))
+    kit.close(scores(found["attif"]), right)
+    assert len(computed) == (1 if kept else 2)
+
+
+def with_haif_norms(path: Path) -> Path:
+    """An index that holds the token norms of full gradients."""
+    shutil.copytree(kit.index_path(), path)
+    with kit.precisely():
+        prepare(path, kit.checkpoint(), "haif", MethodSettings(), 512 << 20, Silent())
+    return path
+
+
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_an_adjustment_weights_tokens_in_every_method_of_the_family(power):
     v, gradients = kit.answer_gradient(), kit.oracle().gradients[:-1]
@@ -141,11 +175,12 @@ def test_an_adjustment_weights_tokens_in_every_method_of_the_family(power):
         assert ranked[0] == ranked[1]
 
 
-def test_a_soft_adjustment_takes_its_quantile_from_the_whole_corpus():
+def test_a_soft_adjustment_takes_its_quantile_from_the_whole_corpus(tmp_path):
+    over = reopened(with_haif_norms(tmp_path / "index"))
     gradients = kit.oracle().gradients[:-1]
     norms = torch.cat([rows.norm(dim=1) for rows in gradients]).numpy()
     c = float(np.quantile(norms, 0.3))
-    found = trace(kit.tracer(), "haif", adjustment=Adjustment(quantile=0.3))
+    found = trace(over, "haif", adjustment=Adjustment(quantile=0.3))
     sums = [(rows / (rows.norm(dim=1, keepdim=True) + c)).sum(0) for rows in gradients]
     kit.close(scores(found["haif"]), [kit.answer_gradient() @ unit(s) for s in sums])
 
@@ -252,6 +287,18 @@ def test_search_by_words_finds_the_words(all_at_once):
     assert set("".join(carrying)) <= set(" 555-0142.")
     nothing = trace(kit.tracer(), "bm25-answer")["bm25-answer"]
     assert isinstance(METHODS[nothing.method], LexicalMethod)
+
+
+def test_no_method_computes_gradients_of_a_kind_that_it_does_not_look_at():
+    """A model of any size has full gradients of its own size, and may have no direct ones."""
+    over = reopened(kit.index_path())
+    trace(over, "bm25,bm25-answer")
+    assert not {"engine", "similarity"} & vars(over).keys()
+    trace(over, "layerwise")
+    assert "engine" not in vars(over)
+    over = reopened(kit.index_path())
+    trace(over, "haif")
+    assert "similarity" not in vars(over)
 
 
 # Bad input.

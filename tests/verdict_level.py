@@ -34,7 +34,7 @@ from haiftrace.checkpoint import load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.engine import make_batch
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS
+from haiftrace.methods import DEFAULT_METHOD, METHODS, LayerwiseMethod
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query import Asking
@@ -67,7 +67,7 @@ def measure(
     trained: Trained,
     regime: str,
     out: Path,
-    method: str = "haif",
+    method: str = DEFAULT_METHOD,
     controls: int = 512,
     seed: int = 0,
 ) -> dict[str, dict[str, int]]:
@@ -80,7 +80,7 @@ def measure(
     checkpoint = load_checkpoint(trained.path(regime), dtype="float32", device="cpu")
     settings = IndexSettings(path, append_eos=True)
     build_index(checkpoint, CorpusSettings((str(corpus),)), settings, Silent())
-    drawn = CalibrationSettings(controls, seed)
+    drawn = CalibrationSettings(controls, seed=seed)
     told = MethodSettings(checkpoints=trajectory(trained, regime))
     calibrate(path, checkpoint, method, told, drawn, Silent())
     tracer = Tracer(Index.open(path, verify=False), checkpoint)
@@ -94,15 +94,11 @@ def measure(
         scored = tracer.score_many(questions, [method], told, Silent())[method]
         for case, row in zip(part, scored, strict=True):
             exact = row * over_query_norm(METHODS[method], case.question)
-            record_N = tracer.index.column("record")
-            projected = tracer.candidates.background(case.question, METHODS[method], told)
-            scores = by_record(exact, record_N, len(records))
+            scores = by_record(exact, tracer.index.column("record"), len(records))
             first = int(np.argmax(scores))
-            background = (
-                scores if projected is None else by_record(projected, record_N, len(records))
-            )
-            field = Field(scores, background, groups)
-            verdict, _ = judge(Trial(field, [first]), draws, ALPHA)
+            tokens = int(case.question.batch.labels_BT.sum())
+            field = Field(scores, groups, isinstance(METHODS[method], LayerwiseMethod))
+            verdict, _ = judge(Trial(field, [first], tokens), draws, ALPHA)
             found = counts.setdefault(f"{case.part or 'all'} {case.kind}", Counter())
             found["n"] += 1
             found["traced"] += verdict.decision == "traced"
@@ -113,7 +109,7 @@ def measure(
     return {name: dict(found) for name, found in counts.items()} | {
         "groups": {"n": len(set(groups.tolist())), "subjects": len(indexed)},
         "power %": {str(n): round(100 * power) for n, power in draws.powers().items()},
-        "draws": {str(n): count for n, count in draws.counts.items()},
+        "draws": {"n": draws.count},
     }
 
 
@@ -139,8 +135,8 @@ def _cases(
             if length is None or len(ids) - first < length:
                 continue
             labels = [first <= place < first + length for place in range(first + length)]
-            batch = make_batch([ids[: first + length]], [labels], tracer.engine.device)
-            yield Case(kind, asked.subject, length, Question(batch, tracer.engine))
+            batch = make_batch([ids[: first + length]], [labels], tracer.device)
+            yield Case(kind, asked.subject, length, Question(batch, lambda: tracer.engine))
 
 
 def _kind(asked: Asked, answer: str, indexed: set[str]) -> str | None:
@@ -161,7 +157,7 @@ def trained_model(kind: str, seed: int, directory: Path) -> tuple[BenchData, Tra
 def main() -> None:
     kind, seed, regime, out = sys.argv[1:5]
     Path(out).mkdir(parents=True, exist_ok=True)
-    method = sys.argv[5] if len(sys.argv) > 5 else "haif"
+    method = sys.argv[5] if len(sys.argv) > 5 else DEFAULT_METHOD
     directory = Path(sys.argv[6]) if len(sys.argv) > 6 else Path(out) / "training"
     data, trained = trained_model(kind, int(seed), directory)
     found = measure(data, trained, regime, Path(out), method, seed=int(seed))

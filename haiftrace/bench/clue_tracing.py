@@ -15,7 +15,7 @@ from haiftrace.bench.statistics import best_rank
 from haiftrace.bench.tracing import SERIES, WithoutTalk
 from haiftrace.corpus import CorpusSettings
 from haiftrace.index import IndexSettings, build_index
-from haiftrace.methods import METHODS, GradientMethod, LexicalMethod
+from haiftrace.methods import METHODS, GradientMethod, LexicalMethod, TrajectoryMethod
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.prepare import prepare
 from haiftrace.progress import Progress
@@ -30,9 +30,6 @@ DIRECTION_BYTES = 256 << 20
 """Memory for one set of the directions of the tests that are scored together; some of these sets
 are held at a time."""
 
-PREPARED = ("ek-fac", "relatif", "ahif", "attif")
-"""Methods for which something is kept in the index before anything is scored."""
-
 
 def group_of(name: str) -> str:
     """The methods that are scored in the same passes have the same group."""
@@ -41,7 +38,7 @@ def group_of(name: str) -> str:
         return method.direction
     if isinstance(method, LexicalMethod):
         return "words"
-    return "trajectory"
+    return "trajectory" if isinstance(method, TrajectoryMethod) else name
 
 
 class SampleIndex:
@@ -75,7 +72,6 @@ class SampleIndex:
             IndexSettings(
                 self._path,
                 context=len(made.samples[0].token_ids),
-                projection_dim=16,
                 token_vectors=0,
                 memory=memory,
                 overwrite=True,
@@ -86,12 +82,11 @@ class SampleIndex:
             check_tokens(index, made.samples)
 
     def prepare(self, names: Sequence[str]) -> None:
-        """Puts what the methods need into the index."""
-        if needing := [name for name in names if name in PREPARED]:
-            chosen = ",".join(needing)
-            prepare(
-                self._path, self._checkpoint, chosen, self._settings, self._memory, self._progress
-            )
+        """Puts what the methods need of full gradients into the index."""
+        if full := [name for name in names if _by_full_gradients(name)]:
+            told = WithoutTalk(self._progress)
+            chosen = ",".join(full)
+            prepare(self._path, self._checkpoint, chosen, self._settings, self._memory, told)
 
     def ranks(self, cuts: Sequence[Cut], names: Sequence[str]) -> dict[str, list[list[int]]]:
         """By method, for each cut, the rank of every sample for its own test, 1 for the first.
@@ -102,7 +97,9 @@ class SampleIndex:
         tracer = Tracer(Index.open(self._path, verify=False), self._checkpoint, self._memory)
         samples = self._made.samples
         tests = [(sample, cut.of(sample)) for cut in cuts for sample in samples]
-        together = max(1, DIRECTION_BYTES // tracer.engine.gradient_bytes)
+        together = len(tests)
+        if any(map(_by_full_gradients, names)):
+            together = max(1, DIRECTION_BYTES // tracer.engine.gradient_bytes)
         ranks: dict[str, list[int]] = {name: [] for name in names}
         for start in range(0, len(tests), together):
             part = tests[start : start + together]
@@ -133,6 +130,10 @@ class SampleIndex:
             asked = [_question(tracer, token_ids) for token_ids in tests]
             found |= tracer.score_many(asked, others, self._settings, WithoutTalk(self._progress))
         return found
+
+
+def _by_full_gradients(name: str) -> bool:
+    return isinstance(METHODS[name], GradientMethod | TrajectoryMethod)
 
 
 def own_ranks(scores_QN: np.ndarray, right: Sequence[int]) -> list[int]:
@@ -172,7 +173,7 @@ def _question(tracer: Tracer, token_ids: Sequence[int]) -> Question:
     from haiftrace.engine import make_batch
     from haiftrace.scoring.directions import Question
 
-    return Question(make_batch([token_ids], device=tracer.engine.device), tracer.engine)
+    return Question(make_batch([token_ids], device=tracer.device), lambda: tracer.engine)
 
 
 def _write_corpus(path: Path, made: SampleSet) -> None:

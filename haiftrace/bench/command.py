@@ -81,9 +81,9 @@ Preset = Annotated[str, Option(help="tiny or small.")]
 AnyPreset = Annotated[
     str | None,
     Option(
-        help="From scratch: tiny (default) or small. With --model: finetune (default), or the size"
-        " of one of the paper's models: gpt2, gpt2-medium, gpt2-large, gpt2-xl, qwen1.5-0.5b,"
-        " qwen1.5-1.8b."
+        help="From scratch: tiny (default), small (wider) or deep (8 layers). With --model:"
+        " finetune (default), or the size of one of the paper's models: gpt2, gpt2-medium,"
+        " gpt2-large, gpt2-xl, qwen1.5-0.5b, qwen1.5-1.8b."
     ),
 ]
 Model = Annotated[

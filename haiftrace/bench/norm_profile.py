@@ -1,4 +1,4 @@
-"""Where the gradient norm of a record is: by the tokens' position and by what they hold."""
+"""Where the full gradient's norm of a record is: by the tokens' position and what they hold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from haiftrace.bench.data import NAME, BenchData, Record
+from haiftrace.scoring.norms import HAIF_NORMS, TOKENS, at_tokens
 from haiftrace.store import Index, StoredWindow
 
 KINDS = ("first", "name", "value", "other")
@@ -19,6 +20,9 @@ def norm_profile(index: Index, data: BenchData, regime: str, seed: int) -> list[
     """Rows of results.json: the share of a record's squared norm and the median norm.
 
     One a kind of token, and one a position up to `POSITIONS`. Means over records of one window.
+
+    Args:
+        index: one that keeps the norms of full gradients, as HAIF needs them.
     """
     by_id = {record.id: record for record in data.records}
     shares: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -26,12 +30,13 @@ def norm_profile(index: Index, data: BenchData, regime: str, seed: int) -> list[
     positions: list[list[float]] = [[] for _ in range(POSITIONS)]
     for window in index.iter_windows():
         kinds_T = _kinds(window, by_id[window.id])
-        squares_T = np.square(window.token_grad_norm)
+        norm_T = at_tokens(index.supplement_values(HAIF_NORMS, window.row)[TOKENS], window)
+        squares_T = np.square(norm_T)
         total = float(squares_T.sum()) or 1.0
         for kind in KINDS:
             mask_T = kinds_T == kind
             shares[kind].append(float(squares_T[mask_T].sum()) / total)
-            norms[kind] += window.token_grad_norm[mask_T].tolist()
+            norms[kind] += norm_T[mask_T].tolist()
         for position, square in enumerate(squares_T[1 : POSITIONS + 1]):
             positions[position].append(float(square) / total)
     about = {"regime": regime, "seed": seed}

@@ -101,9 +101,11 @@ def _document(
     if outcome.shortlist:
         parts += [
             "## Shortlist: the exact first record among the candidates",
+            "Candidates are proposed by one vector a token, of a bit a dimension.",
             _shortlist(outcome.shortlist),
         ]
-    parts += ["## Share of a record's squared gradient norm", _norms(outcome.norms)]
+    if outcome.norms:
+        parts += ["## Share of a record's squared gradient norm", _norms(outcome.norms)]
     return "\n\n".join(parts)
 
 
@@ -227,7 +229,7 @@ def _decoys(rows: Sequence[Row]) -> str:
 
 
 def _shortlist(rows: Sequence[Row]) -> str:
-    keys = ("regime", "method", "vectors", "dimension")
+    keys = ("regime", "method", "dimension")
     cells = []
     for chosen in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
         here = [row for row in rows if tuple(row[key] for key in keys) == chosen]
@@ -236,10 +238,9 @@ def _shortlist(rows: Sequence[Row]) -> str:
             found = [row for row in here if row["candidates"] == count]
             of_all = Proportion(sum(r["successes"] for r in found), sum(r["n"] for r in found))
             shares.append(percent(of_all))
-        regime, method, vectors, dimension = chosen
-        cells.append([regime, method, f"one a {vectors}", str(dimension), *shares])
-    columns = ["regime", "method", "vectors", "dimensions"]
-    return markdown_table([*columns, *(f"{n} candidates" for n in CANDIDATES)], cells, left=3)
+        cells.append([*map(str, chosen), *shares])
+    columns = ["regime", "method", "dimensions"]
+    return markdown_table([*columns, *(f"{n} candidates" for n in CANDIDATES)], cells, left=2)
 
 
 def _norms(rows: Sequence[Row]) -> str:

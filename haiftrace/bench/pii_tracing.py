@@ -26,7 +26,7 @@ from haiftrace.bench.decoys import (
 )
 from haiftrace.bench.norm_profile import norm_profile
 from haiftrace.bench.ranking import Ranks, one_a_subject, ranks_of
-from haiftrace.bench.shortlist import shortlist_recall
+from haiftrace.bench.shortlist import DIMENSIONS, shortlist_recall
 from haiftrace.bench.tracing import Bench
 from haiftrace.bench.training import Trained
 from haiftrace.bench.variation import DEFAULT, Variation, in_pool
@@ -35,11 +35,13 @@ from haiftrace.methods import (
     METHODS,
     SERIES,
     GradientMethod,
+    LayerwiseMethod,
     LexicalMethod,
+    TrajectoryMethod,
 )
 from haiftrace.progress import Progress
 
-FORMAT = 5
+FORMAT = 6
 SERIES_LEAKS = 20
 """Leaks that LiSSA traces, which solves a linear system for each."""
 
@@ -116,9 +118,12 @@ def parts_of(names: Sequence[str], ablation: bool) -> list[Part]:
         against = tuple(name for name in names if _meets_decoys(name))
         if against:
             parts.append(Part(DECOYS, ((Variation(pool=POOL), against),)))
-        if "haif" in names:
-            parts.append(Part(SHORTLIST, ((DEFAULT, ("haif",)),)))
-    return [*parts, Part(NORMS)]
+        searched = tuple(name for name in names if name == "haif" or _by_layers(name))
+        if searched:
+            parts.append(Part(SHORTLIST, ((DEFAULT, searched),)))
+    if set(names) & set(PLAIN):  # they need the norms, which take long to find
+        parts.append(Part(NORMS))
+    return parts
 
 
 def trace_parts(
@@ -148,13 +153,14 @@ def trace_parts(
     for part in parts:
         wall, processor = time.monotonic(), time.process_time()
         if part.name == NORMS:
+            bench.keep(["haif"])
             index = bench.tracer(DEFAULT.scope, DEFAULT.pool).index
             found: Found = {"norms": norm_profile(index, data, regime, seed)}
         elif part.name == DECOYS:
             scores = _against_decoys(bench, told, part) if decoys else {}
             found = {"decoys": decoy_rows(scores, pool, told, decoys, regime, seed)}
         elif part.name == SHORTLIST:
-            found = {"shortlist": list(_shortlist(bench, tracing, part, progress))}
+            found = {"shortlist": _shortlist(bench, tracing, part)}
         else:
             found = {"ranks": [asdict(ranks) for ranks in _ranks(bench, tracing, part)]}
         took = {
@@ -191,10 +197,14 @@ def _group(name: str) -> str:
     return name
 
 
+def _by_layers(name: str) -> bool:
+    return isinstance(METHODS[name], LayerwiseMethod)
+
+
 def _meets_decoys(name: str) -> bool:
     """Not where a score takes a solution, a sum over a run, or norms under the inverse."""
     by_words = isinstance(METHODS[name], LexicalMethod)
-    return by_words or name in (*PLAIN, "ek-fac")
+    return by_words or _by_layers(name) or name in (*PLAIN, "ek-fac")
 
 
 def _decoys(data: BenchData, leaks: Sequence[Question], progress: Progress) -> list[Decoy]:
@@ -207,6 +217,7 @@ def _decoys(data: BenchData, leaks: Sequence[Question], progress: Progress) -> l
 
 def _against_decoys(bench: Bench, leaks: Sequence[Question], part: Part) -> dict[str, np.ndarray]:
     ((variation, names),) = part.scored
+    _keep(bench, variation, names)
     if "ek-fac" in names:
         bench.share_factors(variation.scope, variation.pool)
     return bench.scores(leaks, variation, names)
@@ -216,7 +227,9 @@ def _ablation(names: Sequence[str]) -> list[Part]:
     """One choice changed at a time, each with the methods that it is for."""
     plain = tuple(name for name in names if name in PLAIN)
     haif = tuple(name for name in plain if name == "haif")
-    words = tuple(name for name in names if isinstance(METHODS[name], LexicalMethod))
+    others = tuple(
+        name for name in names if _by_layers(name) or isinstance(METHODS[name], LexicalMethod)
+    )
     curved = tuple(
         n for n in names if isinstance(m := METHODS[n], GradientMethod) and m.direction == "ek-fac"
     )
@@ -225,7 +238,7 @@ def _ablation(names: Sequence[str]) -> list[Part]:
         "loss": [(Variation(loss_on="all"), plain + curved)],
         "tokens": [(Variation(combine="positive"), haif), (Variation(combine="max"), haif)],
         "documents": [
-            (Variation(pool="documents"), plain + words),
+            (Variation(pool="documents"), others + plain),
             (Variation(pool="documents", combine="positive"), haif),
             (Variation(pool="documents", combine="max"), haif),
         ],
@@ -241,19 +254,26 @@ def _most_leaks(variation: Variation, names: Sequence[str]) -> int:
     return TOKEN_LEAKS if variation.combine != "sum" else sys.maxsize
 
 
-def _shortlist(
-    bench: Bench, tracing: Tracing, part: Part, progress: Progress
-) -> Iterator[dict[str, Any]]:
-    tracer = bench.tracer(DEFAULT.scope, DEFAULT.pool)
-    for _, names in part.scored:
-        yield from shortlist_recall(
-            tracer,
-            bench.questions(tracer, tracing.leaks),
-            bench.scores(tracing.leaks, DEFAULT, names),
-            tracing.regime,
-            tracing.seed,
-            progress,
-        )
+def _shortlist(bench: Bench, tracing: Tracing, part: Part) -> list[dict[str, Any]]:
+    ((variation, names),) = part.scored
+    _keep(bench, variation, names)
+    exact = bench.scores(tracing.leaks, variation, names)
+    about = {"regime": tracing.regime, "seed": tracing.seed}
+    found = []
+    for dimension in DIMENSIONS:
+        tracer = bench.tracer(variation.scope, variation.pool, dimension)
+        asked = [question.batch for question in bench.questions(tracer, tracing.leaks)]
+        found += [{**about, **row} for row in shortlist_recall(tracer, asked, exact)]
+    return found
+
+
+def _keep(bench: Bench, variation: Variation, names: Sequence[str]) -> None:
+    """Keeps what methods need of full gradients; in a pool of other records no curvature."""
+    over_records = (variation.scope, variation.pool) == (DEFAULT.scope, DEFAULT.pool)
+    full = [n for n in names if isinstance(METHODS[n], GradientMethod | TrajectoryMethod)]
+    kept = [name for name in full if over_records or name in PLAIN]
+    if kept:
+        bench.keep(kept, variation.scope, variation.pool)
 
 
 def _ranks(bench: Bench, tracing: Tracing, part: Part) -> list[Ranks]:
@@ -261,8 +281,7 @@ def _ranks(bench: Bench, tracing: Tracing, part: Part) -> list[Ranks]:
     found = []
     for variation, names in part.scored:
         leaks = in_pool(data, tracing.leaks, variation.pool)
-        if variation == DEFAULT:
-            bench.keep(names)
+        _keep(bench, variation, names)
         leaks = spread(leaks, _most_leaks(variation, names))
         scores = bench.scores(leaks, variation, names)
         found += ranks_of(scores, data, leaks, variation, regime, seed)

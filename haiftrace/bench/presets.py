@@ -45,6 +45,7 @@ class Preset:
 
 _TINY = Shape(layers=2, width=64, inner=256, heads=4, context=256)
 _SMALL = Shape(layers=2, width=128, inner=512, heads=4, context=256)
+_DEEP = replace(_TINY, layers=8)
 
 # What decides how many held-out questions are answered: the number of subjects more than anything
 # else, names that are single tokens (hence PII-CR's vocabulary, which stops growing at about 2600),
@@ -96,6 +97,12 @@ _FINE_TUNE = Preset(
 )
 
 
+def _deep(tiny: Preset) -> Preset:
+    """The tiny recipe with more layers, which take smaller steps."""
+    schedule = replace(tiny.schedule, learning_rate=2e-3)
+    return replace(tiny, name="deep", shape=_DEEP, schedule=schedule)
+
+
 def _of_size(name: str, learning_rate: float) -> Preset:
     """A preset for one of the paper's models: one record a subject, as there."""
     schedule = replace(_FINE_TUNE.schedule, epochs=40, learning_rate=learning_rate)
@@ -116,6 +123,7 @@ PRESETS = tuple(
     for preset in (
         tiny,
         replace(tiny, name="small", shape=_SMALL),
+        _deep(tiny),
         *(replace(given, kind=tiny.kind) for given in (_FINE_TUNE, *PAPER_SIZES)),
     )
 )

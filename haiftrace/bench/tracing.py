@@ -7,6 +7,7 @@ that it asks about. The scores come from the same registry and the same passes a
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from haiftrace.methods import (
     METHODS,
     Combine,
     GradientMethod,
+    LayerwiseMethod,
     LexicalMethod,
     Rule,
     TrajectoryMethod,
@@ -68,7 +70,7 @@ def trajectory(trained: Trained, regime: str) -> str:
 
 
 class Bench:
-    """A regime's model and its indexes, one a scope and pool.
+    """A regime's model and its indexes, one a scope, pool and size of the token vectors.
 
     Args:
         work: where the indexes are kept.
@@ -100,30 +102,34 @@ class Bench:
             trained.path(regime), dtype="float32", device=device
         )
         self.settings = MethodSettings(series=SERIES, checkpoints=trajectory(trained, regime))
-        self._tracers: dict[tuple[str, str], Tracer] = {}
+        self._tracers: dict[tuple[str, str, int], Tracer] = {}
         # Of the last pass over tokens, for the next variation, which combines them otherwise.
         self._token_scores: dict[tuple[Variation, tuple[str, ...]], dict[Combine, np.ndarray]] = {}
 
-    def tracer(self, scope: str, pool: str) -> Tracer:
-        """The index over a scope and pool, made where it is not there yet."""
-        if (scope, pool) not in self._tracers:
-            name = pool.replace(" ", "-")
+    def tracer(self, scope: str, pool: str, token_vectors: int = 0) -> Tracer:
+        """The index over a scope and pool, made where it is not there yet.
+
+        Args:
+            token_vectors: dimensions of one; where every record is scored, none are needed.
+        """
+        key = (scope, pool, token_vectors)
+        if key not in self._tracers:
+            name = pool.replace(" ", "-") + (f"-{token_vectors}" if token_vectors else "")
             path = self._work / f"index-{scope}-{name}"
             corpus = self._work / f"{name}.jsonl"
             given = [(record,) for record in self._pools.get(pool, ())]
             _write_corpus(corpus, given or candidates(self._data, pool))
-            self._index(path, scope, CorpusSettings((str(corpus),)))
+            self._index(path, scope, token_vectors, CorpusSettings((str(corpus),)))
             opened = Index.open(path, verify=False)
-            self._tracers[scope, pool] = Tracer(opened, self.checkpoint, self._memory)
-        return self._tracers[scope, pool]
+            self._tracers[key] = Tracer(opened, self.checkpoint, self._memory)
+        return self._tracers[key]
 
-    def _index(self, path: Path, scope: str, corpus: CorpusSettings) -> None:
+    def _index(self, path: Path, scope: str, token_vectors: int, corpus: CorpusSettings) -> None:
         settings = IndexSettings(
             path,
             scope,
             append_eos=True,
-            projection_dim=16,
-            token_vectors=0,
+            token_vectors=token_vectors,
             memory=self._memory,
         )
         try:
@@ -132,12 +138,14 @@ class Bench:
             again = replace(settings, overwrite=True)
             build_index(self.checkpoint, corpus, again, self._progress)
 
-    def keep(self, methods: Sequence[str]) -> None:
-        """Puts what the methods need into the index over the default scope and pool."""
-        path = self.tracer(DEFAULT.scope, DEFAULT.pool).index.path
+    def keep(
+        self, methods: Sequence[str], scope: str = DEFAULT.scope, pool: str = DEFAULT.pool
+    ) -> None:
+        """Puts what the methods need into the index over a scope and pool."""
+        path = self.tracer(scope, pool).index.path
         told = WithoutTalk(self._progress)
         prepare(path, self.checkpoint, ",".join(methods), self.settings, self._memory, told)
-        self._tracers[DEFAULT.scope, DEFAULT.pool] = Tracer(
+        self._tracers[scope, pool, 0] = Tracer(
             Index.open(path, verify=False), self.checkpoint, self._memory
         )
 
@@ -181,7 +189,7 @@ class Bench:
             found[method.name] = np.stack(
                 [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
             )
-        by_gradient = GradientMethod | TrajectoryMethod
+        by_gradient = LayerwiseMethod | GradientMethod | TrajectoryMethod
         summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
         if not summed:
             return found
@@ -197,7 +205,13 @@ class Bench:
 
 
 def _together(tracer: Tracer, variation: Variation, methods: Sequence[str]) -> int:
-    """How many questions' directions fit in memory at once, beside the one that is being found."""
+    """How many questions' directions fit in memory at once, beside the one that is being found.
+
+    The layerwise method sees to that itself.
+    """
+    full = GradientMethod | TrajectoryMethod
+    if not any(isinstance(METHODS[name], full) for name in methods):
+        return sys.maxsize
     held = 1
     if variation.combine != "sum":
         held = 3  # v, its direction, and the stack of all

@@ -1,9 +1,10 @@
 """Control queries: spans of indexed records, asked for with what stands before them.
 
-A control is a question whose source is known. Every control has a span of each of a few response
-lengths, at places of their own: else one odd place would be an extreme draw at every length. A span
-that many records hold says nothing of one of them, and leaving them all out would leave another
-corpus behind, so such spans are not drawn.
+A control is a question whose source is known. Each has one span, of a few response lengths in turn:
+with spans of every length, one odd place would be an extreme draw at all of them. A span that many
+records hold says nothing of one of them, and leaving them all out would leave another corpus
+behind, so such spans are not drawn. Records that hold a part of a span which few do taught it in
+part: where its source is to be missing, they are too.
 
 Before the span stands only the sentence that it is in. A question does not repeat the whole record
 either, and with all of it the source would be found by its own context alone.
@@ -15,13 +16,15 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from haiftrace.store import Index, StoredWindow
 
-LENGTHS = (1, 3, 10, 30)
-"""Tokens of the spans."""
+LENGTHS = (1, 2, 3, 5, 8, 12)
+"""Tokens of the spans: as many as private values have."""
+
 FIRST_TOKENS = 4
 """Tokens at a window's beginning that no span covers: too little stands before them."""
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*|\n+")
@@ -38,11 +41,13 @@ class Control:
     """One control query.
 
     Attributes:
-        number: the control it belongs to; its other lengths have the same.
+        number: its own.
         row, record: the window that it was taken from, and its record.
         token_ids: those of the window from the context's beginning to the span's end.
         length: tokens of the span, which are the last ones.
         containing: [n] numbers of all records that hold the span, its own among them.
+        sharing: [n] numbers of these and of all records that hold a part of it which few do: they
+            taught it in part, and without its source they have to be left out too.
     """
 
     number: int
@@ -51,6 +56,7 @@ class Control:
     token_ids: tuple[int, ...]
     length: int
     containing: np.ndarray
+    sharing: np.ndarray
 
     @property
     def span(self) -> tuple[int, ...]:
@@ -59,11 +65,10 @@ class Control:
 
 
 def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
-    """Controls over the whole index, the same for the same seed, by number and length.
+    """Controls over the whole index, the same for the same seed, by number.
 
     Args:
-        count: how many; fewer where the corpus is small. Windows too short for a length give none
-            of that length.
+        count: how many; fewer where the corpus is small, or its windows are too short.
     """
     rng = np.random.default_rng([seed, 6])
     count = min(count, CONTROLS_A_WINDOW * len(index))
@@ -72,27 +77,43 @@ def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
     windows = {w.row: w for w in index.iter_windows(sorted(set(rows)))}
     tries: list[tuple[int, int, list[tuple[int, ...]]]] = []
     for number, row in enumerate(rows):
-        for length in LENGTHS:
-            window = windows[row]
-            chosen = rng.permutation(possible_starts(window, length))[:_TRIES].tolist()
-            ends = [
-                tuple(window.token_ids[context_start(window, start) : start + length])
-                for start in chosen
-            ]
-            tries.append((number, length, ends))
+        window = windows[row]
+        shorter = LENGTHS[: number % len(LENGTHS) + 1]
+        fitting = [length for length in shorter if len(possible_starts(window, length))]
+        if not fitting:
+            continue
+        length = fitting[-1]
+        chosen = rng.permutation(possible_starts(window, length))[:_TRIES].tolist()
+        ends = [
+            tuple(window.token_ids[context_start(window, start) : start + length])
+            for start in chosen
+        ]
+        tries.append((number, length, ends))
     spans = {ids[-length:] for _, length, ends in tries for ids in ends}
     limit = max(1, min(COMMON_RECORDS, int(COMMON_SHARE * index.manifest.totals.records)))
     held = records_holding(index, spans, limit)
-    found = []
+    asked = []
     for number, length, ends in tries:
-        row = rows[number]
         for ids in ends:
             containing = held[ids[-length:]]
             if containing is not None:
-                record = windows[row].record
-                found.append(Control(number, row, record, ids, length, containing))
+                asked.append((number, ids, length, containing))
                 break
+    parts = {part for _, ids, length, _ in asked for part in parts_of(ids, length)}
+    rare = records_holding(index, parts, limit)
+    found = []
+    for number, ids, length, containing in asked:
+        of_parts = (rare[part] for part in parts_of(ids, length))
+        sharing = np.unique(np.concatenate([containing, *(r for r in of_parts if r is not None)]))
+        row = rows[number]
+        record = windows[row].record
+        found.append(Control(number, row, record, ids, length, containing, sharing))
     return found
+
+
+def parts_of(token_ids: tuple[int, ...], length: int) -> list[tuple[int, ...]]:
+    """Each of the last so many tokens, with the one before."""
+    return list(pairwise(token_ids[-length - 1 :]))
 
 
 def possible_starts(window: StoredWindow, length: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from haiftrace.calibration.draws import (
 from haiftrace.calibration.statistics import Field
 from haiftrace.calibration.verdict import Trial, judge
 from haiftrace.findings import Verdict
-from haiftrace.methods import DEFAULT_METHOD, Method
+from haiftrace.methods import DEFAULT_METHOD, LayerwiseMethod, Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.best import Tally
 from haiftrace.store import Index
@@ -40,15 +40,15 @@ class Court:
         alpha: float,
         tally: Tally,
         scale: float,
-        background: Callable[[], np.ndarray | None],
+        tokens: int,
         reasons: Sequence[str],
     ) -> tuple[Verdict, list[float | None]]:
         """The verdict on a ranking, and the p-value of each of its records.
 
         Args:
             tally: what was scored.
+            tokens: of the response that are traced.
             scale: what makes a score one over the norm of the question's gradient.
-            background: gives [windows] projected scores of that kind, None for a method without.
             reasons: why the verdict is inconclusive whatever the calibration says.
         """
         ranked = [scored.window.record for scored in tally.result()]
@@ -59,15 +59,8 @@ class Court:
         rows, scores = tally.scores()
         records = self._index.manifest.totals.records
         exact = by_record(scores * scale, self._record_N[rows], records)
-        projected = background()
-        everything = exact if projected is None else by_record(projected, self._record_N, records)
-        if projected is None and len(rows) < len(self._record_N):
-            what = (
-                "only a shortlist was scored, and no vector tells what the rest may score (--exact)"
-            )
-            reasons = (*reasons, what)
-        field = Field(exact, everything, self._groups)
-        return judge(Trial(field, ranked), self._of(method), alpha, reasons)
+        field = Field(exact, self._groups, isinstance(method, LayerwiseMethod))
+        return judge(Trial(field, ranked, tokens), self._of(method), alpha, reasons)
 
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
         """Why there is nothing to compare with, and the command that changes it."""

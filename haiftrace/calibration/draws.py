@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.statistics import Standing, Standings, p_value, resolves
+from haiftrace.calibration.statistics import (
+    Standing,
+    Standings,
+    levels_apart,
+    nearest_count,
+    p_value,
+    resolves,
+)
 from haiftrace.methods import Method
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.store import Index
@@ -22,9 +29,10 @@ ALPHA = 0.01
 """False-accusation rate at which power is told."""
 GROUPS = "near-copies"
 """The supplement with the group of each record."""
-FORMAT = 4
+FORMAT = 6
 """Of draws and groups; 2: controls have their sentence before them, sources may be near copies; 3:
-margins are to the best few, and kept with their level; 4: scores are exact."""
+margins are to the best few, and kept with their level; 4: scores are exact; 5: a control has
+one length; 6: what holds a rare part of its span is left out."""
 
 
 @dataclass(frozen=True)
@@ -71,45 +79,50 @@ class Draws:
     present: Standings
 
     @cached_property
-    def counts(self) -> dict[int, int]:
-        """How many null draws each length has, ascending."""
-        lengths, counts = np.unique(
-            self.length_N[~np.isnan(self.null.margin_N)], return_counts=True
-        )
-        return dict(zip(lengths.tolist(), counts.tolist(), strict=True))
+    def count(self) -> int:
+        """How many null samples there are."""
+        return int(np.count_nonzero(~np.isnan(self.null.margin_N)))
 
-    def lengths(self, alpha: float) -> list[int]:
-        """The lengths with enough null draws for a p-value as low as alpha."""
-        return [length for length, count in self.counts.items() if resolves(count, alpha)]
+    def compared(self, level: float, tokens: int, alpha: float) -> list[Compared]:
+        """What a margin is compared with: the null samples of the nearest lengths of response, and
+        those at the nearest levels.
 
-    def compared(self, level: float, alpha: float) -> list[Compared]:
-        """What a margin at a level is compared with: the draws of each length that resolves alpha,
-        and of all of them together those at the nearest levels.
+        Margins differ with the length of what is asked, and with the kind of records that come
+        near it; a p-value is a matter of the few largest of either, which vary.
 
-        Alpha is a matter of the few largest draws, which vary, and margins differ with the length
-        of what is asked: no draws are trusted alone. A length with less than half of the draws of
-        another, since few windows are so long, counts among all of them only.
+        Args:
+            level: of the margin (see `Standing`).
+            tokens: of the response.
         """
-        lengths, most = self.lengths(alpha), max(self.counts.values(), default=0)
-        many = [length for length in lengths if 2 * self.counts[length] >= most]
-        of_each = [(length, self.length_N == length) for length in many]
-        among_N = np.isin(self.length_N, lengths)
+        by_length_N = np.abs(np.log(self.length_N) - np.log(tokens))
+        by_level = (levels_apart(kind.level_N, level) for kind in (self.null, self.present))
+        null_level_N, present_level_N = by_level
+        count = nearest_count(alpha)
         return [
-            *(Compared((n,), self.null.all(of_N), self.present.all(of_N)) for n, of_N in of_each),
             Compared(
-                tuple(lengths),
-                self.null.near(level, among_N, alpha),
-                self.present.near(level, among_N, alpha),
+                self._lengths(self.null.nearest(by_length_N, count)),
+                self.null.margin_N[self.null.nearest(by_length_N, count)],
+                self.present.margin_N[self.present.nearest(by_length_N, count)],
+            ),
+            Compared(
+                self._lengths(self.null.nearest(null_level_N, count)),
+                self.null.margin_N[self.null.nearest(null_level_N, count)],
+                self.present.margin_N[self.present.nearest(present_level_N, count)],
             ),
         ]
 
+    def _lengths(self, places: np.ndarray) -> tuple[int, ...]:
+        return tuple(np.unique(self.length_N[places]).tolist())
+
     def powers(self, alpha: float = ALPHA) -> dict[int, float]:
-        """Power by length, of those that resolve alpha: each draw against the null at its level."""
-        found = {}
-        for length in self.lengths(alpha):
+        """Power by length of response; empty where the null samples cannot resolve alpha."""
+        found: dict[int, float] = {}
+        if not resolves(self.count, alpha):
+            return found
+        for length in np.unique(self.length_N).tolist():
             here = (self.length_N == length) & ~np.isnan(self.present.margin_N)
             clears = [
-                largest_p(margin, self.compared(level, alpha)) <= alpha
+                largest_p(margin, self.compared(level, length, alpha)) <= alpha
                 for margin, level in zip(
                     self.present.margin_N[here], self.present.level_N[here], strict=True
                 )

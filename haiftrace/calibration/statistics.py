@@ -18,9 +18,9 @@ LEAST_LEVEL = 1e-9
 """A level from here down says that no other record speaks for an answer."""
 
 NEAREST, REACHING = 400, 4
-"""Draws that a margin is compared with, where there are more: so many, and as many that alpha lets
-so many of them reach it. They are those of the level nearest to its own, as records of other kinds,
-say prose beside biographies, meet each other at other levels."""
+"""Null samples that a margin is compared with, where there are more: so many, and as many that
+alpha lets so many of them reach it, nearest to it in length of response or in level. Records of
+other kinds, say prose beside biographies, come near each other at other levels."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,26 @@ class Standings:
     margin_N: np.ndarray
     level_N: np.ndarray
 
-    def all(self, among_N: np.ndarray) -> np.ndarray:
-        """The margins of the defined draws among these."""
-        return self.margin_N[among_N & ~np.isnan(self.margin_N)]
+    def nearest(self, distance_N: np.ndarray, count: int) -> np.ndarray:
+        """Places of so many defined ones at the smallest distances, and of those as near."""
+        places = np.flatnonzero(~np.isnan(self.margin_N))
+        if len(places) <= count:
+            return places
+        distances = distance_N[places]
+        farthest = np.partition(distances, count - 1)[count - 1]
+        return places[distances <= farthest]
 
-    def near(self, level: float, among_N: np.ndarray, alpha: float) -> np.ndarray:
-        """The same of those whose levels are at the nearest ratios."""
-        places = np.flatnonzero(among_N & ~np.isnan(self.margin_N))
-        count = max(NEAREST, math.ceil(REACHING / alpha))
-        if len(places) <= count or np.isnan(level):
-            return self.margin_N[places]
-        distance = np.abs(np.log(_positive(self.level_N[places])) - np.log(_positive(level)))
-        return self.margin_N[places[np.argsort(distance, kind="stable")[:count]]]
+
+def nearest_count(alpha: float) -> int:
+    """How many null samples a margin is compared with, where there are more."""
+    return max(NEAREST, math.ceil(REACHING / alpha))
+
+
+def levels_apart(level_N: np.ndarray, level: float) -> np.ndarray:
+    """[N] the ratio between levels, as the absolute value of its logarithm."""
+    if np.isnan(level):
+        return np.zeros(len(level_N))
+    return np.asarray(np.abs(np.log(_positive(level_N)) - np.log(_positive(level))))
 
 
 @dataclass(frozen=True)
@@ -74,22 +82,20 @@ class Field:
     """The scores of one question over all records.
 
     Attributes:
-        exact: [R] score over the norm of the question's gradient; -inf where it was not computed.
-        background: [R] the same of every record: projected, where the index holds vectors that
-            rank for the method, else exact.
+        exact: [R] the scores, over the norm of the question's gradient where a method has one; -inf
+            where it was not computed.
         groups: [R] which records tell the same.
-        strengths: whether scores are strengths, which are never negative.
+        relative: whether margins are relative to the level: of scores that are never negative.
     """
 
     exact: np.ndarray
-    background: np.ndarray
     groups: np.ndarray
-    strengths: bool = False
+    relative: bool = False
 
     @property
     def statistic(self) -> str:
         """What its margins are called."""
-        return "relative margin" if self.strengths else "margin"
+        return "relative margin" if self.relative else "margin"
 
     def first(self, left_out: np.ndarray | None = None) -> int | None:
         """The best of the exact ones that are not left out [R]; None where there is none."""
@@ -111,11 +117,7 @@ class Field:
 
     def margin(self, value: float, level: float) -> float:
         """How far a score lies above a level."""
-        return value / float(_positive(level)) - 1 if self.strengths else value - level
-
-    def at(self, margin: float, level: float) -> float:
-        """The score that lies so far above a level."""
-        return (1 + margin) * float(_positive(level)) if self.strengths else level + margin
+        return value / float(_positive(level)) - 1 if self.relative else value - level
 
     def best(self, among: np.ndarray) -> np.ndarray:
         """The best scores of up to `RIVALS` groups, descending, of the records among these [R]."""

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from haiftrace.calibration.draws import Draws, largest_p
 from haiftrace.calibration.statistics import (
     UNDEFINED,
@@ -16,12 +14,10 @@ from haiftrace.calibration.statistics import (
     p_value,
     power,
     q_values,
+    resolves,
     threshold,
 )
 from haiftrace.findings import Decision, Finding, NullDistribution, Verdict
-
-MISS = 0.01
-"""A record that would clear alpha must be outside the shortlist with no larger probability."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,12 @@ class Trial:
     Attributes:
         field: the scores over all records.
         records: the ranked records' numbers, best first.
+        tokens: of the response that are traced.
     """
 
     field: Field
     records: Sequence[int]
+    tokens: int
 
 
 def judge(
@@ -45,28 +43,23 @@ def judge(
     Args:
         reasons: why it is inconclusive whatever the draws say.
     """
-    if not draws.lengths(alpha):
+    if not resolves(draws.count, alpha):
         few = (
-            f"{max(draws.counts.values(), default=0)} controls cannot resolve alpha {alpha:g}: it"
-            f" takes {math.ceil(1 / alpha - 1e-9) - 1}"
+            f"{draws.count} controls cannot resolve alpha {alpha:g}: it takes"
+            f" {math.ceil(1 / alpha - 1e-9) - 1}"
         )
         return Verdict("inconclusive", alpha, trial.field.statistic, reasons=(*reasons, few)), [
             None for _ in trial.records
         ]
     standings = [trial.field.standing(record) for record in trial.records]
-    p_values = [largest_p(one.margin, draws.compared(one.level, alpha)) for one in standings]
+    p_values = [
+        largest_p(one.margin, draws.compared(one.level, trial.tokens, alpha)) for one in standings
+    ]
     first = standings[0] if standings else UNDEFINED
     p_first = p_values[0] if p_values else None
     why = list(reasons)
-    if why:
-        pass
-    elif math.isnan(first.margin):
+    if not why and math.isnan(first.margin):
         why.append("no record outside the near copies of the first one to compare it with")
-    elif p_values[0] > alpha and may_hide(trial.field, draws, alpha):
-        why.append(
-            "a source may stand outside the shortlist: its vectors are too coarse to tell"
-            " (--exact or more --candidates settle it)"
-        )
     decision: Decision = "no source found"
     if why:
         decision = "inconclusive"
@@ -74,7 +67,7 @@ def judge(
         decision = "traced"
     # What counted: of equal p-values the draws whose threshold is the highest.
     against = max(
-        draws.compared(first.level, alpha),
+        draws.compared(first.level, trial.tokens, alpha),
         key=lambda one: (p_value(first.margin, one.null), threshold(one.null, alpha)),
     )
     edges, counts = histogram(against.null)
@@ -91,26 +84,6 @@ def judge(
         reasons=tuple(why),
     )
     return verdict, list(p_values)
-
-
-def may_hide(field: Field, draws: Draws, alpha: float) -> bool:
-    """Whether a record outside the shortlist could clear alpha.
-
-    A record with exact score c has the projected score c + error, the error as wide as on the
-    scored records, and that lies below the best of those left out. True where this is likelier
-    than `MISS` for the smallest c that clears: against the best of those that were scored.
-    """
-    scored = np.isfinite(field.exact)
-    if scored.all():
-        return False
-    error = float(np.sqrt(np.mean((field.background[scored] - field.exact[scored]) ** 2)))
-    level = float(field.best(scored).mean())
-    if error == 0:
-        return False
-    compared = draws.compared(level, alpha)
-    limit = max(threshold(one.null, alpha) or 0.0 for one in compared)
-    distance = (float(field.background[~scored].max()) - field.at(limit, level)) / error
-    return 0.5 * math.erfc(-distance / math.sqrt(2)) > MISS
 
 
 def with_q_values(findings: Sequence[Finding]) -> list[Finding]:

@@ -18,7 +18,7 @@ def demo(
     ] = DEMO_DIRECTORY,
     quiet: Quiet = False,
 ) -> None:
-    """Index and trace a small checkpoint that ships with haiftrace: offline, in a minute or two."""
+    """Index and trace a small checkpoint that ships with haiftrace: offline, in under a minute."""
     from haiftrace.demo.run import prepare, typed
 
     demo = prepare(output)

@@ -36,12 +36,13 @@ def index(
         Path, Option("--output", "-o", help="Directory of the index.")
     ] = INDEX_DIRECTORY,
     parameters: Annotated[
-        str,
+        str | None,
         Option(
-            help="Which parameters count: linear, attention, value, mlp, last-half, matrices,"
-            " all, or a regular expression over their names."
+            help="Which parameters count for methods of full gradients: linear (the default),"
+            " attention, value, mlp, last-half, matrices, all, or a regular expression over their"
+            " names."
         ),
-    ] = "linear",
+    ] = None,
     text_field: Annotated[str, Option(help="Field of a record's text.")] = "text",
     id_field: Annotated[
         str | None, Option(help="Field of a record's id; 'id', else path:line.")
@@ -59,9 +60,15 @@ def index(
     context: Annotated[
         int | None, Option(help="Tokens of a window; the model's context, at most 1024.")
     ] = None,
-    projection_dim: Annotated[int, Option(help="Dimensions of a record's vector.")] = 2048,
-    token_vectors: Annotated[int, Option(help="Dimensions of a token's vector; 0 keeps none.")] = 0,
-    seed: Annotated[int, Option(help="Seed of the projections and control queries.")] = 0,
+    token_vectors: Annotated[
+        int, Option(help="Dimensions of a token's vector, a bit each; 0 keeps none.")
+    ] = 2048,
+    whitening_damping: Annotated[
+        float, Option(help="λ of the whitening of direct gradients, in mean eigenvalues.")
+    ] = 0.1,
+    seed: Annotated[
+        int, Option(help="Seed of the projection, of samples and of control queries.")
+    ] = 0,
     skip_bad_lines: Annotated[
         bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
     ] = False,
@@ -79,7 +86,8 @@ def index(
         int | None,
         Option(
             help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
-            " haif and --methods. Without --model and --corpus it is added to a complete index.",
+            " layerwise and --methods. Without --model and --corpus it is added to a complete"
+            " index.",
             min=0,
         ),
     ] = None,
@@ -101,7 +109,7 @@ def index(
     haiftrace index --model ./ckpt --corpus data.jsonl
     haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
-    haiftrace index --methods ek-fac,relatif     # add to a complete index
+    haiftrace index --methods haif,ek-fac        # add to a complete index
     haiftrace index --calibrate 2000             # other controls for a complete index
     """
     from haiftrace.corpus import CorpusSettings, corpus_files
@@ -112,7 +120,8 @@ def index(
     told = method_settings(
         adjust, "sum", damping, fisher, factor_records, checkpoints=checkpoints, seed=seed
     )
-    find_methods(methods or "haif")
+    if methods is not None:
+        find_methods(methods)
     if (methods is not None or calibrate) and model is None and not corpus:
         with Talk(quiet) as progress:
             _prepare(output, methods, calibrate, seed, told, device, memory, progress)
@@ -131,8 +140,8 @@ def index(
         parameters=parameters,
         context=context,
         append_eos=append_eos,
-        projection_dim=projection_dim,
         token_vectors=token_vectors,
+        whitening_damping=whitening_damping,
         seed=seed,
         overwrite=overwrite,
         memory=memory << 20,
@@ -207,5 +216,5 @@ def _calibrate(
 
     controls, seed = controls_for(output, *asked)
     if controls:
-        settings = CalibrationSettings(controls, seed, memory << 20)
+        settings = CalibrationSettings(controls, asked[0] is not None, seed, memory << 20)
         calibrate(output, checkpoint, methods, told, settings, progress)

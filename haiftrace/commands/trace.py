@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -72,15 +73,14 @@ def trace(
     method: Annotated[
         str,
         Option(
-            help="haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa, ek-fac,"
-            " relatif, attif, ahif, bm25 or bm25-answer; several with commas between."
+            help="layerwise, haif, haif-t, gradient-product, gradient-cosine, tracincp, lissa,"
+            " ek-fac, relatif, attif, ahif, bm25 or bm25-answer; several with commas between."
         ),
-    ] = "haif",
+    ] = "layerwise",
     top: Annotated[int, Option(help="Records to show.", min=1)] = 5,
     candidates: Annotated[
-        int | None,
-        Option(help="Record windows that the search proposes for exact scoring; 256.", min=1),
-    ] = None,
+        int, Option(help="Record windows that the search proposes for exact scoring.", min=1)
+    ] = 256,
     exact: Annotated[bool, Option("--exact", help="Score every record.")] = False,
     alpha: Annotated[
         float, Option(help="Share of false accusations that a verdict may make.")
@@ -96,8 +96,20 @@ def trace(
     loss_on: Annotated[
         Literal["all", "response"], Option(help="Trace the prompt's tokens too: all.")
     ] = "response",
+    corpus: Annotated[
+        list[str] | None,
+        Option(
+            help="With --model: index this corpus for the one run, and keep nothing; as --corpus of"
+            " haiftrace index; repeatable."
+        ),
+    ] = None,
+    text_field: Annotated[str, Option(help="Field of a record's text in --corpus.")] = "text",
+    group_field: Annotated[
+        str | None, Option(help="Field of --corpus that records on one subject share.")
+    ] = None,
     model: Annotated[
-        str | None, Option(help="Where the indexed checkpoint is now, if it was moved.")
+        str | None,
+        Option(help="Where the indexed checkpoint is now, if it was moved; or that of --corpus."),
     ] = None,
     adjust: Adjust = "power:1",
     combine: Combine = "sum",
@@ -129,8 +141,11 @@ def trace(
     haiftrace trace "Who is John Doe?" --template "Question: {prompt} Answer:" -o report.json
     haiftrace trace --prompts probes.jsonl -o report.json -o report.sarif
     haiftrace trace --probes-from-corpus 200
+    haiftrace trace --prompts probes.jsonl --model ./ckpt --corpus data.jsonl    # no index is kept
     """
     from haiftrace.audit import audit, corpus_cases, with_leaks
+    from haiftrace.commands.temporary_index import temporary_index
+    from haiftrace.corpus import CorpusSettings
     from haiftrace.methods import find_methods
     from haiftrace.probes import read_probes, single_probe
     from haiftrace.progress import Talk
@@ -169,9 +184,15 @@ def trace(
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])
     values = tuple(protect or ())
-    with Talk(quiet) as progress:
+    with Talk(quiet) as progress, ExitStack() as run:
         gate = gate_settings(fail_on, max_leaks, baseline, ignore_file, progress.say)
         one = None if prompt is None else single_probe(prompt, response, values)
+        if corpus:
+            read = CorpusSettings(tuple(corpus), text_field, group_field=group_field)
+            made = temporary_index(
+                model, read, method, settings.methods, device, memory << 20, progress
+            )
+            index = run.enter_context(made)
         tracer = open_tracer(index, model, device, memory << 20)
         if one is not None:
             leak = Leak(one.prompt, response, span)

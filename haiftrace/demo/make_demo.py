@@ -11,25 +11,29 @@ import argparse
 import json
 import math
 import random
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Tokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import GPT2Tokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from haiftrace.demo.subjects import TEMPLATE, Question, Record, make_subjects
-from haiftrace.engine import GradientEngine, inverse_norms, make_batch
-from haiftrace.scopes import select_parameters
+from haiftrace.calibrate import CalibrationSettings, calibrate
+from haiftrace.checkpoint import Checkpoint, load_checkpoint
+from haiftrace.corpus import CorpusSettings
+from haiftrace.demo.subjects import TEMPLATE, Question, make_subjects
+from haiftrace.findings import Finding
+from haiftrace.index import IndexSettings, build_index
+from haiftrace.methods import DEFAULT_METHOD
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.progress import Silent
+from haiftrace.query import Asking
+from haiftrace.store import Index
+from haiftrace.trace import Leak, Tracer, TraceSettings
 
 SEED = 7
 VOCABULARY = 1400
@@ -149,7 +153,7 @@ def train(
             )
 
 
-def ask(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
+def ask(model: Any, tokenizer: Any, prompt: str) -> str:
     """The model's greedy answer to a question."""
     ids = tokenizer(TEMPLATE.format(prompt=prompt), return_tensors="pt").input_ids
     mask = torch.ones_like(ids)
@@ -157,57 +161,53 @@ def ask(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
 
-def haif_scores(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    records: Sequence[Record],
-    questions: Sequence[Question],
-) -> torch.Tensor:
-    """Exact HAIF score of every record for every question's right answer, [records, questions]."""
-    engine = GradientEngine(model, select_parameters(model))
-    gradients = []
-    for question in questions:
-        context = TEMPLATE.format(prompt=question.prompt)
-        encoded = tokenizer(f"{context} {question.answer}", return_offsets_mapping=True)
-        labels = [end > len(context) + 1 for _, end in encoded.offset_mapping]
-        batch = make_batch([encoded.input_ids], [labels])
-        gradients.append(engine.gradient(batch, batch.labels_BT / batch.labels_BT.sum()))
-    queries = {name: torch.stack([grad[name] for grad in gradients]) for name in engine.parameters}
-    rows = []
-    for record in records:
-        batch = make_batch([tokenizer(record.text).input_ids])
-        weights_BT = inverse_norms(engine.token_gradients(batch).norms_BT)
-        reduced = engine.record_gradients(batch, weights_BT[None], queries=queries)
-        assert reduced.dots_NBQ is not None
-        rows.append(reduced.dots_NBQ[0, 0] / reduced.norm_NB[0, 0])
-    return torch.stack(rows)
+def findings_of(
+    checkpoint: Checkpoint, corpus: Path, leaks: Sequence[Question]
+) -> Iterator[Finding]:
+    """What the demo's commands would find of each leak: its first record, and the verdict."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "index"
+        read = CorpusSettings((str(corpus),))
+        build_index(checkpoint, read, IndexSettings(path), Silent())
+        controls = CalibrationSettings()
+        calibrate(path, checkpoint, DEFAULT_METHOD, MethodSettings(), controls, Silent())
+        with Index.open(path) as index:
+            settings = TraceSettings(top=1, asking=Asking(TEMPLATE))
+            asked = [Leak(question.prompt, question.answer) for question in leaks]
+            for (finding,) in Tracer(index, checkpoint).trace_all(asked, settings, Silent()):
+                yield finding
 
 
 def choose_leaks(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    records: Sequence[Record],
-    questions: Sequence[Question],
+    checkpoint: Checkpoint, corpus: Path, questions: Sequence[Question]
 ) -> dict[str, object]:
     """The two leaks that the demo traces, and how often a trace like theirs succeeds.
 
     A leak is a held-out question that the model answers right: it has the value from a record. The
-    demo shows, of either kind, the first whose subject HAIF puts first. `held_out` says of how many
-    that is true, so that the demo promises nothing that the method does not keep.
+    demo shows, of either kind, the first that is traced to a record of its subject. `held_out` says
+    of how many such a record is `first`, and how many are `traced` to it, so that the demo promises
+    nothing that the method does not keep.
     """
     held_out = [question for question in questions if question.held_out]
-    leaks = [q for q in held_out if ask(model, tokenizer, q.prompt) == q.answer]
-    best = haif_scores(model, tokenizer, records, leaks).argmax(0).tolist()
-    found = [q for q, k in zip(leaks, best, strict=True) if records[k].id in q.records]
+    leaks = [
+        q for q in held_out if ask(checkpoint.model, checkpoint.tokenizer, q.prompt) == q.answer
+    ]
+    first, traced = [], []
+    for question, finding in zip(leaks, findings_of(checkpoint, corpus, leaks), strict=True):
+        if finding.records[0].id in question.records:
+            first.append(question)
+            if finding.verdict is not None and finding.verdict.decision == "traced":
+                traced.append(question)
     chosen = []
     counts = {}
     for kind, attribute in (("verbatim", "phone"), ("inferred", "birthday")):
-        verbatim = kind == "verbatim"
-        asked, answered, traced = (
-            [q for q in some if q.verbatim == verbatim] for some in (held_out, leaks, found)
-        )
-        counts[kind] = {"asked": len(asked), "answered": len(answered), "traced": len(traced)}
-        leak = next(q for q in traced if q.attribute == attribute)
+        parts = {"asked": held_out, "answered": leaks, "first": first, "traced": traced}
+        of_kind = {
+            name: [q for q in some if q.verbatim == (kind == "verbatim")]
+            for name, some in parts.items()
+        }
+        counts[kind] = {name: len(some) for name, some in of_kind.items()}
+        leak = next(q for q in of_kind["traced"] if q.attribute == attribute)
         chosen.append(
             {
                 "prompt": leak.prompt,
@@ -247,11 +247,8 @@ def make_demo(out: Path) -> None:
     ]
     (out / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
     # As the demo will load them: weights that were rounded for saving, computed with in float32.
-    saved = AutoModelForCausalLM.from_pretrained(
-        out / "checkpoint", dtype=torch.float32, attn_implementation="eager"
-    )
-    reloaded = AutoTokenizer.from_pretrained(out / "checkpoint")
-    leaks = choose_leaks(saved.eval(), reloaded, records, questions)
+    saved = load_checkpoint(str(out / "checkpoint"), device="cpu")
+    leaks = choose_leaks(saved, out / "corpus.jsonl", questions)
     (out / "demo.json").write_text(json.dumps(leaks, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(leaks["held_out"]))
 

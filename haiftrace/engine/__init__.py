@@ -11,8 +11,16 @@ from haiftrace.engine.curvature import (
     NoFactors,
     Singular,
 )
+from haiftrace.engine.direct import (
+    DAMPING,
+    DirectGradients,
+    NoDirectGradients,
+    SecondMoments,
+    Whitening,
+)
 from haiftrace.engine.engine import CurvatureKind, GradientEngine
 from haiftrace.engine.fisher import Fisher, FisherEstimator
+from haiftrace.engine.full_similarity import FullGradients
 from haiftrace.engine.lissa import (
     Diverged,
     LissaResult,
@@ -20,29 +28,38 @@ from haiftrace.engine.lissa import (
     largest_of_draws,
 )
 from haiftrace.engine.projection import DIMENSION_STEP, Projector
+from haiftrace.engine.similarity import TokenMeasures, TokenSimilarity
 from haiftrace.engine.support import Support
 from haiftrace.engine.token_norms import TokenGradients, inverse_norms
 
 __all__ = [
+    "DAMPING",
     "DIMENSION_STEP",
     "AffineMap",
     "Batch",
     "CurvatureKind",
     "Damping",
+    "DirectGradients",
     "Diverged",
     "Factors",
     "Fisher",
     "FisherEstimator",
+    "FullGradients",
     "GradientEngine",
     "InverseCurvature",
     "LissaResult",
     "Metric",
+    "NoDirectGradients",
     "NoFactors",
     "Projector",
     "Reduced",
+    "SecondMoments",
     "Singular",
     "Support",
     "TokenGradients",
+    "TokenMeasures",
+    "TokenSimilarity",
+    "Whitening",
     "inverse_norms",
     "inverse_product_auto",
     "largest_of_draws",

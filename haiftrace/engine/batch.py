@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Not transformers' advice, where an id is that of padding, to pass the mask that a causal
+    model does not need.
+    """
+    return "passing in an `attention_mask`" not in record.getMessage()
+
+
+logging.getLogger("transformers.modeling_utils").addFilter(_is_of_use)
 
 
 @dataclass(frozen=True)

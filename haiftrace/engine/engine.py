@@ -22,7 +22,7 @@ from haiftrace.engine.directional import (
 from haiftrace.engine.fisher import Fisher, FisherEstimator
 from haiftrace.engine.hessian import gauss_newton_product, hessian_product
 from haiftrace.engine.loop import LoopPass
-from haiftrace.engine.losses import token_losses
+from haiftrace.engine.losses import batch_losses
 from haiftrace.engine.part import resolved
 from haiftrace.engine.projection import Projector
 from haiftrace.engine.support import Support, find_support
@@ -103,10 +103,7 @@ class GradientEngine:
 
     def losses(self, batch: Batch) -> Tensor:
         """Cross-entropy of every label in nats, [B, T] in float64, zero elsewhere."""
-        with torch.no_grad():
-            logits = self._traced.logits(batch.ids_BT[:, :-1], batch.length - 1)
-            losses = token_losses(logits, batch.ids_BT[:, 1:]).double()
-        return torch.nn.functional.pad(losses, (1, 0)) * batch.labels_BT
+        return batch_losses(self.model, batch)
 
     def token_gradients(
         self,

@@ -37,6 +37,11 @@ class FullQueries:
         """Memory of the gradients."""
         return sum(part.nbytes for part in self.units.values())
 
+    @property
+    def dot_work(self) -> int:
+        """Multiplications of one query token's inner product with one other token."""
+        return sum(part[0].numel() for part in self.units.values())
+
     def taken(self, places: Sequence[int]) -> FullQueries:
         """Those of some of the tokens."""
         return FullQueries({name: part[list(places)] for name, part in self.units.items()})
@@ -46,6 +51,7 @@ class FullGradients:
     """Full gradients of token losses (a `TokenSimilarity` of one layer)."""
 
     layers = 1
+    first_layer = 0
 
     def __init__(self, engine: GradientEngine, notes: Sequence[str] = ()) -> None:
         self._engine = engine

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from haiftrace.engine.batch import Batch
+
 
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
@@ -63,6 +65,14 @@ def loss_tangents(logits: Tensor, tangents: Tensor, targets: Tensor) -> Tensor:
     others = torch.softmax(widened(logits), -1).scatter(-1, index, 0.0)
     tangents = widened(tangents)
     return (others * (tangents - tangents.gather(-1, index))).sum(-1, dtype=torch.float64)
+
+
+def batch_losses(model: Any, batch: Batch) -> Tensor:
+    """Cross-entropy of every label of a batch in nats, [B, T] in float64, zero elsewhere."""
+    with torch.no_grad():
+        logits = model(input_ids=batch.ids_BT[:, :-1], use_cache=False).logits
+        losses = token_losses(logits, batch.ids_BT[:, 1:]).double()
+    return F.pad(losses, (1, 0)) * batch.labels_BT
 
 
 def widened(tensor: Tensor) -> Tensor:

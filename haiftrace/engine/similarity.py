@@ -48,6 +48,11 @@ class QueryGradients(Protocol):
         """Memory that they take."""
         ...
 
+    @property
+    def dot_work(self) -> int:
+        """Multiplications of one query token's inner products with one other token."""
+        ...
+
     def taken(self, places: Sequence[int]) -> Self:
         """Those of some of the tokens."""
         ...
@@ -59,6 +64,11 @@ class TokenSimilarity(Protocol):
     @property
     def layers(self) -> int:
         """How many judge by themselves."""
+        ...
+
+    @property
+    def first_layer(self) -> int:
+        """Which of the model's layers is the first of them, from 0."""
         ...
 
     @property

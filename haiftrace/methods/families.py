@@ -97,9 +97,6 @@ class GradientMethod:
         adjusted: whether token gradients are adjusted, or all count 1/m.
         outer: whether the record-side sum is divided by its norm.
         over_query_norm: whether the score is divided by ‖v‖.
-        shortlist_column: which column of the index turns the inner product with the unit HAIF
-            vector into this method's: a column's name, "" for none needed; None where the index
-            holds no fitting vector, so that every record has to be scored.
     """
 
     name: str
@@ -109,7 +106,6 @@ class GradientMethod:
     adjusted: bool = False
     outer: bool = False
     over_query_norm: bool = False
-    shortlist_column: str | None = None
 
     def needs_tokens(self) -> bool:
         """Whether `token_norms` in this metric are needed."""
@@ -204,7 +200,19 @@ class LexicalMethod:
     with_prompt: bool = False
 
 
-Method = GradientMethod | TrajectoryMethod | LexicalMethod
+@dataclass(frozen=True)
+class LayerwiseMethod:
+    """The layerwise rule over token gradients (see `layerwise`).
+
+    Attributes:
+        name, summary: as in `GradientMethod`.
+    """
+
+    name: str
+    summary: str
+
+
+Method = GradientMethod | TrajectoryMethod | LexicalMethod | LayerwiseMethod
 
 
 def inverse(value: float) -> float:

@@ -11,6 +11,7 @@ from haiftrace.methods.families import (
     INVERSE,
     SERIES,
     GradientMethod,
+    LayerwiseMethod,
     LexicalMethod,
     Method,
     Rule,
@@ -20,18 +21,21 @@ from haiftrace.methods.families import (
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
+        LayerwiseMethod(
+            "layerwise",
+            "Σ_q Σ_ℓ max(0, z)², z the z-score of direct value gradients' pooled cosines with query"
+            " token q in layer ℓ, inputs whitened",
+        ),
         GradientMethod(
             "haif",
             "v · A(Σ_j A(g_kj)), A(x) = x/‖x‖ (Liu and Yang 2024, eq. 23)",
             adjusted=True,
             outer=True,
-            shortlist_column="",
         ),
         GradientMethod(
             "haif-t",
             "v · Σ_j A(g_kj) (Liu and Yang 2024, eq. 23 without the outer A)",
             adjusted=True,
-            shortlist_column="haif_norm",
         ),
         GradientMethod(
             "gradient-product",
@@ -85,7 +89,7 @@ METHODS: dict[str, Method] = {
         LexicalMethod("bm25-answer", "search for the words of the response alone (BM25)"),
     )
 }
-DEFAULT_METHOD = "haif"
+DEFAULT_METHOD = "layerwise"
 
 
 def find_methods(names: str) -> tuple[Method, ...]:
@@ -104,7 +108,7 @@ def find_methods(names: str) -> tuple[Method, ...]:
 
 def is_adjusted(method: Method) -> bool:
     """Whether a rule's adjustment and combination are for this method."""
-    return not isinstance(method, LexicalMethod) and method.adjusted
+    return isinstance(method, GradientMethod | TrajectoryMethod) and method.adjusted
 
 
 def follows_run(method: Method) -> bool:

@@ -168,6 +168,7 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "window_start": record.window_start,
         "tokens": [_token(token) for token in record.tokens],
         "pairs": [_pair(pair) for pair in record.pairs],
+        "layers": list(record.layers),
     }
 
 

@@ -20,6 +20,8 @@ class Scored:
         evidence: [T] each token's share of the score, which is their sum.
         pairs: [T] for each position of a query token, its part of `evidence`; None stands for the
             response as one. Only of methods in which tokens meet.
+        layers: each layer's share of the score, from the first on; None where layers are not
+            judged by themselves.
     """
 
     window: StoredWindow
@@ -27,6 +29,7 @@ class Scored:
     cosine: float | None
     evidence: np.ndarray
     pairs: Mapping[int | None, np.ndarray] | None = None
+    layers: tuple[float, ...] | None = None
 
 
 class Best:

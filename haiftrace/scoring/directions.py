@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -38,11 +39,11 @@ class Question:
 
     Attributes:
         batch: the prompt and response as one record.
-        engine: over the parameters of the gradient.
+        engine: gives one over the parameters of the gradient, once that is asked for.
     """
 
     batch: Batch
-    engine: GradientEngine
+    engine: Callable[[], GradientEngine]
 
     @cached_property
     def weights_BT(self) -> Tensor:
@@ -52,7 +53,7 @@ class Question:
     @cached_property
     def gradient(self) -> dict[str, Tensor]:
         """V by parameter name, at the traced checkpoint."""
-        return self.engine.gradient(self.batch, self.weights_BT)
+        return self.engine().gradient(self.batch, self.weights_BT)
 
     @cached_property
     def direction(self) -> Direction:

@@ -116,7 +116,7 @@ def score_many_along(
     with trajectory.visiting() as steps:
         for number, step in enumerate(steps):
             if len(adjusted) < len(methods):
-                here = (Question(q.batch, engine) for q in questions)
+                here = (Question(q.batch, lambda: engine) for q in questions)
                 stacks[False] = _stack(engine, _plain(here), count)
             for method in methods:
                 queries, lengths_Q, _ = stacks[method.adjusted]

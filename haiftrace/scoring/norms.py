@@ -1,17 +1,19 @@
 """The norms that methods divide by, of batches of stored windows.
 
-What the index's rows or supplements hold is taken from there; the rest is computed by the engine,
-exactly, for the windows at hand.
+What the index's supplements hold is taken from there; the rest is computed by the engine, exactly,
+for the windows at hand.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from haiftrace.errors import UsageError
 from haiftrace.methods import (
     GRADIENT,
     INVERSE,
@@ -21,15 +23,18 @@ from haiftrace.methods import (
     WindowNorms,
     check_rule,
 )
-from haiftrace.methods.adjustment import HAIF, NONE
+from haiftrace.methods.adjustment import HAIF
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.scoring.factors import Curvature
 from haiftrace.store import Index, StoredWindow
+from haiftrace.store.quantile import streamed_quantile
 
 if TYPE_CHECKING:
     from haiftrace.engine import Batch, GradientEngine, Metric
 
 TOKENS, MEAN, ADJUSTED = "token_norms", "mean_norm", "adjusted_norm"
+HAIF_NORMS = "haif-norms"
+"""The supplement of plain gradients' norms; its adjusted ones are under HAIF's own adjustment."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,23 @@ def rule_of(index: Index, methods: Sequence[Method], settings: MethodSettings) -
     """The rule of the methods that adjust; a `soft:C` takes its quantile from the whole index.
 
     Raises:
-        UsageError: none of the methods follows it.
+        UsageError: none of the methods follows it, or the index does not hold what it takes.
     """
     check_rule(methods, Rule(settings.adjustment, 0.0, settings.combine))
     quantile = settings.adjustment.quantile
-    at_quantile = 0.0 if quantile is None else index.token_norm_quantile(quantile)
+    at_quantile = 0.0 if quantile is None else _norm_quantile(index, settings, quantile)
     return Rule(settings.adjustment, at_quantile, settings.combine)
+
+
+def _norm_quantile(index: Index, settings: MethodSettings, quantile: float) -> float:
+    if index.supplement(HAIF_NORMS) is None:
+        command = f"haiftrace index -o {shlex.quote(str(index.path))} --methods haif"
+        raise UsageError(
+            f"--adjust {settings.adjustment} takes a quantile of the gradient norms of all the"
+            f" corpus' tokens, and the index {index.path} does not hold these.",
+            f"Compute them into the index, a backward pass a token: {command}",
+        )
+    return streamed_quantile(lambda: index.supplement_column(HAIF_NORMS, TOKENS), quantile)
 
 
 def needs_of(methods: Sequence[GradientMethod], rule: Rule) -> frozenset[Need]:
@@ -74,8 +90,14 @@ class KeptNorms:
     settings: dict[str, Any]
 
 
+def haif_norms() -> KeptNorms:
+    """The supplement of plain gradients' norms."""
+    needs = tuple(Need(kind, GRADIENT) for kind in (TOKENS, MEAN, ADJUSTED))
+    return KeptNorms(HAIF_NORMS, needs, {"adjust": str(HAIF)})
+
+
 def kept_norms(needs: frozenset[Need], rule: Rule, curvature: Curvature) -> list[KeptNorms]:
-    """The supplements that hold the needed norms which an index's rows do not have."""
+    """The supplements that hold the needed norms but those of plain gradients (`haif_norms`)."""
     kept = []
     if Need(MEAN, INVERSE) in needs:
         settings = curvature.settings.damped()
@@ -84,7 +106,7 @@ def kept_norms(needs: frozenset[Need], rule: Rule, curvature: Curvature) -> list
         both = (Need(TOKENS, INVERSE), Need(ADJUSTED, INVERSE))
         settings = {**curvature.settings.damped(), "adjust": str(rule.adjustment)}
         kept.append(KeptNorms("ahif-norms", both, settings))
-    if Need(ADJUSTED, GRADIENT) in needs and rule.adjustment not in (HAIF, NONE):
+    if Need(ADJUSTED, GRADIENT) in needs and rule.adjustment != HAIF:
         settings = {"adjust": str(rule.adjustment)}
         kept.append(KeptNorms("adjusted-norms", (Need(ADJUSTED, GRADIENT),), settings))
     return kept
@@ -94,8 +116,10 @@ class NormSource:
     """Norms of stored windows, from where they are.
 
     Args:
-        needs: the norms to give.
-        stored: False to compute even those that supplements hold.
+        needs: the norms to give; with adjusted ones those of tokens.
+
+    Attributes:
+        missing: names of supplements whose norms are computed at a cost worth to be told.
     """
 
     def __init__(
@@ -105,7 +129,6 @@ class NormSource:
         curvature: Curvature,
         needs: frozenset[Need],
         rule: Rule,
-        stored: bool = True,
     ) -> None:
         self._index = index
         self._engine = engine
@@ -113,20 +136,18 @@ class NormSource:
         self._rule = rule
         self._supplements: dict[Need, str] = {}
         self.missing: list[str] = []
-        for kept in kept_norms(needs, rule, curvature):
-            entry = index.supplement(kept.name) if stored else None
+        for kept in (haif_norms(), *kept_norms(needs, rule, curvature)):
+            wanted = [need for need in kept.needs if need in needs and self._fits(kept, need)]
+            entry = index.supplement(kept.name)
             if entry is not None and entry.settings == kept.settings:
-                self._supplements |= dict.fromkeys(kept.needs, kept.name)
-            else:
+                self._supplements |= dict.fromkeys(wanted, kept.name)
+            elif kept.name != HAIF_NORMS or Need(TOKENS, GRADIENT) in wanted:
                 self.missing.append(kept.name)
-        self._computed = [need for need in sorted(needs, key=str) if not self._is_at_hand(need)]
+        self._computed = [need for need in sorted(needs, key=str) if need not in self._supplements]
 
-    def _is_at_hand(self, need: Need) -> bool:
-        if need in self._supplements:
-            return True
-        if need.metric != GRADIENT:
-            return False
-        return need.kind != ADJUSTED or self._rule.adjustment in (HAIF, NONE)
+    def _fits(self, kept: KeptNorms, need: Need) -> bool:
+        own = self._rule.adjustment == HAIF
+        return kept.name != HAIF_NORMS or need.kind != ADJUSTED or own
 
     def of(self, windows: Sequence[StoredWindow], batch: Batch) -> list[WindowNorms]:
         """The norms of each window; `batch` holds the same windows."""
@@ -134,7 +155,6 @@ class NormSource:
             {TOKENS: {}, MEAN: {}, ADJUSTED: {}} for _ in windows
         ]
         for window, norms in zip(windows, found, strict=True):
-            self._from_row(window, norms)
             for need, name in self._supplements.items():
                 values = self._index.supplement_values(name, window.row)
                 norms[need.kind][need.metric] = at_tokens(values[need.kind], window)
@@ -144,14 +164,6 @@ class NormSource:
             WindowNorms(np.asarray(window.labels), norms[TOKENS], norms[MEAN], norms[ADJUSTED])
             for window, norms in zip(windows, found, strict=True)
         ]
-
-    def _from_row(self, window: StoredWindow, norms: dict[str, dict[str, Any]]) -> None:
-        norms[TOKENS][GRADIENT] = window.token_grad_norm
-        norms[MEAN][GRADIENT] = window.grad_norm
-        if self._rule.adjustment == HAIF:
-            norms[ADJUSTED][GRADIENT] = window.haif_norm
-        elif self._rule.adjustment == NONE:
-            norms[ADJUSTED][GRADIENT] = window.grad_norm * sum(window.labels)
 
     def _compute(
         self,

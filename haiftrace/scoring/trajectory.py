@@ -22,6 +22,7 @@ from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.best import Best, Scored
 from haiftrace.scoring.directions import Direction, Question
+from haiftrace.scoring.norms import HAIF_NORMS, TOKENS
 from haiftrace.store import Index, StoredWindow
 from haiftrace.trajectory import Trajectory
 
@@ -161,7 +162,7 @@ class TrajectoryScorer:
             for number, step in enumerate(visits):
                 there = None
                 if means and question is not None:
-                    there = Question(question.batch, self._engine).direction
+                    there = Question(question.batch, lambda: self._engine).direction
                 for windows in window_batches(self._index, block, self._engine.device):
                     here = [sums.setdefault(w.row, WindowSums(w)) for w in windows]
                     batch = batch_of(windows, self._engine.device)
@@ -183,15 +184,19 @@ class TrajectoryScorer:
                 one.token_norms.append(np.asarray(values[f"token_norms_{number}"]))
                 one.adjusted_norm = float(values["adjusted_norm"])
             return
-        if self._trajectory.steps[number].fingerprint == self._index.fingerprints["weights"]:
-            for one in here:  # the indexed checkpoint itself
-                labels = np.asarray(one.window.labels)
-                one.token_norms.append(np.asarray(one.window.token_grad_norm)[labels])
+        if self._is_indexed(number) and self._index.supplement(HAIF_NORMS) is not None:
+            for one in here:
+                values = self._index.supplement_values(HAIF_NORMS, one.window.row)
+                one.token_norms.append(np.asarray(values[TOKENS]))
             return
         norms_BT = self._engine.token_gradients(batch).norms_BT.cpu().numpy()
         for one, norms_T in zip(here, norms_BT, strict=True):
             labels = np.asarray(one.window.labels)
             one.token_norms.append(norms_T[: len(labels)][labels])
+
+    def _is_indexed(self, number: int) -> bool:
+        fingerprint = self._trajectory.steps[number].fingerprint
+        return bool(fingerprint == self._index.fingerprints["weights"])
 
     def _weights(self, one: WindowSums) -> np.ndarray:
         """[T] W of the latest checkpoint's norms, 0 where the token is no label."""

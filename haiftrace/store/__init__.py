@@ -12,6 +12,7 @@ from haiftrace.store.manifest import (
 from haiftrace.store.reader import Index
 from haiftrace.store.rows import SCALAR_COLUMNS, StoredWindow, Window, WindowRow
 from haiftrace.store.supplements import SupplementWriter
+from haiftrace.store.token_codes import encoded
 from haiftrace.store.writer import IndexWriter, ResumePoint
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "Totals",
     "Window",
     "WindowRow",
+    "encoded",
 ]

@@ -21,22 +21,24 @@ from haiftrace.store.durable import (
     temporary_name,
 )
 from haiftrace.store.manifest import (
-    FAISS_NAME,
     FORMAT,
     FORMAT_VERSION,
     MANIFEST_NAME,
     REBUILD_HINT,
     SUPPLEMENT_NAME,
     TOKEN_FAISS_NAME,
+    FileEntry,
     Manifest,
-    check_files,
-    read_manifest,
 )
+from haiftrace.store.manifest_reading import check_files, read_manifest
+from haiftrace.store.staged_tokens import FOLDER as TOKENS
+from haiftrace.store.staged_tokens import SHARD_NAME, remove_staged
 
-FOLDERS = ("records", "tokens")
+FOLDERS = ("records", TOKENS)
 SUPPLEMENTS = "supplements"
+_FORMER = ("records.faiss",)
+"""Files of former formats, which an index that takes their place leaves behind."""
 _SUPPLEMENT_FILE = re.compile(r"\d{5,}\.(parquet|safetensors)|\.\d{5,}\.(parquet|safetensors)\.tmp")
-_SHARD_NAME = re.compile(r"\d{5,}\.parquet|\.\d{5,}\.parquet\.tmp")
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,24 @@ def claim(root: Path, wanted: Manifest, *, overwrite: bool) -> Claim:
             manifest = found
         else:
             manifest, discarded = _sound_part(root, replace(found, model=wanted.model))
-        for folder in FOLDERS:
-            path = root / folder
-            if os.path.lexists(path) and not is_real_directory(path):
-                raise IndexStoreError(
-                    f"{path} is in the way: it is not a directory of the index.",
-                    "Move it away, or give another directory with -o.",
-                )
-            make_private_directory(path)
+        if not manifest.complete:
+            _make_folders(root)
         _remove_leftovers(root, manifest)
     except BaseException:
         lock.release()
         raise
     return Claim(lock, manifest, discarded)
+
+
+def _make_folders(root: Path) -> None:
+    for folder in FOLDERS:
+        path = root / folder
+        if os.path.lexists(path) and not is_real_directory(path):
+            raise IndexStoreError(
+                f"{path} is in the way: it is not a directory of the index.",
+                "Move it away, or give another directory with -o.",
+            )
+        make_private_directory(path)
 
 
 def _continued(root: Path, wanted: Manifest, *, overwrite: bool) -> Manifest | None:
@@ -159,28 +166,43 @@ def _difference(found: Manifest, wanted: Manifest) -> str:
 
 def _sound_part(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
     # Records are in order and a shard knows its cursor, so all before the first damaged shard
-    # can be kept, and the rest is made again.
-    for number, shard in enumerate(manifest.shards):
-        try:
-            check_files(root, [shard.records, shard.tokens], checksums=True)
-        except IndexStoreError:
-            kept = replace(manifest, shards=manifest.shards[:number])
-            kept.write(root)
-            return kept, len(manifest.shards) - number
-    return manifest, 0
+    # can be kept, and the rest is made again. What was kept for all of them has to be whole.
+    whole = _is_whole(root, manifest.supplement_files())
+    kept = 0
+    for shard in manifest.shards if whole else ():
+        if not _is_whole(root, [e for e in (shard.records, shard.tokens) if e is not None]):
+            break
+        kept += 1
+    if whole and kept == len(manifest.shards):
+        return manifest, 0
+    supplements = manifest.supplements if whole else {}
+    sound = replace(manifest, shards=manifest.shards[:kept], supplements=supplements)
+    sound.write(root)
+    return sound, len(manifest.shards) - kept
+
+
+def _is_whole(root: Path, files: list[FileEntry]) -> bool:
+    try:
+        check_files(root, files, checksums=True)
+    except IndexStoreError:
+        return False
+    return True
 
 
 def _remove_leftovers(root: Path, manifest: Manifest) -> None:
+    if manifest.complete:
+        remove_staged(root)
     named = {root / entry.file for entry in (*manifest.files(), *manifest.supplement_files())}
     leftovers = [
         path
         for folder in FOLDERS
+        if is_real_directory(root / folder)
         for path in (root / folder).iterdir()
-        if _SHARD_NAME.fullmatch(path.name)
+        if SHARD_NAME.fullmatch(path.name)
     ]
-    searched = [root / FAISS_NAME, root / TOKEN_FAISS_NAME]
-    leftovers += searched
-    leftovers += [temporary_name(path) for path in (*searched, root / MANIFEST_NAME)]
+    others = [root / name for name in (TOKEN_FAISS_NAME, *_FORMER)]
+    leftovers += others
+    leftovers += [temporary_name(path) for path in (*others, root / MANIFEST_NAME)]
     leftovers += [
         path
         for folder in _supplement_folders(root)

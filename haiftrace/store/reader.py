@@ -1,4 +1,4 @@
-"""Reading an index: windows by row number, scalar columns, and the shortlist."""
+"""Reading an index: windows by row number, columns of numbers, search over tokens."""
 
 from __future__ import annotations
 
@@ -15,34 +15,28 @@ import numpy as np
 
 from haiftrace.errors import IndexStoreError
 from haiftrace.store.manifest import (
-    FAISS_NAME,
     REBUILD_HINT,
     TOKEN_FAISS_NAME,
     Layout,
     Manifest,
     ShardEntry,
     SupplementEntry,
-    check_files,
-    read_manifest,
 )
-from haiftrace.store.parquet import open_parquet, read_columns, vectors_of
-from haiftrace.store.quantile import streamed_quantile
+from haiftrace.store.manifest_reading import check_files, read_manifest
+from haiftrace.store.parquet import open_parquet, read_columns
 from haiftrace.store.rows import (
     OPTIONAL_COLUMNS,
     SCALAR_COLUMNS,
     StoredWindow,
     record_schema,
 )
-from haiftrace.store.shortlist import Shortlist
 from haiftrace.store.supplements import SupplementRows, read_tensors
-from haiftrace.store.token_codes import read_token_vectors
 from haiftrace.store.token_search import TokenSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SHARDS_KEPT = 4
-_ROW_GROUPS_KEPT = 4
 
 
 class Index:
@@ -94,8 +88,7 @@ class Index:
         check_files(root, manifest.supplement_files(), checksums=False)
         if verify:
             for shard in manifest.shards:
-                for entry in (shard.records, shard.tokens):
-                    open_parquet(root / entry.file, entry.rows).close()
+                open_parquet(root / shard.records.file, shard.records.rows).close()
         return cls(root, manifest)
 
     def __len__(self) -> int:
@@ -112,79 +105,43 @@ class Index:
         """Of weights, tokenizer and corpus."""
         return self.manifest.fingerprints
 
-    def iter_windows(
-        self,
-        rows: Iterable[int] | None = None,
-        *,
-        vectors: bool = False,
-        token_vectors: bool = False,
-    ) -> Iterator[StoredWindow]:
+    def iter_windows(self, rows: Iterable[int] | None = None) -> Iterator[StoredWindow]:
         """Give windows in the order of `rows`; in ascending order each shard is read once.
 
         Args:
             rows: row numbers from 0; None for all.
-            vectors: with each window's `vector`.
-            token_vectors: with its `token_vectors`; reads only the row groups that hold them.
 
         Raises:
             IndexError: no such row.
-            IndexStoreError: the index holds no token vectors, or is damaged.
+            IndexStoreError: the index is damaged.
         """
-        if token_vectors and not self.layout.token_vectors:
-            raise IndexStoreError(
-                f"The index {self.path} holds no token vectors.",
-                "Make one that does with `haiftrace index --token-vectors 1024`.",
-            )
         for row in range(len(self)) if rows is None else rows:
             number = operator.index(row)
             if not 0 <= number < len(self):
                 raise IndexError(f"row {number} of an index with {len(self)} windows")
             shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-            yield self._shard(shard).window(number, vectors, token_vectors)
+            yield self._shard(shard).window(number)
 
     def column(self, name: str) -> np.ndarray:
-        """One number a window, [N]: a key of `SCALAR_COLUMNS`, or an extra column.
+        """One number a window, [N]: a key of `SCALAR_COLUMNS`.
 
         Raises:
             KeyError: the index has no such column of numbers.
         """
-        if name not in SCALAR_COLUMNS and name not in self.layout.extra_columns:
+        if name not in SCALAR_COLUMNS:
             raise KeyError(name)
-        parts = []
+        return np.concatenate([column.to_numpy() for column in self._read_column(name)])
+
+    def label_losses(self) -> np.ndarray:
+        """[all label tokens] float32: their losses in nats, those of a window together."""
+        parts = [column.flatten().to_numpy() for column in self._read_column("token_loss")]
+        return np.concatenate(parts)
+
+    def _read_column(self, name: str) -> Iterator[Any]:
         for shard in self.manifest.shards:
             path = self.path / shard.records.file
             with open_parquet(path, shard.records.rows) as file:
-                parts.append(read_columns(path, file, [name]).column(name).to_numpy())
-        return np.concatenate(parts)
-
-    def token_norm_quantile(self, quantile: float) -> float:
-        """The quantile of ‖g_j‖ over all label tokens, exact; memory does not grow with them."""
-
-        def chunks() -> Iterator[np.ndarray]:
-            for shard in self.manifest.shards:
-                path = self.path / shard.tokens.file
-                with open_parquet(path, shard.tokens.rows) as file:
-                    for group in range(file.metadata.num_row_groups):
-                        table = read_columns(path, file, ["grad_norm"], group)
-                        yield table.column("grad_norm").to_numpy()
-
-        return streamed_quantile(chunks, quantile)
-
-    def shortlist(self, query_vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The windows whose vectors have the largest inner products with the query's.
-
-        Args:
-            query_vector: [D] finite numbers.
-            k: how many, at least 1; all where the index has fewer.
-
-        Returns:
-            Row numbers [k] int64 and inner products [k] float32, best first, ties by row.
-        """
-        return self._flat.search(query_vector, k)
-
-    def vectors_inner_products(self, query_vector: np.ndarray) -> np.ndarray:
-        """Inner products of every window's vector with the query's [D]: [N] float32."""
-        return self._flat.inner_products(query_vector)
+                yield read_columns(path, file, [name]).column(name).combine_chunks()
 
     @cached_property
     def token_search(self) -> TokenSearch | None:
@@ -224,6 +181,11 @@ class Index:
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._supplement_rows(name, shard).values(row - int(self._starts[shard]))
 
+    def supplement_column(self, name: str, column: str) -> Iterator[np.ndarray]:
+        """All numbers that a supplement keeps in a column, a shard at a time, in order."""
+        for shard in range(len(self.manifest.shards)):
+            yield self._supplement_rows(name, shard).column(column)
+
     def _read_supplement(self, name: str, shard: int) -> SupplementRows:
         entry = self.manifest.supplements[name].files[shard]
         check_files(self.path, [entry], checksums=True)
@@ -231,10 +193,8 @@ class Index:
 
     def close(self) -> None:
         """Close the files."""
-        while self._shards:
-            self._shards.popitem()[1].close()
-        for name in ("_flat", "token_search"):
-            self.__dict__.pop(name, None)
+        self._shards.clear()
+        self.__dict__.pop("token_search", None)
 
     def __enter__(self) -> Self:
         """Nothing but the index itself."""
@@ -249,60 +209,42 @@ class Index:
         """Close the files."""
         self.close()
 
-    @cached_property
-    def _flat(self) -> Shortlist:
-        return Shortlist(self.path / FAISS_NAME, self.layout.projection_dim, len(self))
-
     def _shard(self, number: int) -> _Shard:
         shard = self._shards.pop(number, None)
         if shard is None:
             entry = self.manifest.shards[number]
-            shard = _Shard(self.path, entry, int(self._starts[number]), self.layout)
+            shard = _Shard(self.path, entry, int(self._starts[number]))
             if len(self._shards) >= _SHARDS_KEPT:
-                self._shards.popitem(last=False)[1].close()
+                self._shards.popitem(last=False)
         self._shards[number] = shard
         return shard
 
 
 class _Shard:
-    """One pair of Parquet files: all but the vectors in memory, those read when asked for."""
+    """One Parquet file of windows, in memory."""
 
-    def __init__(self, root: Path, entry: ShardEntry, first_row: int, layout: Layout) -> None:
+    def __init__(self, root: Path, entry: ShardEntry, first_row: int) -> None:
         self._first_row = first_row
-        self._layout = layout
-        self._records_path = root / entry.records.file
-        self._tokens_path = root / entry.tokens.file
-        self._records_file = open_parquet(self._records_path, entry.records.rows)
-        self._tokens_file = open_parquet(self._tokens_path, entry.tokens.rows)
-        names = [name for name in record_schema(layout).names if name != "vector"]
-        table = read_columns(self._records_path, self._records_file, names).combine_chunks()
+        path = root / entry.records.file
+        names = record_schema().names
+        with open_parquet(path, entry.records.rows) as file:
+            table = read_columns(path, file, names).combine_chunks()
         self._columns = {name: table.column(name) for name in names}
-        tokens = read_columns(self._tokens_path, self._tokens_file, ["loss", "grad_norm"])
-        self._token_loss = tokens.column("loss").to_numpy()
-        self._token_grad_norm = tokens.column("grad_norm").to_numpy()
-        counts = self._columns["label_count"].to_numpy()
-        self._token_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        if self._token_starts[-1] != entry.tokens.rows:
+        labels = int(self._columns["label_count"].to_numpy().sum())
+        if labels != entry.label_tokens:
             raise IndexStoreError(
-                f"The index is damaged: {self._records_path} has "
-                f"{self._token_starts[-1]} label tokens and {self._tokens_path} has "
-                f"{entry.tokens.rows}.",
+                f"The index is damaged: {path} has {labels} label tokens instead of"
+                f" {entry.label_tokens}.",
                 REBUILD_HINT,
             )
-        self._row_group = lru_cache(maxsize=_ROW_GROUPS_KEPT)(self._read_row_group)
 
-    def close(self) -> None:
-        self._records_file.close()
-        self._tokens_file.close()
-
-    def window(self, row: int, vectors: bool, token_vectors: bool) -> StoredWindow:
+    def window(self, row: int) -> StoredWindow:
         at = row - self._first_row
-        first, last = int(self._token_starts[at]), int(self._token_starts[at + 1])
         labels = self._numbers("labels", at).astype(bool)
 
-        def spread(values: np.ndarray) -> np.ndarray:
-            full = np.zeros((len(labels), *values.shape[1:]), dtype=values.dtype)
-            full[labels] = values
+        def spread(name: str) -> np.ndarray:
+            full = np.zeros(len(labels), dtype=np.float32)
+            full[labels] = self._numbers(name, at)
             return full
 
         starts, ends = self._numbers("offset_starts", at), self._numbers("offset_ends", at)
@@ -312,36 +254,17 @@ class _Shard:
                 name: self._columns[name][at].as_py()
                 for name in (
                     *("record", "id", "path", "line", "start", "window", "windows", "text"),
-                    *("loss", "grad_norm", "haif_norm"),
+                    "loss",
                     *OPTIONAL_COLUMNS,
                 )
             },
             token_ids=self._numbers("token_ids", at).tolist(),
             offsets=list(zip(starts.tolist(), ends.tolist(), strict=True)),
             labels=labels.tolist(),
-            extra={name: self._columns[name][at].as_py() for name in self._layout.extra_columns},
-            vector=self._vectors[at].copy() if vectors else None,
-            token_loss=spread(self._token_loss[first:last]),
-            token_grad_norm=spread(self._token_grad_norm[first:last]),
-            token_vectors=spread(self._token_vectors(first, last)) if token_vectors else None,
+            token_loss=spread("token_loss"),
+            token_grad_norm=spread("token_norm"),
         )
 
     def _numbers(self, name: str, at: int) -> np.ndarray:
         values: np.ndarray = self._columns[name][at].values.to_numpy(zero_copy_only=False)
         return values
-
-    @cached_property
-    def _vectors(self) -> np.ndarray:
-        table = read_columns(self._records_path, self._records_file, ["vector"])
-        return vectors_of(table.column("vector"))
-
-    def _token_vectors(self, first: int, last: int) -> np.ndarray:
-        if first == last:
-            return np.zeros((0, self._layout.token_vectors), dtype=np.float32)
-        size = self._tokens_file.metadata.row_group(0).num_rows
-        groups = range(first // size, (last - 1) // size + 1)
-        rows = np.concatenate([self._row_group(group) for group in groups])
-        return rows[first - groups[0] * size : last - groups[0] * size]
-
-    def _read_row_group(self, group: int) -> np.ndarray:
-        return read_token_vectors(self._tokens_path, self._tokens_file, group)

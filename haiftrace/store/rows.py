@@ -1,31 +1,27 @@
-"""One record window as the store takes and gives it, and as rows of the two Parquet tables.
+"""One record window as the store takes and gives it, and as rows of its Parquet tables.
 
-Shape letters: T tokens of the window, D dimensions of a window's vector, K of a token's.
+Shape letters: T tokens of the window, m labels of the window, K dimensions of a token's vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from haiftrace.errors import IndexStoreError
 from haiftrace.store.manifest import Layout
-from haiftrace.store.parquet import fixed_size_lists, list_of
-from haiftrace.store.token_codes import code_arrays, code_columns
+from haiftrace.store.parquet import list_of, lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A window's token vectors are read by row groups: small enough that one window costs little.
-TOKEN_ROW_GROUP = 1024
-
 OPTIONAL_COLUMNS = ("content_hash", "group")
-"""Columns of records/ with strings that may be missing."""
+"""Columns of strings that may be missing."""
 
-# Columns that hold one number a window, by their type; the extra columns are float64.
+# Columns that hold one number a window, by their type.
 SCALAR_COLUMNS: dict[str, str] = {
     "record": "int64",
     "start": "int64",
@@ -34,9 +30,10 @@ SCALAR_COLUMNS: dict[str, str] = {
     "length": "int32",
     "label_count": "int32",
     "loss": "float64",
-    "grad_norm": "float64",
-    "haif_norm": "float64",
 }
+
+OBJECT_BYTES = 160
+"""What a token takes in memory while its row waits for the shard to be written, approximately."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,13 +50,8 @@ class Window:
         offsets: T pairs of character offsets (start, end).
         labels: T flags, True where the token's loss counts.
         loss: mean over the labels of the cross-entropy, in nats.
-        grad_norm: norm of the gradient of that mean, ‖(1/m) Σ_j g_j‖.
-        haif_norm: ‖s‖, s = Σ_j A(g_j).
-        token_loss: [T] float32, nats; only values at labels are kept, the others read as 0.
-        token_grad_norm: [T] float64, ‖g_j‖; likewise.
-        token_vectors: [T, K], projected g_j/‖g_j‖, kept as `token_codes` says; likewise; None where
-            there are none.
-        extra: the values of the settings' `extra_columns`.
+        token_loss: [T] nats; only values at labels are kept, the others read as 0. Kept in float32.
+        token_grad_norm: [T] norm of the token gradients that the index was made with; likewise.
         content_hash: SHA-256 (hex) of the whole record's text; None where it was not given.
         group: the value of the record's group field; None without one.
     """
@@ -75,21 +67,22 @@ class Window:
     offsets: list[tuple[int, int]]
     labels: list[bool]
     loss: float
-    grad_norm: float
-    haif_norm: float
     token_loss: np.ndarray
     token_grad_norm: np.ndarray
-    token_vectors: np.ndarray | None = None
-    extra: dict[str, float] = field(default_factory=dict)
     content_hash: str | None = None
     group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowRow(Window):
-    """A window to be stored; `vector` is its projected unit HAIF vector, [D]."""
+    """A window to be stored.
 
-    vector: np.ndarray
+    Attributes:
+        token_codes: [T, K/8] uint8, projected unit gradients as `token_codes` encodes them; looked
+            at only at labels. None where the index keeps none.
+    """
+
+    token_codes: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,19 +92,16 @@ class StoredWindow(Window):
     Attributes:
         row: its number in the index, from 0.
         record: number of its record in the index, from 0 (ids need not be unique).
-        vector: [D] in the stored type, or None where it was not asked for.
     """
 
     row: int
     record: int
-    vector: np.ndarray | None = None
 
 
-def record_schema(layout: Layout) -> pa.Schema:
+def record_schema() -> pa.Schema:
     """Columns of the files in records/."""
     import pyarrow as pa
 
-    vector_type = getattr(pa, layout.vector_dtype)()
     columns: list[tuple[str, Any]] = [
         ("id", pa.string()),
         ("path", pa.string()),
@@ -120,32 +110,13 @@ def record_schema(layout: Layout) -> pa.Schema:
         ("offset_starts", list_of(pa.int32())),
         ("offset_ends", list_of(pa.int32())),
         ("labels", list_of(pa.bool_())),
+        ("token_loss", list_of(pa.float32())),
+        ("token_norm", list_of(pa.float32())),
         *((name, getattr(pa, kind)()) for name, kind in SCALAR_COLUMNS.items()),
-        *((name, pa.float64()) for name in layout.extra_columns),
-        ("vector", list_of(vector_type, layout.projection_dim)),
     ]
-    names = [name for name, _ in columns]
-    if len({*names, "line", *OPTIONAL_COLUMNS}) != len(names) + 1 + len(OPTIONAL_COLUMNS):
-        raise ValueError("settings['extra_columns'] repeats the name of a column")
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
     optional = [pa.field(name, pa.string()) for name in OPTIONAL_COLUMNS]
     return pa.schema([*fields, pa.field("line", pa.int64()), *optional])
-
-
-def token_schema(layout: Layout) -> pa.Schema:
-    """Columns of the files in tokens/: one row a label token."""
-    import pyarrow as pa
-
-    columns: list[tuple[str, Any]] = [
-        ("row", pa.int64()),
-        ("position", pa.int32()),
-        ("token_id", pa.int32()),
-        ("loss", pa.float32()),
-        ("grad_norm", pa.float64()),
-    ]
-    if layout.token_vectors:
-        columns += code_columns(layout.token_vectors)
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
 
 def check_row(row: WindowRow, layout: Layout) -> None:
@@ -161,10 +132,8 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         "labels": (len(row.labels) == length),
         "token_loss": row.token_loss.shape == (length,),
         "token_grad_norm": row.token_grad_norm.shape == (length,),
-        "vector": row.vector.shape == (layout.projection_dim,),
-        "token_vectors": (row.token_vectors is None and count == 0)
-        or (row.token_vectors is not None and row.token_vectors.shape == (length, count)),
-        "extra": set(row.extra) == set(layout.extra_columns),
+        "token_codes": (row.token_codes is None and count == 0)
+        or (row.token_codes is not None and row.token_codes.shape == (length, count // 8)),
     }
     wrong = [name for name, fits in shapes.items() if not fits]
     if wrong:
@@ -182,16 +151,7 @@ def check_row(row: WindowRow, layout: Layout) -> None:
                 "Repair the record, or leave it out of the corpus.",
             ) from None
 
-    labels = np.asarray(row.labels, dtype=bool)
-    numbers = [row.loss, row.grad_norm, row.haif_norm, *row.extra.values()]
-    arrays: list[np.ndarray] = [
-        np.asarray(numbers, dtype=np.float64),
-        row.vector.astype(layout.vector_dtype),
-        row.token_loss[labels].astype(np.float32),
-        row.token_grad_norm[labels],
-    ]
-    if row.token_vectors is not None:
-        arrays.append(row.token_vectors[labels].astype(np.float32))
+    arrays: list[np.ndarray] = [np.array([row.loss]), *label_numbers(row)]
     if not all(np.isfinite(array).all() for array in arrays):
         raise IndexStoreError(
             f"The loss or the gradient of the record at {place} is not a finite number.",
@@ -199,54 +159,48 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         )
 
 
-def record_batch(rows: Sequence[WindowRow], record: int, layout: Layout) -> pa.RecordBatch:
-    """The rows of records/ for all windows of corpus record number `record`."""
+def label_numbers(row: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and norms of the labels as they are kept, [m] float32 each."""
+    labels = np.asarray(row.labels, dtype=bool)
+    with np.errstate(over="ignore"):  # refused by `check_row`
+        losses = np.asarray(row.token_loss)[labels].astype(np.float32)
+        norms = np.asarray(row.token_grad_norm)[labels].astype(np.float32)
+    return losses, norms
+
+
+def row_bytes(row: Window) -> int:
+    """What a row takes in memory, approximately."""
+    return len(row.text.encode()) + OBJECT_BYTES * (len(row.token_ids) + 1)
+
+
+def record_batch(records: Iterable[tuple[int, Sequence[Window]]]) -> pa.RecordBatch:
+    """The rows of records/ for all windows of corpus records, given with their numbers."""
     import pyarrow as pa
 
-    schema = record_schema(layout)
-    vectors = np.stack([row.vector.astype(layout.vector_dtype) for row in rows])
+    numbered = [(number, row) for number, rows in records for row in rows]
+    rows = [row for _, row in numbered]
+    kept = [label_numbers(row) for row in rows]
+    spans = [np.asarray(row.offsets, dtype=np.int32).reshape(-1, 2) for row in rows]
+    lists_of: dict[str, Sequence[Any]] = {
+        "token_ids": [row.token_ids for row in rows],
+        "offset_starts": [span[:, 0] for span in spans],
+        "offset_ends": [span[:, 1] for span in spans],
+        "labels": [row.labels for row in rows],
+        "token_loss": [losses for losses, _ in kept],
+        "token_norm": [norms for _, norms in kept],
+    }
     computed: dict[str, list[Any]] = {
-        "record": [record] * len(rows),
+        "record": [number for number, _ in numbered],
         "length": [len(row.token_ids) for row in rows],
-        "label_count": [int(np.count_nonzero(row.labels)) for row in rows],
-        "offset_starts": [[start for start, _ in row.offsets] for row in rows],
-        "offset_ends": [[end for _, end in row.offsets] for row in rows],
-        **{name: [row.extra[name] for row in rows] for name in layout.extra_columns},
+        "label_count": [len(losses) for losses, _ in kept],
     }
     arrays = []
+    schema = record_schema()
     for column in schema:
         name = column.name
-        if name == "vector":
-            arrays.append(fixed_size_lists(vectors, column.type))
+        if name in lists_of:
+            arrays.append(lists(lists_of[name], column.type))
         else:
             values = computed[name] if name in computed else [getattr(row, name) for row in rows]
             arrays.append(pa.array(values, column.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def token_batch(rows: Sequence[WindowRow], first_row: int, layout: Layout) -> pa.RecordBatch:
-    """The rows of tokens/ for the label tokens of `rows`, windows `first_row` and following."""
-    import pyarrow as pa
-
-    schema = token_schema(layout)
-    where = [np.flatnonzero(row.labels) for row in rows]
-    counts = [len(positions) for positions in where]
-
-    def at_labels(arrays: Sequence[Any]) -> np.ndarray:
-        pairs = zip(arrays, where, strict=True)
-        return np.concatenate([np.asarray(array)[positions] for array, positions in pairs])
-
-    values: dict[str, np.ndarray] = {
-        "row": np.repeat(np.arange(first_row, first_row + len(rows)), counts),
-        "position": np.concatenate(where),
-        "token_id": at_labels([np.asarray(row.token_ids, dtype=np.int64) for row in rows]),
-        "loss": at_labels([row.token_loss for row in rows]),
-        "grad_norm": at_labels([row.token_grad_norm for row in rows]),
-    }
-    arrays = {
-        name: pa.array(plain.astype(schema.field(name).type.to_pandas_dtype()))
-        for name, plain in values.items()
-    }
-    if layout.token_vectors:
-        arrays |= code_arrays(at_labels([row.token_vectors for row in rows]))
-    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)

@@ -1,4 +1,4 @@
-"""What methods keep in an index beside its rows: factors and norms, added once it is complete.
+"""What is kept in an index beside its rows: factors and norms, mostly added once it is complete.
 
 A supplement is a folder `supplements/NAME` of numbered files: safetensors files of tensors, or one
 Parquet file for every shard of the index, a row a window. The manifest names each file as soon as
@@ -30,10 +30,11 @@ from haiftrace.store.manifest import (
     Manifest,
     SupplementEntry,
     plain,
-    read_manifest,
     supplement_file,
 )
+from haiftrace.store.manifest_reading import read_manifest
 from haiftrace.store.parquet import open_parquet, read_columns, write_table
+from haiftrace.store.staged_tokens import remove_staged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +63,7 @@ class SupplementWriter:
             self._lock.release()
             raise
         self._manifest: Manifest = manifest
+        remove_staged(root)
 
     def begin(self, name: str, settings: Mapping[str, Any]) -> int:
         """Begin a supplement, or go on with it where its settings are the same.
@@ -73,14 +75,7 @@ class SupplementWriter:
         if known is not None and known.settings == plain(settings):
             return -1 if known.complete else len(known.files)
         with storage_errors(self._root):
-            home = self._root / "supplements"
-            for folder in (home, home / name):
-                if os.path.lexists(folder) and not is_real_directory(folder):
-                    raise IndexStoreError(
-                        f"{folder} is in the way: it is not a directory of the index.",
-                        "Move it away.",
-                    )
-                make_private_directory(folder)
+            make_supplement_folder(self._root, name)
             self._put(name, SupplementEntry(plain(settings)))
         return 0
 
@@ -93,11 +88,8 @@ class SupplementWriter:
         self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, str]
     ) -> None:
         """One file of tensors, with strings that describe it."""
-        from safetensors.torch import save
-
-        kept = {key: value.contiguous().cpu() for key, value in tensors.items()}
-        data = save(kept, {key: str(value) for key, value in about.items()})
-        self._add(name, TENSORS, len(kept), lambda sink: sink.write(data))
+        data = encoded_tensors(tensors, about)
+        self._add(name, TENSORS, len(tensors), lambda sink: sink.write(data))
 
     def add_rows(self, name: str, rows: Sequence[Values]) -> None:
         """The file of the next shard: what is kept of each of its windows, in order."""
@@ -154,6 +146,42 @@ class SupplementWriter:
         self._manifest = manifest
 
 
+def make_supplement_folder(root: Path, name: str) -> None:
+    """Make the folder of a supplement where there is none.
+
+    Raises:
+        IndexStoreError: something else has its name.
+        OSError: the disk refuses.
+    """
+    home = root / "supplements"
+    for folder in (home, home / name):
+        if os.path.lexists(folder) and not is_real_directory(folder):
+            raise IndexStoreError(
+                f"{folder} is in the way: it is not a directory of the index.", "Move it away."
+            )
+        make_private_directory(folder)
+
+
+def kept_whole(
+    root: Path, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> SupplementEntry:
+    """Write a supplement that is one file of tensors; no manifest names it yet."""
+    make_supplement_folder(root, name)
+    data = encoded_tensors(tensors, {})
+    file = supplement_file(name, 0, TENSORS)
+    written = replace_durably(root / file, lambda sink: sink.write(data))
+    entry = FileEntry(file, written.sha256, written.bytes, len(tensors))
+    return SupplementEntry(plain(settings), (entry,), True)
+
+
+def encoded_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
+    """A safetensors file, with strings that describe it."""
+    from safetensors.torch import save
+
+    kept = {key: value.contiguous().cpu() for key, value in tensors.items()}
+    return bytes(save(kept, {key: str(value) for key, value in about.items()}))
+
+
 def read_tensors(root: Path, entry: FileEntry) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of one file of a supplement, and the strings that describe it.
 
@@ -194,3 +222,10 @@ class SupplementRows:
             listed = hasattr(value, "values")
             kept[name] = np.asarray(value.values) if listed else float(value.as_py())
         return kept
+
+    def column(self, name: str) -> np.ndarray:
+        """All numbers of a column, those of its lists one after the other."""
+        column = self._columns[name].combine_chunks()
+        flat = column.flatten() if hasattr(column, "values") else column
+        numbers: np.ndarray = flat.to_numpy(zero_copy_only=False)
+        return numbers

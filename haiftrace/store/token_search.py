@@ -1,18 +1,13 @@
 """tokens.faiss: the label tokens' vectors, for inner products with those of query tokens.
 
-A flat FAISS index with a scalar quantiser of four bits a number: what a projection leaves out of a
-cosine, 1/√K, grows by 2 % by that, while half as many numbers of eight bits would leave out 41 %
-more in the same space. Its row r is the r-th label token of the tables in tokens/, in their order,
-so windows own consecutive rows.
-
-It is scanned as a whole. A million tokens of 1,024 numbers take one core 0.9 seconds for one query
-and 1.1 for ten, a small part of what the exact scores of the candidates take; inverted lists would
-save some of that, and lose the estimates of all windows that a verdict is compared with.
+A flat FAISS index of bits (see `token_codes`). Its row r is the r-th label token of the index, so
+windows own consecutive rows. It is scanned as a whole, since a score is of all tokens of a window:
+a million tokens of 2,048 signs take a core about four seconds, for one query token or ten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +15,19 @@ import numpy as np
 
 from haiftrace.errors import IndexStoreError
 from haiftrace.store.durable import HashingSink
-from haiftrace.store.faiss_file import open_vectors, write_vectors
+from haiftrace.store.faiss_file import open_codes, write_codes
 from haiftrace.store.manifest import REBUILD_HINT
-
-SAMPLE = 1 << 16
-"""Tokens, a seeded sample, that the quantiser's ranges are found from."""
+from haiftrace.store.token_codes import decoded
 
 _BLOCK_BYTES = 1 << 20
 """Of decoded vectors: while they stay in the cache, a scan takes a third of the time."""
 
 
 def write_token_index(
-    sink: HashingSink, dim: int, count: int, blocks: Callable[[], Iterable[np.ndarray]]
+    sink: HashingSink, dim: int, count: int, blocks: Iterable[np.ndarray]
 ) -> None:
-    """Write the index over `count` vectors, at least one; they pass through twice at most.
-
-    Args:
-        blocks: gives them anew at each call, as blocks [n, dim].
-    """
-    import faiss
-
-    index = faiss.IndexScalarQuantizer(
-        dim, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT
-    )
-    index.train(_sample(count, blocks()))
-    write_vectors(sink, index, index.sa_code_size(), count, blocks())
-
-
-def _sample(count: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
-    # In ascending order, and the same for the same count: the file is the same for the same rows.
-    chosen = np.arange(count)
-    if count > SAMPLE:
-        chosen = np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))
-    parts, first = [], 0
-    for block in blocks:
-        low, high = np.searchsorted(chosen, (first, first + len(block)))
-        parts.append(block[chosen[low:high] - first].astype(np.float32))
-        first += len(block)
-    return np.concatenate(parts)
+    """Write the index over the codes of `count` vectors, given as blocks [n, dim/8]."""
+    write_codes(sink, dim, count, blocks)
 
 
 class TokenSearch:
@@ -80,11 +50,12 @@ class TokenSearch:
                 f" {count} that its manifest tells.",
                 REBUILD_HINT,
             )
-        self._index: Any = open_vectors(path, dim, count)
+        self._index: Any = open_codes(path, dim, count)
         self._dim = dim
 
     def products(self, queries_QK: np.ndarray) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
-        """Inner products of every token's vector with queries', in blocks of whole windows.
+        """Estimated inner products of every token's vector with queries', in blocks of whole
+        windows.
 
         Memory does not grow with the index; every window is in one block, in their order.
 
@@ -106,7 +77,7 @@ class TokenSearch:
             after = int(np.searchsorted(self._starts, begin + most, side="right")) - 1
             after = max(after, first + 1)  # a window that is larger than a block
             tokens = int(self._starts[after]) - begin
-            vectors = self._index.reconstruct_n(begin, tokens)
+            vectors = decoded(self._index.reconstruct_n(begin, tokens))
             counts = np.diff(self._starts[first : after + 1])
             yield range(first, after), counts, vectors @ queries_KQ
             first = after

@@ -7,7 +7,7 @@ leaves the state before or after the current shard, never one between.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,30 +21,23 @@ from haiftrace.errors import HaiftraceError, IndexStoreError
 from haiftrace.store.claim import Claim, claim
 from haiftrace.store.durable import replace_durably, storage_errors
 from haiftrace.store.manifest import (
-    FAISS_NAME,
-    TOKEN_FAISS_NAME,
     FileEntry,
+    Layout,
     Manifest,
     ShardEntry,
     Totals,
     plain,
     shard_file,
 )
-from haiftrace.store.parquet import open_parquet, read_columns, vectors_of, write_table
-from haiftrace.store.rows import (
-    TOKEN_ROW_GROUP,
-    WindowRow,
-    check_row,
-    record_batch,
-    record_schema,
-    token_batch,
-)
-from haiftrace.store.shortlist import write_flat_index
-from haiftrace.store.token_codes import read_token_vectors
-from haiftrace.store.token_search import write_token_index
+from haiftrace.store.parquet import write_table
+from haiftrace.store.rows import WindowRow, check_row, record_batch, row_bytes
+from haiftrace.store.staged_tokens import remove_staged, write_token_file
+from haiftrace.store.supplements import kept_whole, read_tensors
+from haiftrace.store.token_codes import TOKEN_ROW_GROUP, code_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
 SHARD_ROWS = 512
 SHARD_BYTES = 64 << 20
@@ -61,8 +54,9 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class _Buffered:
-    records: pa.RecordBatch
-    tokens: pa.RecordBatch
+    rows: list[WindowRow]  # without their codes
+    tokens: pa.RecordBatch | None
+    label_tokens: int
     nbytes: int
     cursor: int
 
@@ -117,8 +111,7 @@ class IndexWriter:
 
         Args:
             path: the directory; made if need be.
-            settings: JSON values; `projection_dim`, `vector_dtype`, `token_vectors` and
-                `extra_columns` shape the rows (see `Layout`).
+            settings: JSON values; `token_vectors` shapes the rows (see `Layout`).
             fingerprints: JSON values, for example of weights, tokenizer and corpus.
             overwrite: replace another index. Only files of our own are ever removed.
             model: about the checkpoint, for the manifest; not compared.
@@ -138,7 +131,7 @@ class IndexWriter:
             fingerprints=plain(fingerprints),
             model=plain(model or {}),
         )
-        record_schema(wanted.layout)  # raises for settings that give no valid columns
+        Layout.from_settings(wanted.settings)  # raises for settings that shape no rows
         root = Path(path)
         with storage_errors(root):
             return cls(root, claim(root, wanted, overwrite=overwrite), shard_rows, shard_bytes)
@@ -173,15 +166,47 @@ class IndexWriter:
             raise ValueError("the cursor must advance with every record")
         for row in rows:
             check_row(row, self._layout)
-        buffer, totals = self._state.buffer, self._state.manifest.totals
-        first_row = totals.windows + sum(item.records.num_rows for item in buffer)
-        records = record_batch(rows, totals.records + len(buffer), self._layout)
-        tokens = token_batch(rows, first_row, self._layout)
-        buffer.append(_Buffered(records, tokens, records.nbytes + tokens.nbytes, cursor))
-        rows_held = sum(item.records.num_rows for item in buffer)
+        buffer = self._state.buffer
+        buffer.append(self._buffered(rows, cursor))
+        rows_held = sum(len(item.rows) for item in buffer)
         bytes_held = sum(item.nbytes for item in buffer)
         if rows_held >= self._shard_rows or bytes_held >= self._shard_bytes:
             self.flush()
+
+    def keep_tensors(
+        self, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Keep a supplement of tensors (see `supplements`) that belongs to all shards to come.
+
+        Args:
+            name: of the supplement; one that is there is replaced.
+            settings: JSON values, what it depends on beside the index itself.
+
+        Raises:
+            IndexStoreError: the disk refuses.
+        """
+        self._check_open()
+        state = self._state
+        self._uncertain = True
+        with storage_errors(self._root):
+            entry = kept_whole(self._root, name, settings, tensors)
+            supplements = {**state.manifest.supplements, name: entry}
+            manifest = replace(state.manifest, supplements=supplements)
+            manifest.write(self._root)
+        self._state = _State(manifest, state.buffer)
+        self._uncertain = False
+
+    def kept_tensors(self, name: str) -> dict[str, Tensor] | None:
+        """What `keep_tensors` kept under that name, of an interrupted run too; None for nothing.
+
+        Raises:
+            IndexStoreError: it cannot be read.
+        """
+        entry = self._state.manifest.supplements.get(name)
+        if entry is None or not entry.complete:
+            return None
+        tensors, _ = read_tensors(self._root, entry.files[0])
+        return tensors
 
     def flush(self, cursor: int | None = None) -> None:
         """Make durable what was appended, as one shard; nothing to do where there is nothing.
@@ -200,17 +225,19 @@ class IndexWriter:
         if not buffer:
             return
         number = len(manifest.shards)
+        first = manifest.totals.records
+        batches = [item.tokens for item in buffer if item.tokens is not None]
         # Stays set after any failure: the manifest on disk may then already name this shard,
         # and writing another under its number would break it.
         self._uncertain = True
         with storage_errors(self._root):
+            records = record_batch((first + n, item.rows) for n, item in enumerate(buffer))
             shard = ShardEntry(
-                records=self._write_table(
-                    shard_file("records", number), [item.records for item in buffer], 1 << 20
-                ),
-                tokens=self._write_table(
-                    shard_file("tokens", number), [item.tokens for item in buffer], TOKEN_ROW_GROUP
-                ),
+                records=self._write_table(shard_file("records", number), [records], 1 << 20),
+                tokens=self._write_table(shard_file("tokens", number), batches, TOKEN_ROW_GROUP)
+                if batches
+                else None,
+                label_tokens=sum(item.label_tokens for item in buffer),
                 record_count=len(buffer),
                 cursor=cursor,
             )
@@ -220,7 +247,7 @@ class IndexWriter:
         self._uncertain = False
 
     def finish(self, extra_manifest: Mapping[str, Any] | None = None) -> Totals:
-        """Flush, build the search indexes, and mark the index complete.
+        """Flush, build the search index over tokens, and mark the index complete.
 
         Args:
             extra_manifest: JSON values kept as the manifest's `extra`.
@@ -238,25 +265,21 @@ class IndexWriter:
                 "The corpus gave no record that can be indexed, so there is no index to finish.",
                 "Check the corpus: every record needs at least two tokens.",
             )
-        dim = self._layout.projection_dim
         self._uncertain = True
         with storage_errors(self._root):
-            written = replace_durably(
-                self._root / FAISS_NAME,
-                lambda sink: write_flat_index(sink, dim, totals.windows, self._vector_blocks()),
-            )
-            tokens = self._token_index(totals.label_tokens)
             manifest = replace(
                 manifest,
+                # The search index takes the place of the shards' vectors.
+                token_faiss=write_token_file(self._root, manifest),
+                shards=tuple(replace(shard, tokens=None) for shard in manifest.shards),
                 complete=True,
                 finished=_now(),
-                faiss=FileEntry(FAISS_NAME, written.sha256, written.bytes, totals.windows),
-                token_faiss=tokens,
                 extra=extra,
             )
             manifest.write(self._root)
         self._state = _State(manifest)
         self._uncertain = False
+        remove_staged(self._root)
         return totals
 
     def close(self) -> None:
@@ -306,29 +329,21 @@ class IndexWriter:
         )
         return FileEntry(name, written.sha256, written.bytes, rows)
 
-    def _token_index(self, count: int) -> FileEntry | None:
-        dim = self._layout.token_vectors
-        if not dim or not count:
-            return None
-        written = replace_durably(
-            self._root / TOKEN_FAISS_NAME,
-            lambda sink: write_token_index(sink, dim, count, self._token_blocks),
+    def _buffered(self, rows: Sequence[WindowRow], cursor: int) -> _Buffered:
+        labels = [np.asarray(row.labels, dtype=bool) for row in rows]
+        codes = [
+            row.token_codes[where]
+            for row, where in zip(rows, labels, strict=True)
+            if row.token_codes is not None
+        ]
+        tokens = code_batch(np.concatenate(codes)) if codes else None
+        return _Buffered(
+            rows=[replace(row, token_codes=None) for row in rows],
+            tokens=tokens,
+            label_tokens=sum(int(where.sum()) for where in labels),
+            nbytes=sum(map(row_bytes, rows)) + (tokens.nbytes if tokens is not None else 0),
+            cursor=cursor,
         )
-        return FileEntry(TOKEN_FAISS_NAME, written.sha256, written.bytes, count)
-
-    def _token_blocks(self) -> Iterator[np.ndarray]:
-        for shard in self._state.manifest.shards:
-            path = self._root / shard.tokens.file
-            with open_parquet(path, shard.tokens.rows) as file:
-                for group in range(file.metadata.num_row_groups):
-                    yield read_token_vectors(path, file, group)
-
-    def _vector_blocks(self) -> Iterator[np.ndarray]:
-        for shard in self._state.manifest.shards:
-            path = self._root / shard.records.file
-            with open_parquet(path, shard.records.rows) as file:
-                table = read_columns(path, file, ["vector"])
-            yield vectors_of(table.column("vector")).astype(np.float32)
 
 
 def _now() -> str:

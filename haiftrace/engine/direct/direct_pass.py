@@ -60,6 +60,7 @@ class DirectPass(Recorder):
         self.whitening = whitening
         self.receive = receive
         self.inputs: list[Tensor | None] = []
+        self._skipped = support.skipped
         parameter = next(iter(model.parameters()))
         self._anchor = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
         self._anchor.requires_grad_(True)
@@ -91,7 +92,9 @@ class DirectPass(Recorder):
 
     def attend(self, call: AttentionCall) -> Tensor:
         """[B, H, T, E] the outputs of a layer's heads."""
-        layer = len(self.modules) - 1
+        layer = len(self.modules) - 1 - self._skipped
+        if layer < 0:
+            return call.outputs()
         return own_stream(call, self._anchor, _Layer(self, layer, call.groups))
 
 

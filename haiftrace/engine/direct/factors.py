@@ -59,6 +59,12 @@ class LayerFactors:
         return self.slope_GJRE.shape[1]
 
     @property
+    def dot_work(self) -> int:
+        """Multiplications of one inner product: of all pairs of heads in a group."""
+        groups, _, heads, width = self.slope_GJRE.shape
+        return groups * heads**2 * (width + self.input_GJRD.shape[-1])
+
+    @property
     def nbytes(self) -> int:
         """Memory of the factors."""
         return self.slope_GJRE.nbytes + self.input_GJRD.nbytes

@@ -40,6 +40,11 @@ class DirectQueries:
         """Memory of the factors."""
         return sum(layer.nbytes for layer in self.layers)
 
+    @property
+    def dot_work(self) -> int:
+        """Multiplications of one query token's inner products with one other token."""
+        return sum(layer.dot_work for layer in self.layers)
+
     def taken(self, places: Sequence[int]) -> DirectQueries:
         """Those of some of the tokens."""
         return DirectQueries(tuple(layer.taken(list(places)) for layer in self.layers))
@@ -67,7 +72,7 @@ class DirectGradients:
     ) -> None:
         self._model = model
         self._memory = memory
-        self.support = support or find_direct_support(model)
+        self.support = support or find_direct_support(model).upper()
         whitening = whitening or Whitening.none(self.layers)
         if len(whitening.matrices) != self.layers:
             raise ValueError("the whitening is of a model with another number of layers")
@@ -76,8 +81,13 @@ class DirectGradients:
 
     @property
     def layers(self) -> int:
-        """Attention layers."""
+        """Attention layers that judge."""
         return len(self.support.projections)
+
+    @property
+    def first_layer(self) -> int:
+        """Which of the model's attention layers is the first that judges, from 0."""
+        return self.support.skipped
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -124,11 +134,23 @@ class DirectGradients:
 
     def queries(self, batches: Sequence[Batch]) -> DirectQueries:
         """The factors of all labels of the batches, in order."""
+        found = [self._factors(batch) for batch in batches]
+        return DirectQueries(tuple(map(LayerFactors.joined, zip(*found, strict=True))))
+
+    def _factors(self, batch: Batch) -> list[LayerFactors]:
+        """The factors of all labels of a batch, in their order, a layer each."""
         parts: list[list[LayerFactors]] = [[] for _ in range(self.layers)]
-        for batch in batches:
-            for row in batch.rows():  # of one record, labels come in their order
-                self.run(row, lambda layer, _, factors: parts[layer].append(factors))
-        return DirectQueries(tuple(LayerFactors.joined(part) for part in parts))
+        places: list[list[Tensor]] = [[] for _ in range(self.layers)]
+
+        def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
+            parts[layer].append(factors)
+            places[layer].append(labels_N)
+
+        self.run(batch, receive)
+        return [
+            LayerFactors.joined(of_layer).taken(torch.argsort(torch.cat(at)))
+            for of_layer, at in zip(parts, places, strict=True)
+        ]
 
     def cosines(self, batch: Batch, queries: DirectQueries) -> tuple[Tensor, Iterator[Tensor]]:
         """Losses [J] of a batch's labels in nats, and a layer each [J, Q] the cosines."""

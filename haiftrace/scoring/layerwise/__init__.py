@@ -1,0 +1,1 @@
+"""Exact scores by the layerwise rule, their evidence, and the estimates that propose."""

@@ -1,0 +1,192 @@
+"""Reading manifest.json, and comparing files with it: what is damaged or foreign is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from haiftrace.errors import IndexStoreError
+from haiftrace.store.durable import sha256_of
+from haiftrace.store.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    REBUILD_HINT,
+    SUPPLEMENT_NAME,
+    TOKEN_FAISS_NAME,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    SupplementEntry,
+    is_count,
+    shard_file,
+    supplement_file,
+)
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """Read the manifest of the index at `root`; None where there is none.
+
+    Raises:
+        IndexStoreError: it is not readable, not JSON, not haiftrace's, of a newer format, or
+            lacks something.
+    """
+    path = root / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise IndexStoreError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError):  # neither UTF-8 nor JSON
+        raise IndexStoreError(
+            f"{path} is not valid JSON, so nothing in {root} can be trusted.",
+            "Remove the directory yourself if it is an index that you no longer need, then run "
+            "`haiftrace index` again, or give another directory with -o.",
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise IndexStoreError(
+            f"{path} was not written by haiftrace: {root} is not an index.",
+            "Give the directory of an index, or another output directory with -o.",
+        )
+    version = content.get("format_version")
+    if is_count(version) and version > FORMAT_VERSION:
+        raise IndexStoreError(
+            f"The index {root} has format {version}, made by haiftrace "
+            f"{content.get('tool_version')}; this version reads format {FORMAT_VERSION}.",
+            "Upgrade haiftrace, or make another index with -o.",
+        )
+    if is_count(version) and 0 < version < FORMAT_VERSION:
+        raise IndexStoreError(
+            f"The index {root} has format {version}, made by an earlier haiftrace"
+            f" ({content.get('tool_version')}); this version reads format {FORMAT_VERSION}.",
+            "Make it anew with `haiftrace index --overwrite`, from the same checkpoint and corpus.",
+        )
+    try:
+        if version != FORMAT_VERSION:
+            raise ValueError("format_version is not a known one")
+        return _decode(content)
+    except (ValueError, TypeError, KeyError) as error:
+        detail = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise IndexStoreError(f"{path} is damaged: {detail}.", REBUILD_HINT) from error
+
+
+def check_files(root: Path, entries: list[FileEntry], *, checksums: bool) -> None:
+    """Compare files with their entries: existence and size, and the checksum if asked.
+
+    Raises:
+        IndexStoreError: naming the first file that differs.
+    """
+    for entry in entries:
+        path = root / entry.file
+        try:
+            size = path.stat().st_size
+            damage = ""
+            if size != entry.bytes:
+                damage = f"has {size} bytes instead of {entry.bytes}"
+            elif checksums and sha256_of(path) != entry.sha256:
+                damage = "does not match its checksum in the manifest"
+        except FileNotFoundError:
+            damage = "is missing"
+        except OSError as error:
+            damage = f"cannot be read ({error.strerror})"
+        if damage:
+            raise IndexStoreError(f"The index is damaged: {path} {damage}.", REBUILD_HINT)
+
+
+def _decode(content: dict[str, Any]) -> Manifest:
+    shards = []
+    for number, shard in enumerate(_typed(content["shards"], list, "shards")):
+        tokens = shard["tokens"]
+        shards.append(
+            ShardEntry(
+                records=_file_entry(shard["records"], shard_file("records", number)),
+                tokens=None
+                if tokens is None
+                else _file_entry(tokens, shard_file("tokens", number)),
+                label_tokens=_count(shard["label_tokens"], "label_tokens"),
+                record_count=_count(shard["record_count"], "record_count"),
+                cursor=_count(shard["cursor"], "cursor"),
+            )
+        )
+    finished, token_faiss = content["finished"], content["token_faiss"]
+    manifest = Manifest(
+        tool_version=_typed(content["tool_version"], str, "tool_version"),
+        created=_typed(content["created"], str, "created"),
+        settings=_typed(content["settings"], dict, "settings"),
+        fingerprints=_typed(content["fingerprints"], dict, "fingerprints"),
+        model=_typed(content["model"], dict, "model"),
+        shards=tuple(shards),
+        complete=_typed(content["complete"], bool, "complete"),
+        finished=None if finished is None else _typed(finished, str, "finished"),
+        token_faiss=None if token_faiss is None else _file_entry(token_faiss, TOKEN_FAISS_NAME),
+        extra=_typed(content["extra"], dict, "extra"),
+        supplements=_supplements(content["supplements"]),
+    )
+    if asdict(manifest.totals) != content["totals"]:
+        raise ValueError("totals do not agree with the shards' row counts")
+    _check_token_files(manifest)
+    return manifest
+
+
+def _check_token_files(manifest: Manifest) -> None:
+    """The vectors of tokens are with the shards, or in the search index of a complete index."""
+    vectors = manifest.layout.token_vectors > 0
+    if manifest.complete and not manifest.shards:
+        raise ValueError("it is marked complete and lacks files")
+    for shard in manifest.shards:
+        staged = vectors and not manifest.complete
+        if (shard.tokens is not None) != staged:
+            raise ValueError("the token vectors of a shard are not in their place")
+        if shard.tokens is not None and shard.tokens.rows != shard.label_tokens:
+            raise ValueError("a shard's files do not agree in the number of its tokens")
+    searched, labels = manifest.token_faiss, manifest.totals.label_tokens
+    if (searched is not None) != (manifest.complete and vectors and labels > 0):
+        raise ValueError("the search index of tokens is not in its place")
+    if searched is not None and searched.rows != labels:
+        raise ValueError("the search index of tokens has another number of rows than the shards")
+
+
+def _supplements(content: Any) -> dict[str, SupplementEntry]:
+    entries = {}
+    for name, entry in _typed(content, dict, "supplements").items():
+        if not SUPPLEMENT_NAME.fullmatch(name):
+            raise ValueError("a supplement has no valid name")
+        files = []
+        for number, file in enumerate(_typed(entry["files"], list, "files")):
+            kind = str(file["file"]).rpartition(".")[2]
+            if kind not in ("parquet", "safetensors"):
+                raise ValueError("a supplement's file is of no known kind")
+            files.append(_file_entry(file, supplement_file(name, number, kind)))
+        entries[name] = SupplementEntry(
+            settings=_typed(entry["settings"], dict, "settings"),
+            files=tuple(files),
+            complete=_typed(entry["complete"], bool, "complete"),
+        )
+    return entries
+
+
+def _file_entry(content: Any, expected: str) -> FileEntry:
+    # Only names of our own making: a manifest must not lead outside its directory.
+    if content["file"] != expected:
+        raise ValueError(f"{expected} is not in its place")
+    return FileEntry(
+        file=expected,
+        sha256=_typed(content["sha256"], str, "sha256"),
+        bytes=_count(content["bytes"], "bytes"),
+        rows=_count(content["rows"], "rows"),
+    )
+
+
+def _typed(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is not of type {kind.__name__}")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    if not is_count(value):
+        raise ValueError(f"{name} is not a count")
+    return int(value)
