@@ -24,7 +24,7 @@ from haiftrace.index_gradients import (
 )
 from haiftrace.progress import Pace, Progress, size
 from haiftrace.scopes import parameter_count
-from haiftrace.scoring.layerwise.similarity import WHITENING
+from haiftrace.scoring.layerwise.similarity import WHITENING, layers_of
 from haiftrace.store import IndexWriter, Totals, WindowRow
 from haiftrace.window_rows import window_rows
 from haiftrace.windows import Window
@@ -185,6 +185,7 @@ def _manifest_settings(
         "context": context,
         "append_eos": settings.append_eos,
         "gradients": chosen.kind,
+        "layers": layers_of(chosen.similarity),
         "token_vectors": settings.token_vectors,
         "whitening_damping": settings.whitening_damping if chosen.kind == "direct" else None,
         "seed": settings.seed,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from haiftrace.errors import StaleIndexError
 from haiftrace.methods.layerwise import LEAST_DEVIATION
 from haiftrace.progress import Silent
 from haiftrace.scoring.layerwise.block import LayerwiseSearch
 from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.scoring.layerwise.scorer import LayerwiseScorer
 from haiftrace.scoring.layerwise.similarity import WHITENING
-from haiftrace.trace import Leak, TraceSettings
+from haiftrace.store import Index
+from haiftrace.trace import Leak, Tracer, TraceSettings
 from tests.direct_oracle import DirectTruth, direct_truth
 from tests.kit import (
     ANSWER,
@@ -23,6 +28,7 @@ from tests.kit import (
     SENTENCES,
     checkpoint,
     close,
+    index_path,
     oracle,
     precisely,
     traced,
@@ -232,3 +238,15 @@ def _question(record: int | None = None):
         ids = model.tokenizer(SENTENCES[record])["input_ids"]
         places = list(range(len(ids) - 3, len(ids)))
     return make_batch([ids], [[i in places for i in range(len(ids))]])
+
+
+def test_an_index_of_other_layers_is_refused(tmp_path: Path) -> None:
+    """What judges may change with a version: an older index must not be read as another."""
+    path = Path(shutil.copytree(index_path(), tmp_path / "index"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["settings"]["layers"] == [0, 2]
+    manifest["settings"]["layers"] = [1, 1]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StaleIndexError, match="other layers of the model") as refusal:
+        _ = Tracer(Index.open(path), checkpoint()).similarity
+    assert "--overwrite" in str(refusal.value.hint)
