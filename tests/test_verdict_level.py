@@ -23,6 +23,8 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("kind", "method", "power"),
     [
+        ("pii-e", "layerwise", 0.95),
+        ("pii-cr", "layerwise", 0.8),
         ("pii-e", "haif", 0.3),
         ("pii-cr", "haif", 0.05),
     ],
