@@ -93,9 +93,25 @@ def test_fields_of_the_corpus_are_named_as_for_an_index(tmp_path, temporary):
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--index", "x"), "--index and --corpus exclude each other"),
+        (("--text-field", "body"), "--text-field goes with --corpus"),
+        (("--group-field", "who"), "--group-field goes with --corpus"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(temporary, options, said):
+    if "--index" in options:
+        refused(made(*options), said)
+    else:
+        refused(cli("trace", PROMPT, *options), said)
+    assert not list(temporary.iterdir())
+
+
 def test_a_corpus_without_its_model_is_refused(temporary, monkeypatch):
     monkeypatch.setattr(checkpoints, "load_checkpoint", None)
-    outcome = cli("trace", PROMPT, "--corpus", kit.corpus_path(), "--index", kit.index_path())
+    outcome = cli("trace", PROMPT, "--corpus", kit.corpus_path())
     refused(outcome, "--corpus goes with --model")
     refused(made("--corpus", "none.jsonl"), "none.jsonl")
     assert not list(temporary.iterdir())

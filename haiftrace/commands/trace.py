@@ -155,6 +155,7 @@ def trace(
 
     outputs = list(output or [])
     check_outputs(outputs)
+    _check_corpus(bool(corpus), index, text_field, group_field)
     find_methods(method)
     single = {"--response": response, "--span": span, "--protect": protect}
     check_asked(prompt, prompts, probes_from_corpus, single)
@@ -207,6 +208,21 @@ def trace(
     if report.gate is None:
         return EXIT_CLEAN
     return EXIT_INTERRUPTED if report.gate.partial else report.gate.exit_code
+
+
+def _check_corpus(given: bool, index: Path, text_field: str, group_field: str | None) -> None:
+    """Raises UsageError for options that would do nothing with, or without, --corpus."""
+    if given and index != INDEX_DIRECTORY:
+        raise UsageError(
+            "--index and --corpus exclude each other: a corpus is indexed for the one run.",
+            "Give one of them.",
+        )
+    named = {"--text-field": text_field != "text", "--group-field": group_field is not None}
+    for name in (name for name, used in named.items() if used and not given):
+        raise UsageError(
+            f"{name} goes with --corpus: an index has its own.",
+            "Give --corpus too, or leave it out.",
+        )
 
 
 def _stdin_text() -> str:
