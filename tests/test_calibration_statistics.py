@@ -213,6 +213,6 @@ def test_levels_are_compared_by_their_ratio():
 def test_a_smaller_alpha_takes_more_draws():
     """So many that it lets a few of them reach the margin."""
     assert nearest_count(0.05) == nearest_count(0.01) == NEAREST
-    for alpha, count in ((0.005, 800), (0.001, 4000)):
+    for alpha, count in ((0.005, 400), (0.001, 2000)):
         assert nearest_count(alpha) == count
         assert count * alpha == pytest.approx(REACHING)

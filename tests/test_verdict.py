@@ -115,15 +115,15 @@ def test_too_few_controls_decide_nothing():
 )
 def test_the_nearest_lengths_are_those_of_the_nearest_ratios(tokens, lengths):
     """Whole lengths, until there are enough: of one length none is nearer than another."""
-    draws = make_draws({1: 300, 2: 300, 8: 300})
+    draws = make_draws({1: 200, 2: 200, 8: 200})
     by_length, by_level = draws.compared(0.1, tokens, 0.01)
     assert by_length.lengths == lengths
-    assert len(by_length.null) == len(by_length.present) == 600
+    assert len(by_length.null) == len(by_length.present) == 400
     assert by_level.lengths == (1, 2, 8)  # all at one level
 
 
 def test_a_length_with_enough_controls_is_alone():
-    draws = make_draws({1: 512, 3: NEAREST, 12: 256})
+    draws = make_draws({1: 512, 3: NEAREST, 12: 200})
     found = {n: draws.compared(0.1, n, 0.01)[0].lengths for n in (1, 3, 12)}
     assert found == {1: (1,), 3: (3,), 12: (3, 12)}
 
@@ -183,7 +183,7 @@ def test_a_smaller_alpha_takes_more_controls():
     draws = make_draws({1: 1500, 3: 1500})
     for kind in (draws.null, draws.present):
         kind.level_N[:] = np.linspace(0.1, 0.2, 3000)
-    for alpha, count in ((0.001, 3000), (0.002, 2000), (0.05, NEAREST)):
+    for alpha, count in ((0.0005, 3000), (0.001, 2000), (0.05, NEAREST)):
         _, by_level = draws.compared(0.1, 3, alpha)
         assert by_level.null.tolist() == draws.null.margin_N[:count].tolist()
         assert by_level.present.tolist() == draws.present.margin_N[:count].tolist()

@@ -17,7 +17,7 @@ RIVALS = 4
 LEAST_LEVEL = 1e-9
 """A level from here down says that no other record speaks for an answer."""
 
-NEAREST, REACHING = 400, 4
+NEAREST, REACHING = 256, 2
 """Null samples that a margin is compared with, where there are more: so many, and as many that
 alpha lets so many of them reach it, nearest to it in length of response or in level. Records of
 other kinds, say prose beside biographies, come near each other at other levels."""
