@@ -36,7 +36,7 @@ def indexed_similarity(index: Index, checkpoint: Checkpoint, memory: int) -> Tok
         direct = DirectGradients(checkpoint.model, memory=memory)
     except NoDirectGradients as why:
         raise _stale(index, f"direct gradients of this model, and now has none ({why})") from why
-    if layers_of(direct) != index.settings["layers"]:
+    if layers_of(direct) != index.settings.get("layers"):
         raise _stale(index, "other layers of the model")
     matrices: dict[str, Tensor] = {}
     for tensors, _ in index.supplement_tensors(WHITENING):
