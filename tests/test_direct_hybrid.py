@@ -8,11 +8,11 @@ from torch import nn
 
 from haiftrace.engine import make_batch
 from haiftrace.engine.direct import DirectGradients
-from tests.direct_oracle import direct_truth, full_value_gradients
+from tests.direct_oracle import direct_truth
 from tests.odd_modules import Depthwise
 from tests.oracle import TrueFloat64
-from tests.test_direct_oracle import close, joined, layers_of, sample, slopes_of
-from tests.tiny_models import HYBRID_NAMES, records, trained
+from tests.test_direct_oracle import check_last_layer, close, joined, layers_of, sample, slopes_of
+from tests.tiny_models import HYBRID_NAMES, trained
 
 MIXERS = {
     "jamba": ("mamba",),
@@ -62,14 +62,7 @@ def test_direct_gradients_are_those_with_mixers_held_constant(name: str) -> None
 
 @pytest.mark.parametrize("name", HYBRID_NAMES)
 def test_the_last_layers_gradient_is_the_full_one(name: str) -> None:
-    model = trained(name, torch.float64)  # its last layer is of attention
-    record = records(name)[0][:12]
-    with TrueFloat64():
-        direct = DirectGradients(model)
-        last = layers_of(direct, make_batch([record]))[1][-1]
-        full = full_value_gradients(name, model, record, last.slope_GJRE.shape[0])
-    gradient = torch.einsum("gjre,gjrd->jged", last.slope_GJRE, last.input_GJRD)
-    close(gradient * last.norm_J[:, None, None, None], full)
+    check_last_layer(name, trained(name, torch.float64))  # which is of attention
 
 
 def test_a_feed_forward_part_that_mixes_positions_is_held_constant() -> None:

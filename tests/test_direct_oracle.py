@@ -51,6 +51,17 @@ def queries(name: str) -> list[tuple[list[int], int]]:
     return [(records(name)[6], 8), (records(name)[7], 5)]
 
 
+def check_last_layer(name: str, model: torch.nn.Module) -> None:
+    """Its direct gradient is the full gradient of the last value projection."""
+    record = records(name)[0][:12]
+    with TrueFloat64():
+        direct = DirectGradients(model)
+        last = layers_of(direct, make_batch([record]))[1][-1]
+        full = full_value_gradients(name, model, record, last.slope_GJRE.shape[0])
+    gradient = torch.einsum("gjre,gjrd->jged", last.slope_GJRE, last.input_GJRD)
+    close(gradient * last.norm_J[:, None, None, None], full)
+
+
 def joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Each layer's, of all records."""
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
@@ -146,14 +157,7 @@ def test_norms_and_cosines_are_those_of_explicit_gradients(name: str) -> None:
 
 @each_model
 def test_the_last_layers_gradient_is_the_full_one(name: str) -> None:
-    model = cached_model(name, torch.float64)
-    record = records(name)[0][:12]
-    with TrueFloat64():
-        direct = DirectGradients(model)
-        last = layers_of(direct, make_batch([record]))[1][-1]
-        full = full_value_gradients(name, model, record, last.slope_GJRE.shape[0])
-    gradient = torch.einsum("gjre,gjrd->jged", last.slope_GJRE, last.input_GJRD)
-    close(gradient * last.norm_J[:, None, None, None], full)
+    check_last_layer(name, cached_model(name, torch.float64))
 
 
 @each_model

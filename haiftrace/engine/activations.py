@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from haiftrace.engine.replaced_forward import replaced_forward
+
 _HOMES = ("transformers.activations", "torch.nn.modules.activation")
 
 
@@ -58,15 +60,9 @@ def _acts_elementwise(module: nn.Module) -> bool:
 @contextmanager
 def derivatives_once(modules: list[nn.Module]) -> Iterator[None]:
     """Context of a forward pass in which these modules keep their derivative for the way back."""
-    before = {module: module.__dict__.get("forward") for module in modules}
-    try:
-        for module in modules:
-            function = module.forward
-            module.forward = lambda x, function=function: _Elementwise.apply(x, function)
+    with replaced_forward({module: _derivative_once(module.forward) for module in modules}):
         yield
-    finally:
-        for module, forward in before.items():
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = forward
+
+
+def _derivative_once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
+    return lambda x: _Elementwise.apply(x, function)

@@ -229,11 +229,6 @@ class GradientEngine:
         """
         return FisherEstimator(self._traced, fisher, seed)
 
-    def project(self, gradient: Direction, projector: Projector) -> Tensor:
-        """The projection [D] of a gradient given by parameter name."""
-        parts = [projector.whole(name, grad, grad.ndim) for name, grad in gradient.items()]
-        return torch.stack(parts).sum(0)
-
     def _together(self, batch: Batch, run: Callable[[], Result]) -> Result | None:
         """What `run` gives of the whole batch; None where its records have to be taken singly.
 

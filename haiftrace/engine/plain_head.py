@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from haiftrace.engine.backward import Traced
 from haiftrace.engine.batch import Batch
 from haiftrace.engine.losses import logit_gradients, widened
+from haiftrace.engine.replaced_forward import replaced_forward
 
 
 class HeadInput:
     """Context of a forward pass that ends before the head; `hidden` is what would go into it."""
 
     def __init__(self, head: nn.Module) -> None:
-        self._head = head
+        self._kept = replaced_forward({head: self._keep})
         self.hidden: Tensor
 
     def _keep(self, hidden: Tensor) -> Tensor:
@@ -29,15 +30,11 @@ class HeadInput:
         return hidden[..., :1]  # as if of one word
 
     def __enter__(self) -> HeadInput:
-        self._before = self._head.__dict__.get("forward")
-        self._head.forward = self._keep
+        self._kept.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._before is None:
-            del self._head.forward
-        else:
-            self._head.forward = self._before
+    def __exit__(self, *error: Any) -> None:
+        self._kept.__exit__(*error)
 
 
 def has_plain_head(traced: Traced, batch: Batch) -> bool:

@@ -75,4 +75,3 @@ class Adjustment:
 
 
 HAIF = Adjustment()
-NONE = Adjustment(power=0.0)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from haiftrace.engine.replaced_forward import replaced_forward
+
 
 class KeptBytes:
     """Context in which what autograd keeps is counted, the model's own parameters apart."""
@@ -42,16 +44,6 @@ class KeptBytes:
 @contextmanager
 def formed_anew(modules: Sequence[nn.Module]) -> Iterator[None]:
     """While it lasts, the modules keep nothing but what they are given."""
-    before = [(module, module.__dict__.get("forward")) for module in modules]
-    for module in modules:
-        module.forward = partial(
-            checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False
-        )
-    try:
+    anew = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    with replaced_forward({module: partial(anew, module.forward) for module in modules}):
         yield
-    finally:
-        for module, forward in before:
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward

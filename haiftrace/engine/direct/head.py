@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from haiftrace.engine.losses import widened
+from haiftrace.engine.replaced_forward import replaced_forward
 
 LOGIT_BYTES = 32 << 20
 """Logits that are held at a time behind a model's last hidden states, approximately."""
@@ -65,17 +66,9 @@ class Head:
     @contextmanager
     def _ready(self, hidden_1NX: Tensor) -> Iterator[None]:
         """While it lasts, the model below the head has run and given these."""
-        below = self._model.base_model
-        before = below.__dict__.get("forward")
         given = type(self._output)(**{**self._output, "last_hidden_state": hidden_1NX})
-        below.forward = lambda *_, **__: given
-        try:
+        with replaced_forward({self._model.base_model: lambda *_, **__: given}):
             yield
-        finally:
-            if before is None:
-                del below.forward
-            else:
-                below.forward = before
 
     def slopes(self, hidden_JX: Tensor, targets_J: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses [J], p [J], and what `q - δ_y` is by the hidden states [J, X]."""
