@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from haiftrace import __version__
-from haiftrace.bench.command import app as bench
+from haiftrace.commands.bench import app as bench
 from haiftrace.commands.demo import demo
 from haiftrace.commands.index import index
+from haiftrace.commands.options import Option, variables
 from haiftrace.commands.trace import trace
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
-from haiftrace.options import Option, variables
 
 # The class has moved with typer's releases: from click's to one of its own.
 _USAGE_ERROR: type[Exception] = next(

@@ -22,14 +22,14 @@ import pytest
 import torch
 
 from haiftrace import cli as command_line
-from haiftrace.checkpoint import Checkpoint, load_checkpoint
+from haiftrace.checkpoint.load import Checkpoint, load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.findings import Finding
-from haiftrace.index import IndexOutcome, IndexSettings, build_index
+from haiftrace.index.build import IndexOutcome, IndexSettings, build_index
+from haiftrace.parameters.scopes import select_parameters
 from haiftrace.progress import Silent
-from haiftrace.scopes import select_parameters
 from haiftrace.store import Index
-from haiftrace.trace import Leak, Tracer, TraceSettings
+from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
 from tests.oracle import Oracle, TrueFloat64
 from tests.tiny_models import SENTENCES, tiny_checkpoint
 

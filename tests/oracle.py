@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine import GradientEngine, Projector, inverse_norms, make_batch
-from haiftrace.parts import MatrixPart
+from haiftrace.parameters.matrix_slice import MatrixPart
 
 DIMENSION = 64
 SEED = 7

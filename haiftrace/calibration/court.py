@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from haiftrace.calibration.draws import (
+from haiftrace.calibration.null_distribution import (
     FORMAT,
     Draws,
     by_record,
@@ -17,12 +17,12 @@ from haiftrace.calibration.draws import (
     read_groups,
     told,
 )
-from haiftrace.calibration.statistics import Field
+from haiftrace.calibration.p_values import Field
 from haiftrace.calibration.verdict import Trial, judge
 from haiftrace.findings import Verdict
 from haiftrace.methods import DEFAULT_METHOD, LayerwiseMethod, Method
 from haiftrace.methods.settings import MethodSettings
-from haiftrace.scoring.best import Tally
+from haiftrace.scoring.top_records import Tally
 from haiftrace.store import Index
 
 

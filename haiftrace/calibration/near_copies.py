@@ -17,7 +17,7 @@ from itertools import islice
 
 import numpy as np
 
-from haiftrace.lexical import terms
+from haiftrace.text.bm25 import terms
 
 ALIKE = 0.5
 """Cosine from which records count as near copies. Wordings of the same facts reach 0.55 to 0.8 in

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from haiftrace.calibration.draws import Draws, largest_p
-from haiftrace.calibration.statistics import (
+from haiftrace.calibration.null_distribution import Draws, largest_p
+from haiftrace.calibration.p_values import (
     UNDEFINED,
     Field,
     histogram,

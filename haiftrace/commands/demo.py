@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from haiftrace.commands.index import index
+from haiftrace.commands.options import Option, Quiet
 from haiftrace.commands.trace import trace
-from haiftrace.options import Option, Quiet
 
 DEMO_DIRECTORY = Path("haiftrace-demo")
 

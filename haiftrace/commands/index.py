@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from haiftrace.method_options import (
+from haiftrace.commands.method_options import (
     Adjust,
     Checkpoints,
     Damping,
@@ -16,10 +16,10 @@ from haiftrace.method_options import (
     Fisher,
     method_settings,
 )
-from haiftrace.options import INDEX_DIRECTORY, Device, Memory, Option, Quiet
+from haiftrace.commands.options import INDEX_DIRECTORY, Device, Memory, Option, Quiet
 
 if TYPE_CHECKING:
-    from haiftrace.checkpoint import Checkpoint
+    from haiftrace.checkpoint.load import Checkpoint
     from haiftrace.methods.settings import MethodSettings
     from haiftrace.progress import Talk
 
@@ -113,7 +113,7 @@ def index(
     haiftrace index --calibrate 2000             # other controls for a complete index
     """
     from haiftrace.corpus import CorpusSettings, corpus_files
-    from haiftrace.index import IndexSettings, build_index
+    from haiftrace.index.build import IndexSettings, build_index
     from haiftrace.methods import find_methods
     from haiftrace.progress import Talk, duration
 
@@ -128,10 +128,10 @@ def index(
         return
     if model is None or not corpus:
         raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
-    from haiftrace.calibrate import CONTROLS
-    from haiftrace.checkpoint import load_checkpoint
+    from haiftrace.calibration.calibrate import CONTROLS
+    from haiftrace.checkpoint.load import load_checkpoint
+    from haiftrace.index.precompute import check_needs, prepare
     from haiftrace.methods import DEFAULT_METHOD
-    from haiftrace.prepare import check_needs, prepare
 
     read = CorpusSettings(tuple(corpus), text_field, id_field, loss_on, skip_bad_lines, group_field)
     corpus_files(read)  # a mistyped path is told before the model is loaded
@@ -184,9 +184,9 @@ def _prepare(
 
     Without a number of controls, methods are calibrated as the default method is, if it is.
     """
-    from haiftrace.freshness import load_indexed
+    from haiftrace.index.precompute import prepare
     from haiftrace.methods import DEFAULT_METHOD
-    from haiftrace.prepare import prepare
+    from haiftrace.scoring.freshness import load_indexed
     from haiftrace.store import Index
 
     with Index.open(output, verify=False) as index:
@@ -212,7 +212,7 @@ def _calibrate(
     progress: Talk,
 ) -> None:
     """Calibrates an index for methods; `asked` is what `controls_for` takes."""
-    from haiftrace.calibrate import CalibrationSettings, calibrate, controls_for
+    from haiftrace.calibration.calibrate import CalibrationSettings, calibrate, controls_for
 
     controls, seed = controls_for(output, *asked)
     if controls:

@@ -62,11 +62,11 @@ def _make(
     progress: Progress,
 ) -> None:
     # The checkpoint is held in here only: who traces loads it again.
-    from haiftrace.calibrate import CalibrationSettings, calibrate
-    from haiftrace.checkpoint import load_checkpoint
-    from haiftrace.index import IndexSettings, build_index
+    from haiftrace.calibration.calibrate import CalibrationSettings, calibrate
+    from haiftrace.checkpoint.load import load_checkpoint
+    from haiftrace.index.build import IndexSettings, build_index
+    from haiftrace.index.precompute import check_needs, prepare
     from haiftrace.methods import INVERSE, GradientMethod, find_methods, is_adjusted
-    from haiftrace.prepare import check_needs, prepare
 
     needing = ",".join(
         method.name

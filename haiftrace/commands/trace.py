@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from haiftrace.audit_options import (
+from haiftrace.commands.audit_options import (
     Baseline,
     FailOn,
     IgnoreFile,
@@ -22,8 +22,7 @@ from haiftrace.audit_options import (
     check_asked,
     gate_settings,
 )
-from haiftrace.errors import EXIT_CLEAN, EXIT_INTERRUPTED, UsageError
-from haiftrace.method_options import (
+from haiftrace.commands.method_options import (
     Adjust,
     Checkpoints,
     Combine,
@@ -36,7 +35,8 @@ from haiftrace.method_options import (
     Scale,
     method_settings,
 )
-from haiftrace.options import INDEX_DIRECTORY, Device, Memory, Option, Quiet
+from haiftrace.commands.options import INDEX_DIRECTORY, Device, Memory, Option, Quiet
+from haiftrace.errors import EXIT_CLEAN, EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
     from haiftrace.findings import Report
@@ -143,15 +143,15 @@ def trace(
     haiftrace trace --probes-from-corpus 200
     haiftrace trace --prompts probes.jsonl --model ./ckpt --corpus data.jsonl    # no index is kept
     """
-    from haiftrace.audit import audit, corpus_cases, with_leaks
+    from haiftrace.audit.audit import audit, corpus_cases, with_leaks
+    from haiftrace.audit.probes import read_probes, single_probe
     from haiftrace.commands.temporary_index import temporary_index
     from haiftrace.corpus import CorpusSettings
     from haiftrace.methods import find_methods
-    from haiftrace.probes import read_probes, single_probe
     from haiftrace.progress import Talk
-    from haiftrace.query import Asking
+    from haiftrace.query.query import Asking
     from haiftrace.reports import check_outputs
-    from haiftrace.trace import Leak, TraceSettings, open_tracer
+    from haiftrace.trace.tracer import Leak, TraceSettings, open_tracer
 
     outputs = list(output or [])
     check_outputs(outputs)

@@ -1,6 +1,7 @@
 """The training corpus: which files it is, and the stream of records in them."""
 
 from haiftrace.corpus.files import CorpusFile, find_files
+from haiftrace.corpus.formats import Row, read_rows
 from haiftrace.corpus.records import (
     CorpusSettings,
     LossOn,
@@ -10,7 +11,6 @@ from haiftrace.corpus.records import (
     fingerprint,
     read_records,
 )
-from haiftrace.corpus.rows import Row, read_rows
 
 __all__ = [
     "CorpusFile",

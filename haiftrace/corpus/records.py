@@ -6,7 +6,7 @@ file (`.txt`, `.text`, `.md`; blank lines are skipped). An object is read as
 - `{"text": ...}`, or the field that `text_field` names;
 - `{"prompt": ..., "response": ...}` (or `completion`): the two joined exactly as they stand;
 - `{"messages": [{"role": ..., "content": ...}, ...]}`: a chat, rendered with the tokenizer's chat
-  template in `haiftrace.windows`.
+  template in `haiftrace.corpus.windows`.
 
 An object that fits several is plain text, unless the loss is on the response alone. A field that is
 null counts as absent.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from haiftrace.corpus.files import CorpusFile, content_hash, find_files, plain
-from haiftrace.corpus.rows import Row, read_rows
+from haiftrace.corpus.formats import Row, read_rows
 from haiftrace.errors import CorpusError
 
 LossOn = Literal["all", "response"]

@@ -1,15 +1,22 @@
 """The one place where gradients are computed: tensors in, tensors out."""
 
-from haiftrace.engine.backward import Reduced
 from haiftrace.engine.batch import Batch, make_batch
+from haiftrace.engine.batched_pass import Reduced
 from haiftrace.engine.capture import Metric
-from haiftrace.engine.curvature import (
+from haiftrace.engine.curvature.ekfac import (
     AffineMap,
     Damping,
     Factors,
     InverseCurvature,
     NoFactors,
     Singular,
+)
+from haiftrace.engine.curvature.ekfac_factors import Fisher, FisherEstimator
+from haiftrace.engine.curvature.lissa import (
+    Diverged,
+    LissaResult,
+    inverse_product_auto,
+    largest_of_draws,
 )
 from haiftrace.engine.direct import (
     DAMPING,
@@ -19,14 +26,7 @@ from haiftrace.engine.direct import (
     Whitening,
 )
 from haiftrace.engine.engine import CurvatureKind, GradientEngine
-from haiftrace.engine.fisher import Fisher, FisherEstimator
 from haiftrace.engine.full_similarity import FullGradients
-from haiftrace.engine.lissa import (
-    Diverged,
-    LissaResult,
-    inverse_product_auto,
-    largest_of_draws,
-)
 from haiftrace.engine.projection import DIMENSION_STEP, Projector
 from haiftrace.engine.similarity import TokenMeasures, TokenSimilarity
 from haiftrace.engine.support import Support

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine.losses import widened
-from haiftrace.engine.part import Part
 from haiftrace.engine.projection import Projector
-from haiftrace.engine.uses import EmbeddingUse, MatrixUse, Use, VectorUse, WholeUse
+from haiftrace.engine.reductions import EmbeddingUse, MatrixUse, Use, VectorUse, WholeUse
+from haiftrace.engine.slicing import Part
 
 
 class NeedsSingleRecord(Exception):

@@ -10,24 +10,24 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from haiftrace.engine.backward import BatchedPass, Pass, Reduced, Traced
 from haiftrace.engine.batch import Batch
+from haiftrace.engine.batched_pass import BatchedPass, Pass, Reduced, Traced
 from haiftrace.engine.capture import Metric, NeedsSingleRecord, Wanted
-from haiftrace.engine.directional import (
+from haiftrace.engine.curvature.ekfac_factors import Fisher, FisherEstimator
+from haiftrace.engine.curvature.hvp import gauss_newton_product, hessian_product
+from haiftrace.engine.full_gradient import gradient_of
+from haiftrace.engine.jvp import (
     Direction,
     forward_mode,
     from_pass,
     stacked_forward_mode,
 )
-from haiftrace.engine.fisher import Fisher, FisherEstimator
-from haiftrace.engine.hessian import gauss_newton_product, hessian_product
-from haiftrace.engine.loop import LoopPass
+from haiftrace.engine.looped_pass import LoopPass
 from haiftrace.engine.losses import batch_losses
-from haiftrace.engine.part import resolved
 from haiftrace.engine.projection import Projector
+from haiftrace.engine.slicing import resolved
 from haiftrace.engine.support import Support, find_support
 from haiftrace.engine.token_norms import TokenGradients, token_gradients
-from haiftrace.engine.whole import gradient_of
 
 Result = TypeVar("Result")
 CurvatureKind = Literal["gauss-newton", "hessian"]
@@ -54,7 +54,7 @@ class GradientEngine:
     Args:
         model: evaluation mode, eager attention.
         parameters: names of the parameters that count, as `model.named_parameters()` has them, or
-            of parts of matrices (see `haiftrace.parts`).
+            of parts of matrices (see `haiftrace.parameters.matrix_slice`).
         memory: bytes that the backward pass of one chunk of labels may take, approximately.
         support: which fast paths to use; found by trying them on the model when None.
 

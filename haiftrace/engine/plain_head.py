@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from haiftrace.engine.backward import Traced
 from haiftrace.engine.batch import Batch
+from haiftrace.engine.batched_pass import Traced
 from haiftrace.engine.losses import logit_gradients, widened
 from haiftrace.engine.replaced_forward import replaced_forward
 

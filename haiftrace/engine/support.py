@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from haiftrace.engine.backward import BatchedPass, Reduced, Traced
 from haiftrace.engine.batch import Batch, make_batch
+from haiftrace.engine.batched_pass import BatchedPass, Reduced, Traced
 from haiftrace.engine.capture import Wanted
-from haiftrace.engine.directional import forward_mode, stacked_forward_mode
-from haiftrace.engine.loop import LoopPass
+from haiftrace.engine.full_gradient import gradient_of
+from haiftrace.engine.jvp import forward_mode, stacked_forward_mode
+from haiftrace.engine.looped_pass import LoopPass
 from haiftrace.engine.losses import widened
 from haiftrace.engine.plain_head import has_plain_head
-from haiftrace.engine.whole import gradient_of
 
 SLOW_NORMS = (
     "this architecture's backward pass cannot be batched: token norms are taken by one backward"

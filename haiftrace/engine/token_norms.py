@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from haiftrace.engine.backward import Pass, Reduced
 from haiftrace.engine.batch import Batch
+from haiftrace.engine.batched_pass import Pass, Reduced
 from haiftrace.engine.capture import Wanted
 
 MakePass = Callable[[Tensor, Tensor, Wanted], Pass]

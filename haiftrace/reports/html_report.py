@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.formatting import cosine_text, count_text, score_text, size_text
 from haiftrace.reports.histogram import Picture, picture
 from haiftrace.reports.marks import (
     Group,
@@ -40,10 +41,9 @@ from haiftrace.reports.narrative import (
     suppression_text,
     traced_to,
 )
-from haiftrace.reports.numbers import cosine_text, count_text, score_text, size_text
-from haiftrace.reports.page import clip
-from haiftrace.reports.pairs import WORD_CELLS, taught_words
 from haiftrace.reports.sanitize import inert, short
+from haiftrace.reports.terminal.page import clip
+from haiftrace.reports.word_pairs import WORD_CELLS, taught_words
 
 _LONGEST_TEXT = 20_000  # characters of a prompt or response; the JSON report holds it whole
 _LONGEST_NAME = 80  # characters of an id or a type

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.formatting import count_text, has_shares, score_text, share_text
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
@@ -30,10 +31,9 @@ from haiftrace.reports.narrative import (
     suppression_text,
     traced_to,
 )
-from haiftrace.reports.numbers import count_text, has_shares, score_text, share_text
-from haiftrace.reports.pairs import ARROW, Taught, is_asked_as_one, taught_words
 from haiftrace.reports.sanitize import inert, short
-from haiftrace.reports.words import merge_words, strongest, word_parts
+from haiftrace.reports.word_evidence import merge_words, strongest, word_parts
+from haiftrace.reports.word_pairs import ARROW, Taught, is_asked_as_one, taught_words
 
 MOST_BYTES = 1_000_000  # a step's summary holds 1 MiB
 _NAME = 60  # characters of an id or a type

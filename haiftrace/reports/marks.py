@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from haiftrace.findings import Finding, RecordEvidence
-from haiftrace.reports.numbers import has_shares, share_text
+from haiftrace.reports.formatting import has_shares, share_text
 from haiftrace.reports.sanitize import inert
-from haiftrace.reports.words import WordEvidence, merge_words, strongest, word_parts
+from haiftrace.reports.word_evidence import WordEvidence, merge_words, strongest, word_parts
 
 # A word's level, by its evidence relative to the strongest word of all records of the finding.
 _LEVELS = (0.05, 0.2, 0.5)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from haiftrace.findings import Finding, Gate, RecordEvidence, Verdict
-from haiftrace.reports.numbers import count_text
+from haiftrace.reports.formatting import count_text
 
 INTERRUPTED = "The run was interrupted: probes are missing from it."
 BASELINE = "baseline"  # Finding.suppressed of a leak that an earlier report holds

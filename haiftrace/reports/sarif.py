@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from haiftrace.findings import Finding, Gate, Kind, RecordEvidence, Report
+from haiftrace.reports.formatting import count_text
 from haiftrace.reports.narrative import (
     BASELINE,
     KIND_MEANS,
@@ -23,7 +24,6 @@ from haiftrace.reports.narrative import (
     p_text,
     place_text,
 )
-from haiftrace.reports.numbers import count_text
 from haiftrace.reports.sanitize import inert_json, short
 from haiftrace.reports.uris import relative_uri, repository_root
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from haiftrace.methods import GradientMethod, Rule
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
-from haiftrace.scoring.best import Scored
-from haiftrace.scoring.directions import Direction
 from haiftrace.scoring.norms import NormSource
+from haiftrace.scoring.query_gradient import Direction
+from haiftrace.scoring.top_records import Scored
 from haiftrace.store import Index
 
 if TYPE_CHECKING:

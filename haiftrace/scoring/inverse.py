@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from haiftrace.methods import GRADIENT, INVERSE, SERIES
-from haiftrace.scoring.directions import Direction, Question
-from haiftrace.scoring.factors import Curvature
-from haiftrace.scoring.series import Series
+from haiftrace.scoring.lissa_solver import Series
+from haiftrace.scoring.query_gradient import Direction, Question
+from haiftrace.scoring.stored_factors import Curvature
 
 
 def directions_of(

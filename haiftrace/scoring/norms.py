@@ -25,7 +25,7 @@ from haiftrace.methods import (
 )
 from haiftrace.methods.adjustment import HAIF
 from haiftrace.methods.settings import MethodSettings
-from haiftrace.scoring.factors import Curvature
+from haiftrace.scoring.stored_factors import Curvature
 from haiftrace.store import Index, StoredWindow
 from haiftrace.store.quantile import streamed_quantile
 

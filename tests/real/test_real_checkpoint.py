@@ -52,14 +52,14 @@ def _scores(index: Any, dots_NKQ: np.ndarray, query_norms: np.ndarray) -> dict[s
 def test_the_real_case_is_traced() -> None:
     import torch
 
-    from haiftrace.checkpoint import load_checkpoint
+    from haiftrace.checkpoint.load import load_checkpoint
     from haiftrace.corpus import CorpusSettings
     from haiftrace.engine import inverse_norms, make_batch
-    from haiftrace.index import IndexSettings, build_index
+    from haiftrace.index.build import IndexSettings, build_index
     from haiftrace.progress import Talk
-    from haiftrace.query import Asking, given
+    from haiftrace.query.query import Asking, given
     from haiftrace.store import Index
-    from haiftrace.trace import Leak, Tracer, TraceSettings
+    from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
 
     directory, index_path = _paths()
     corpus = directory / "corpus_with_distractors.jsonl"

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
-from haiftrace.scopes import select_parameters
+from haiftrace.parameters.scopes import select_parameters
 from tests.reference import NAMES, Query, load_reference
 from tests.reference.make_kronfluence import (
     ANSWER,

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from haiftrace.scopes import select_parameters
+from haiftrace.parameters.scopes import select_parameters
 from tests.oracle import TrueFloat64
 from tests.reference import NAMES, NUMBERS, Query, affine_maps, save_model
 from tests.tiny_models import PAD, records, trained

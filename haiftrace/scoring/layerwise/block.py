@@ -14,11 +14,11 @@ import numpy as np
 from haiftrace.methods.layerwise import Reference
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
-from haiftrace.scoring.best import Scored
 from haiftrace.scoring.layerwise.evidence import explained
 from haiftrace.scoring.layerwise.pooling import pooled_similarity, powered_layers
 from haiftrace.scoring.layerwise.questions import AskedTokens
 from haiftrace.scoring.layerwise.reference import ReferenceSample
+from haiftrace.scoring.top_records import Scored
 from haiftrace.store import Index, StoredWindow
 
 if TYPE_CHECKING:

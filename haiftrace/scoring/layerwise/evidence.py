@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from haiftrace.methods.layerwise import POWER, Reference
-from haiftrace.scoring.best import Scored
+from haiftrace.scoring.top_records import Scored
 from haiftrace.store import StoredWindow
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from haiftrace.progress import Progress
-from haiftrace.scoring.best import Tally
 from haiftrace.scoring.layerwise.block import Block, LayerwiseSearch, WindowScores
 from haiftrace.scoring.layerwise.questions import AskedTokens
 from haiftrace.scoring.layerwise.reference import ReferenceSample
+from haiftrace.scoring.top_records import Tally
 from haiftrace.store import Index
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from haiftrace.errors import StaleIndexError
-from haiftrace.scopes import select_parameters
+from haiftrace.parameters.scopes import select_parameters
 from haiftrace.store import Index
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from haiftrace.checkpoint import Checkpoint
+    from haiftrace.checkpoint.load import Checkpoint
     from haiftrace.engine import TokenSimilarity
 
 Kind = Literal["direct", "full"]
@@ -57,7 +57,7 @@ def layers_of(similarity: TokenSimilarity) -> list[int]:
 
 
 def full_similarity(checkpoint: Checkpoint, scope: str, memory: int) -> TokenSimilarity:
-    """Full gradients over a scope of parameters (see `haiftrace.scopes`)."""
+    """Full gradients over a scope of parameters (see `haiftrace.parameters.scopes`)."""
     from haiftrace.engine import FullGradients, GradientEngine
 
     names = select_parameters(checkpoint.model, scope)

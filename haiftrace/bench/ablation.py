@@ -1,0 +1,70 @@
+"""What a table of tracing accuracy varies beside the method, and the candidates of each pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from haiftrace.bench.synthetic.dataset import BenchData, Question, Record
+from haiftrace.methods import Combine
+
+LossOn = Literal["response", "all"]
+
+FIRST = "one a subject"
+"""The pool of each subject's first record."""
+
+DOCUMENT_SUBJECTS = {"pii-e": 16, "pii-cr": 100}
+"""Subjects whose records are joined to documents: the time goes with the square of the length."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What a table of tracing accuracy varies beside the method.
+
+    Attributes:
+        scope: parameters that count.
+        loss_on: whether the question's tokens are traced too.
+        combine: how token evidence is combined.
+        pool: the candidates: "all" records, "one a subject", "documents" of 1, 2, 4 and 8 records
+            joined, or one that a bench was given.
+    """
+
+    scope: str = "linear"
+    loss_on: LossOn = "response"
+    combine: Combine = "sum"
+    pool: str = "all"
+
+    def told(self) -> dict[str, Any]:
+        """As plain data, as rows of results.json tell it."""
+        return asdict(self)
+
+
+DEFAULT = Variation()
+
+
+def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
+    """The records in their order as documents of 1, 2, 4, 8, 1, 2, … of them."""
+    documents: list[tuple[Record, ...]] = []
+    at = 0
+    while at < len(records):
+        size = (1, 2, 4, 8)[len(documents) % 4]
+        documents.append(tuple(records[at : at + size]))
+        at += size
+    return documents
+
+
+def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
+    """What is ranked: all records, or each subject's first, or documents by some subjects."""
+    if pool == FIRST:
+        return [(record,) for record in {r.subject: r for r in reversed(data.records)}.values()]
+    if pool != "documents":
+        return [(record,) for record in data.records]
+    there = set(list(data.subjects)[: DOCUMENT_SUBJECTS[data.kind]])
+    return joined_records([record for record in data.records if record.subject in there])
+
+
+def in_pool(data: BenchData, leaks: Sequence[Question], pool: str) -> list[Question]:
+    """The leaks whose source is among the candidates."""
+    there = {record.subject for parts in candidates(data, pool) for record in parts}
+    return [question for question in leaks if question.subject in there]

@@ -1,0 +1,1 @@
+"""CLUE: parts of training samples traced to their sample (Figure 2)."""

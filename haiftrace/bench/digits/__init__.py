@@ -1,0 +1,1 @@
+"""Influence functions against gradient norm, by logistic regression on digits (Figure 1)."""

@@ -1,0 +1,1 @@
+"""What every experiment needs: stages, results, tables, figures, statistics."""

@@ -1,0 +1,286 @@
+"""Scores of every record for every leak of a trained model, by every method, over one index.
+
+A leak is a held-out question that the model answers right; its source is any record of the subject
+that it asks about. The scores come from the same registry and the same passes as `haiftrace trace`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from haiftrace.bench.ablation import DEFAULT, LossOn, Variation, candidates
+from haiftrace.bench.synthetic.dataset import BenchData, Question, Record
+from haiftrace.bench.training.train import Trained
+from haiftrace.corpus import CorpusSettings
+from haiftrace.device import free_memory
+from haiftrace.errors import IndexStoreError
+from haiftrace.index.build import IndexSettings, build_index
+from haiftrace.index.precompute import prepare
+from haiftrace.methods import (
+    COMBINES,
+    METHODS,
+    Combine,
+    GradientMethod,
+    LayerwiseMethod,
+    LexicalMethod,
+    Rule,
+    TrajectoryMethod,
+)
+from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
+from haiftrace.progress import Progress, Silent
+from haiftrace.query.query import Asking
+from haiftrace.scoring.gradient import Search, score_by_gradient
+from haiftrace.scoring.norms import NormSource, needs_of
+from haiftrace.scoring.top_records import Scored
+from haiftrace.store import Index
+from haiftrace.trace.tracer import Leak, Tracer
+
+if TYPE_CHECKING:
+    from haiftrace.checkpoint.load import Checkpoint
+    from haiftrace.scoring.query_gradient import Question as Asked
+
+TRAJECTORY_STEPS = 3
+"""Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
+
+BEING_FOUND = 4
+"""Vectors held while one direction is found: v, what it becomes, and the products between."""
+
+SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
+"""LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
+
+
+def trajectory(trained: Trained, regime: str) -> str:
+    """`--checkpoints` for a regime: some of the checkpoints up to it, with learning rates."""
+    last = trained.regimes[regime]
+    before = [c for c in trained.checkpoints if c.step <= last and c.learning_rate > 0]
+    chosen = before
+    if len(before) > TRAJECTORY_STEPS:
+        places = np.linspace(0, len(before) - 1, TRAJECTORY_STEPS + 1)[1:]
+        chosen = [before[round(place)] for place in places]
+    return ",".join(
+        f"{trained.directory / f'checkpoint-{c.step}'}:{c.learning_rate!r}" for c in chosen
+    )
+
+
+class Bench:
+    """A regime's model and its indexes, one a scope, pool and size of the token vectors.
+
+    Args:
+        work: where the indexes are kept.
+        data: what the model was trained on.
+        trained: the training.
+        regime: which of its checkpoints.
+        pools: further pools of candidates by name.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        data: BenchData,
+        trained: Trained,
+        regime: str,
+        memory: int,
+        progress: Progress,
+        device: str = "auto",
+        pools: Mapping[str, Sequence[Record]] | None = None,
+    ) -> None:
+        from haiftrace.checkpoint.load import load_checkpoint
+
+        self._work = work
+        self._data = data
+        self._memory = memory
+        self._progress = progress
+        self._pools = pools or {}
+        self.checkpoint: Checkpoint = load_checkpoint(
+            trained.path(regime), dtype="float32", device=device
+        )
+        self.settings = MethodSettings(series=SERIES, checkpoints=trajectory(trained, regime))
+        self._tracers: dict[tuple[str, str, int], Tracer] = {}
+        # Of the last pass over tokens, for the next variation, which combines them otherwise.
+        self._token_scores: dict[tuple[Variation, tuple[str, ...]], dict[Combine, np.ndarray]] = {}
+
+    def tracer(self, scope: str, pool: str, token_vectors: int = 0) -> Tracer:
+        """The index over a scope and pool, made where it is not there yet.
+
+        Args:
+            token_vectors: dimensions of one; where every record is scored, none are needed.
+        """
+        key = (scope, pool, token_vectors)
+        if key not in self._tracers:
+            name = pool.replace(" ", "-") + (f"-{token_vectors}" if token_vectors else "")
+            path = self._work / f"index-{scope}-{name}"
+            corpus = self._work / f"{name}.jsonl"
+            given = [(record,) for record in self._pools.get(pool, ())]
+            _write_corpus(corpus, given or candidates(self._data, pool))
+            self._index(path, scope, token_vectors, CorpusSettings((str(corpus),)))
+            opened = Index.open(path, verify=False)
+            self._tracers[key] = Tracer(opened, self.checkpoint, self._memory)
+        return self._tracers[key]
+
+    def _index(self, path: Path, scope: str, token_vectors: int, corpus: CorpusSettings) -> None:
+        settings = IndexSettings(
+            path,
+            scope,
+            append_eos=True,
+            token_vectors=token_vectors,
+            memory=self._memory,
+        )
+        try:
+            build_index(self.checkpoint, corpus, settings, self._progress)
+        except IndexStoreError:  # it is another index: of another training, or of another version
+            again = replace(settings, overwrite=True)
+            build_index(self.checkpoint, corpus, again, self._progress)
+
+    def keep(
+        self, methods: Sequence[str], scope: str = DEFAULT.scope, pool: str = DEFAULT.pool
+    ) -> None:
+        """Puts what the methods need into the index over a scope and pool."""
+        path = self.tracer(scope, pool).index.path
+        told = WithoutTalk(self._progress)
+        prepare(path, self.checkpoint, ",".join(methods), self.settings, self._memory, told)
+        self._tracers[scope, pool, 0] = Tracer(
+            Index.open(path, verify=False), self.checkpoint, self._memory
+        )
+
+    def share_factors(self, scope: str, pool: str) -> None:
+        """Lets a pool be scored by EK-FAC's factors of all records, which are what was trained."""
+        records = self.tracer(scope, DEFAULT.pool)
+        curvature = records.curvature(self.settings, WithoutTalk(self._progress))
+        self.tracer(scope, pool).take_curvature(curvature)
+
+    def questions(
+        self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn = "response"
+    ) -> list[Asked]:
+        """The leaks as tokens, with the gradients of their losses."""
+        asking = Asking(loss_on_all=loss_on == "all")
+        return [tracer.question(Leak(q.prompt, q.response), asking)[1] for q in leaks]
+
+    def scores(
+        self, leaks: Sequence[Question], variation: Variation, methods: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """[leaks, candidates] by method; a candidate's score is its best window's."""
+        tracer = self.tracer(variation.scope, variation.pool)
+        records = tracer.index.column("record")
+        found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+        together = _together(tracer, variation, methods)
+        for start in range(0, len(leaks), together):
+            part = leaks[start : start + together]
+            for name, windows in self._windows(tracer, part, variation, methods).items():
+                found[name].append(_best_windows(windows, records))
+        return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+
+    def _windows(
+        self,
+        tracer: Tracer,
+        leaks: Sequence[Question],
+        variation: Variation,
+        names: Sequence[str],
+    ) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        lexical = [m for n in names if isinstance(m := METHODS[n], LexicalMethod)]
+        for method in lexical:
+            found[method.name] = np.stack(
+                [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
+            )
+        by_gradient = LayerwiseMethod | GradientMethod | TrajectoryMethod
+        summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
+        if not summed:
+            return found
+        asked = self.questions(tracer, leaks, variation.loss_on)
+        told = WithoutTalk(self._progress)
+        if variation.combine == "sum":
+            return found | tracer.score_many(asked, summed, self.settings, told)
+        assert summed == ["haif"], "the other methods only sum"
+        key = (replace(variation, combine="sum"), tuple(q.id for q in leaks))
+        if key not in self._token_scores:
+            self._token_scores = {key: _by_tokens(tracer, asked, self.settings, told)}
+        return found | {"haif": self._token_scores[key][variation.combine]}
+
+
+def _together(tracer: Tracer, variation: Variation, methods: Sequence[str]) -> int:
+    """How many questions' directions fit in memory at once, beside the one that is being found.
+
+    The layerwise method sees to that itself.
+    """
+    full = GradientMethod | TrajectoryMethod
+    if not any(isinstance(METHODS[name], full) for name in methods):
+        return sys.maxsize
+    held = 1
+    if variation.combine != "sum":
+        held = 3  # v, its direction, and the stack of all
+    elif any(isinstance(METHODS[name], TrajectoryMethod) for name in methods):
+        held = 2  # at the traced checkpoint, and at the one that is visited
+    room = free_memory(tracer.engine.device) // 2
+    return max(1, room // (held * tracer.engine.gradient_bytes) - BEING_FOUND)
+
+
+class WithoutTalk(Silent):
+    """Shows the progress of long work and drops its talk: a bench says what matters itself."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.start = progress.start  # type: ignore[method-assign]
+        self.advance = progress.advance  # type: ignore[method-assign]
+
+
+class _Row:
+    """Takes a leak's token evidence by HAIF-T, and combines it in the other ways."""
+
+    def __init__(self, rule: Rule, windows: int) -> None:
+        self._rules = {combine: replace(rule, combine=combine) for combine in COMBINES[1:]}
+        self.scores = {combine: np.zeros(windows) for combine in self._rules}
+
+    def add(self, scored: Scored) -> None:
+        for combine, rule in self._rules.items():
+            each = rule.combined(scored.evidence, np.asarray(scored.window.labels))
+            self.scores[combine][scored.window.row] = each.sum()
+
+
+def _by_tokens(
+    tracer: Tracer, asked: Sequence[Asked], settings: MethodSettings, progress: Progress
+) -> dict[Combine, np.ndarray]:
+    """[leaks, windows] of HAIF with its tokens rectified or the strongest alone, from one pass."""
+    method = METHODS["haif-t"]  # its evidence is each token's u·A(g_kj)
+    assert isinstance(method, GradientMethod)
+    rule = tracer.rule([method], settings)
+    windows = len(tracer.index)
+    rows = [_Row(rule, windows) for _ in asked]
+    searches = [
+        Search(
+            range(windows),
+            {"gradient": question.direction},
+            question.direction.norm,
+            {method.name: row},
+        )
+        for question, row in zip(asked, rows, strict=True)
+    ]
+    curvature = tracer.curvature(settings, progress)
+    norms = NormSource(tracer.index, tracer.engine, curvature, needs_of([method], rule), rule)
+    score_by_gradient(tracer.index, tracer.engine, searches, [method], rule, norms, progress)
+    return {combine: np.stack([row.scores[combine] for row in rows]) for combine in COMBINES[1:]}
+
+
+def _best_windows(scores_QN: np.ndarray, records: np.ndarray) -> np.ndarray:
+    best = np.full((len(scores_QN), int(records.max()) + 1), -np.inf)
+    for row, scores_N in zip(best, scores_QN, strict=True):
+        np.maximum.at(row, records, scores_N)
+    return best
+
+
+def _write_corpus(path: Path, documents: Sequence[tuple[Record, ...]]) -> None:
+    lines = [
+        json.dumps(
+            {"id": "+".join(r.id for r in parts), "text": " ".join(r.text for r in parts)},
+            ensure_ascii=False,
+        )
+        for parts in documents
+    ]
+    content = "\n".join(lines) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        path.write_text(content, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Agreement with leave-one-out retraining (Table 1)."""

@@ -1,0 +1,1 @@
+"""Leaks of personal data traced to their records (Tables 2 to 4)."""

@@ -1,0 +1,1 @@
+"""Invented people, the records on them, and the questions."""

@@ -1,0 +1,1 @@
+"""The models of the benches: made, trained, asked."""

@@ -1,0 +1,1 @@
+"""A checkpoint directory: model, tokenizer, fingerprints and training run."""

@@ -1,0 +1,1 @@
+"""Inverse curvature: EK-FAC and LiSSA."""

@@ -1,0 +1,1 @@
+"""Use cases that make an index, and add to one."""

@@ -1,0 +1,330 @@
+"""The traced response: from prompt and response, given or generated, to tokens with labels."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from haiftrace.errors import NoAnswerError, UsageError
+
+if TYPE_CHECKING:
+    from haiftrace.checkpoint.load import Checkpoint
+
+_CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH")
+_CJK_PUNCTUATION = range(0x3000, 0x3040)
+PROMPT_FIELD = "{prompt}"
+NO_SPACE = "prompt and response are joined as they were given, with no space between"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How prompt and response become one string.
+
+    Attributes:
+        template: a text with `{prompt}` in it, put around the prompt.
+        chat: put the prompt into the tokenizer's chat template, as a user's message.
+        max_new_tokens: the most tokens that are generated.
+        stop: texts at which generation ends; the answer is what stands before.
+        loss_on_all: trace the prompt's tokens too.
+        as_it_stands: put no space between a prompt and a given response.
+    """
+
+    template: str | None = None
+    chat: bool = False
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    loss_on_all: bool = False
+    as_it_stands: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """Prompt and response as the model sees them.
+
+    Attributes:
+        prompt: as the model was given it, template included.
+        response: the text after it.
+        token_ids: prompt and response.
+        labels: True where the token is traced.
+        pieces: the text of each token.
+        text: prompt and response as one string.
+        offsets: characters of `text` that each token covers.
+        generated: True where the checkpoint produced the response.
+        span: the part of the response that is traced, None for all of it.
+        notes: what the user should know.
+    """
+
+    prompt: str
+    response: str
+    token_ids: list[int]
+    labels: list[bool]
+    pieces: list[str]
+    text: str
+    offsets: list[tuple[int, int]]
+    generated: bool
+    span: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:
+    """Let the checkpoint answer greedily; the traced tokens are its own.
+
+    Raises:
+        NoAnswerError: the model answered with nothing.
+        UsageError: a prompt that leaves no room in the context, or a span that is not in the
+            answer.
+    """
+    text = _asked(checkpoint, prompt, asking)
+    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=not asking.chat)
+    if not prompt_ids:
+        raise UsageError("The prompt is empty.", "Give a prompt with at least one token.")
+    room = asking.max_new_tokens
+    if checkpoint.context is not None:
+        room = min(room, checkpoint.context - len(prompt_ids))
+    if room < 1:
+        raise UsageError(
+            f"The prompt has {len(prompt_ids)} tokens; the model's context of {checkpoint.context}"
+            " leaves no room for an answer.",
+            "Shorten the prompt.",
+        )
+    new = _greedy(checkpoint, prompt_ids, room, asking.stop)
+    new_pieces = _new_pieces(checkpoint, prompt_ids, new)
+    answer = "".join(new_pieces)
+    response = answer[: _first_stop(answer, asking.stop)]
+    if not response.strip():
+        raise NoAnswerError(
+            "The model answered with nothing.",
+            "Give the answer that leaked with --response, or another prompt or --template.",
+        )
+    spans = [s for s in _spans(new_pieces) if s[0] < len(response)]
+    start, end = _span_of(response, span)
+    pieces = [checkpoint.tokenizer.decode([token]) for token in prompt_ids]
+    return _query(
+        Query(
+            prompt=text,
+            response=response,
+            token_ids=prompt_ids + new[: len(spans)],
+            labels=[False] * len(prompt_ids) + [a < end and start < b for a, b in spans],
+            pieces=pieces + new_pieces[: len(spans)],
+            text=text + response,
+            offsets=prompt_offsets + [(len(text) + a, len(text) + b) for a, b in spans],
+            generated=True,
+            span=span,
+        ),
+        [asking.loss_on_all] * len(prompt_ids),
+    )
+
+
+def given(
+    checkpoint: Checkpoint, prompt: str, response: str, asking: Asking, span: str | None
+) -> Query:
+    """A leak as it was seen elsewhere: prompt and response tokenised as one string.
+
+    Where neither side of the seam has white space and neither is CJK, one space goes between.
+
+    Raises:
+        UsageError: a response without a token, a span that is not in it, or both together longer
+            than the context.
+    """
+    if not response.strip():
+        raise UsageError("The response is empty.", "Give the text that leaked with --response.")
+    text = _asked(checkpoint, prompt, asking)
+    wanting = not asking.chat and _needs_space(text, response)
+    seam = " " if wanting and not asking.as_it_stands else ""
+    whole = text + seam + response
+    ids, offsets = _tokenise(checkpoint, whole, special=not asking.chat)
+    if checkpoint.context is not None and len(ids) > checkpoint.context:
+        raise UsageError(
+            f"Prompt and response have {len(ids)} tokens, the model's context has"
+            f" {checkpoint.context}.",
+            "Shorten the prompt, or give only the part of the response that leaked.",
+        )
+    start, end = _span_of(response, span)
+    first = len(text) + len(seam)
+    return _query(
+        Query(
+            prompt=text,
+            response=response,
+            token_ids=ids,
+            labels=[a < first + end and first + start < b for a, b in offsets],
+            pieces=[whole[a:b] for a, b in offsets],
+            text=whole,
+            offsets=offsets,
+            generated=False,
+            span=span,
+            notes=(NO_SPACE,) if wanting and not seam else (),
+        ),
+        [asking.loss_on_all and a < b <= first for a, b in offsets],
+    )
+
+
+def _query(query: Query, prompt_labels: list[bool]) -> Query:
+    """The query with the prompt's traced tokens, and without a label that nothing precedes."""
+    notes = query.notes
+    if any(query.labels[:1]):
+        notes += (
+            "the first token of the response is not traced: nothing stands before it that the model"
+            " could predict it from",
+        )
+    labels = [a or b for a, b in zip_longest(query.labels, prompt_labels, fillvalue=False)]
+    labels[:1] = [False]
+    if not any(query.labels) or not any(labels):
+        raise UsageError(
+            "The response has no token that the model predicts from something before it.",
+            "Give a prompt, or a longer response.",
+        )
+    return replace(query, labels=labels, notes=notes)
+
+
+def _asked(checkpoint: Checkpoint, prompt: str, asking: Asking) -> str:
+    if asking.template is not None:
+        if PROMPT_FIELD not in asking.template:
+            raise UsageError(
+                f"The template has no {PROMPT_FIELD} in it.",
+                'Write it like --template "Question: {prompt} Answer:".',
+            )
+        prompt = asking.template.replace(PROMPT_FIELD, prompt)
+    if not asking.chat:
+        return prompt
+    if not checkpoint.tokenizer.chat_template:
+        raise UsageError(
+            "The checkpoint's tokenizer has no chat template.",
+            "Leave --chat out, or use --template.",
+        )
+    message = [{"role": "user", "content": prompt}]
+    try:
+        return str(
+            checkpoint.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, tokenize=False
+            )
+        )
+    except Exception as error:  # whatever a template raises
+        raise UsageError(
+            f"The chat template refuses the prompt ({type(error).__name__}).",
+            "Write out what the model was given with --template instead of --chat.",
+        ) from error
+
+
+def _tokenise(
+    checkpoint: Checkpoint, text: str, special: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "The prompt or response is not valid UTF-8.", "Convert it to UTF-8."
+        ) from None
+    encoded = checkpoint.tokenizer(
+        text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
+    )
+    ids, offsets = list(encoded["input_ids"]), [(a, b) for a, b in encoded["offset_mapping"]]
+    # What a tokenizer puts behind the text would end it before the answer.
+    while special and ids and offsets[-1] == (0, 0) and len(ids) > 1:
+        ids.pop()
+        offsets.pop()
+    beyond = [i for i in ids if i >= checkpoint.vocabulary]
+    if beyond:
+        raise UsageError(
+            "The prompt or response holds a special token that the model's embedding has no row"
+            " for.",
+            "Remove that marker.",
+        )
+    return ids, offsets
+
+
+def _needs_space(before: str, after: str) -> bool:
+    if not before or before[-1].isspace() or after[0].isspace():
+        return False
+    return not (_is_cjk(before[-1]) or _is_cjk(after[0]))
+
+
+def _is_cjk(character: str) -> bool:
+    in_words = unicodedata.name(character, "").startswith(_CJK)
+    return in_words or ord(character) in _CJK_PUNCTUATION
+
+
+def _span_of(response: str, span: str | None) -> tuple[int, int]:
+    if span is None:
+        return 0, len(response)
+    start = response.find(span) if span else -1
+    if start < 0:
+        raise UsageError(
+            "The --span is not in the response.", "Copy it from the response exactly as it stands."
+        )
+    return start, start + len(span)
+
+
+def _ending_ids(checkpoint: Checkpoint) -> set[int]:
+    ends: Any = checkpoint.model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return {i for i in (*listed, checkpoint.tokenizer.eos_token_id) if i is not None}
+
+
+def _greedy(
+    checkpoint: Checkpoint, prompt_ids: list[int], room: int, stop: tuple[str, ...]
+) -> list[int]:
+    """The likeliest token again and again, until the model ends, `stop` is met or room is used up.
+
+    Transformers' own `generate` would follow the checkpoint's sampling settings, repetition
+    penalties among them, and so need not give what the model finds likeliest.
+    """
+    import torch
+
+    model, ends = checkpoint.model, _ending_ids(checkpoint)
+    new: list[int] = []
+    cache: dict[str, Any] = {}
+    with torch.no_grad():
+        while len(new) < room:
+            ids = new[-1:] if cache else prompt_ids + new
+            output = model(torch.tensor([ids], device=model.device), use_cache=True, **cache)
+            token = int(output.logits[0, -1].argmax())
+            if token in ends:
+                break
+            new.append(token)
+            if stop and _first_stop(_decode(checkpoint, prompt_ids, new), stop) is not None:
+                break
+            # Architectures without such a cache read everything again.
+            kept = getattr(output, "past_key_values", None)
+            cache = {} if kept is None else {"past_key_values": kept}
+    return new
+
+
+def _first_stop(answer: str, stop: tuple[str, ...]) -> int | None:
+    return min((answer.index(text) for text in stop if text and text in answer), default=None)
+
+
+def _decode(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> str:
+    """The text of the new tokens: decoded with what stands before, which their spaces depend on."""
+
+    def text(ids: list[int]) -> str:
+        return str(checkpoint.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    return text(prompt_ids + new)[len(text(prompt_ids)) :]
+
+
+def _new_pieces(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> list[str]:
+    """Text of every new token, so that the pieces add up to the answer.
+
+    A character that several tokens spell stands with the last of them.
+    """
+    pieces, done = [], ""
+    for count in range(1, len(new) + 1):
+        text = _decode(checkpoint, prompt_ids, new[:count])
+        unfinished = text.endswith("\ufffd") and count < len(new)
+        pieces.append("" if unfinished else text[len(done) :])
+        done = done if unfinished else text
+    return pieces
+
+
+def _spans(pieces: list[str]) -> list[tuple[int, int]]:
+    """Where each piece stands; tokens that spell a character together all have its place."""
+    spans, end = [], sum(map(len, pieces))
+    stop = end
+    for piece in reversed(pieces):
+        if piece:
+            stop = end
+        spans.append((end - len(piece), stop))
+        end -= len(piece)
+    return spans[::-1]

@@ -1,0 +1,148 @@
+"""An audit on the terminal: a block for each leak, a table of them, and what the gate decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from haiftrace.findings import Finding, Gate
+from haiftrace.reports.formatting import count_text, has_shares, score_text, share_text
+from haiftrace.reports.narrative import (
+    INTERRUPTED,
+    Headline,
+    finding_p,
+    gate_counts,
+    gate_headline,
+    gate_rule,
+    gate_step,
+    headline,
+    is_told,
+    leaked_types,
+    p_text,
+    place_text,
+    split_at_alpha,
+    suppression_text,
+    traced_to,
+)
+from haiftrace.reports.terminal.flow import Unit, gapped
+from haiftrace.reports.terminal.page import Page, clip
+from haiftrace.reports.terminal.verdict_block import TONES, response_units
+from haiftrace.reports.word_evidence import merge_words, strongest, word_parts
+from haiftrace.reports.word_pairs import pairs_in_a_line
+
+_WORDS = 5  # of a record, in the line of its tokens
+_WORDS_FROM = 0.1  # of the strongest word's evidence
+_NAME_CELLS = 24  # of a probe's id in the table
+_GAP = "  "
+
+
+def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
+    """Print what leaked, or could not be decided, and the gate's decision; clean probes count."""
+    told = [finding for finding in findings if is_told(finding)]
+    for number, finding in enumerate(told, start=1):
+        page.blank()
+        what = "leak" if finding.kind is not None else "open"
+        page.rule(f"{what} {number} of {len(told)}")
+        _block(page, finding)
+    if told:
+        page.blank()
+        _table(page, told)
+    page.blank()
+    _decision(page, gate, gate_headline(gate))
+
+
+def _block(page: Page, finding: Finding) -> None:
+    told = headline(finding)
+    title = finding.kind or told.title
+    what = leaked_types(finding)
+    name = finding.probe.id if finding.probe is not None else ""
+    facts = " · ".join(fact for fact in (what, name and f"probe {name}") if fact)
+    head = [Unit(page.show(title.upper()), TONES[told.tone], gap=True)]
+    page.entry("Verdict", [*head, *gapped(page.words(facts))])
+    suppressed = suppression_text(finding)
+    if suppressed:
+        page.entry("Passes", page.words(suppressed))
+    figure = _figure(finding)
+    if figure:
+        page.entry("Why", page.words(figure))
+    above, _ = split_at_alpha(finding)
+    if above and told.title == "Traced":
+        record = above[0]
+        more = f" · and {count_text(len(above) - 1, 'more record')}" if len(above) > 1 else ""
+        name = f"{record.id} · " if record.id != place_text(record) else ""
+        page.entry("Source", page.words(f"{name}{place_text(record)}{more}"))
+        words = strongest(merge_words(record), _WORDS_FROM)[:_WORDS]
+        shares = has_shares(record.score, [token.evidence for token in record.tokens])
+        parts = [
+            f"{clip(page.show(word_parts(word)[1]))} "
+            f"{share_text(word.evidence, record.score, as_share=shares)}"
+            for word in words
+        ]
+        if parts:
+            page.entry("Tokens", page.words(", ".join(parts)))
+        pairs = pairs_in_a_line(page, finding, record)
+        if pairs:
+            page.entry("Taught", page.words(pairs))
+    prompt, _ = page.cut(page.words(finding.prompt))
+    page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
+    response, _ = page.cut(list(response_units(page, finding)))
+    page.entry("Response", response or [Unit("(empty)", "dim")])
+    for note in finding.notes:
+        page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
+
+
+def _figure(finding: Finding) -> str:
+    """The verdict's numbers in a line, or why there are none."""
+    verdict = finding.verdict
+    if verdict is None:
+        return "nothing was calibrated, so no source is named"
+    parts = list(verdict.reasons)
+    if verdict.p_value is not None:
+        parts.append(f"p {p_text(verdict.p_value)} (alpha {verdict.alpha:g})")
+    if verdict.q_value is not None:
+        parts.append(f"q {p_text(verdict.q_value)}")
+    if verdict.value is not None:
+        parts.append(f"{verdict.statistic or 'statistic'} {verdict.value:.3g}")
+    if finding.records and verdict.decision == "traced":
+        parts.append(f"score {score_text(finding.records[0].score)}")
+    return " · ".join(parts)
+
+
+def _table(page: Page, findings: Sequence[Finding]) -> None:
+    """A row a leak: its probe, what leaked, kind, p-value, source."""
+    rows = [("probe", "value", "kind", "p", "source")]
+    for finding in findings:
+        source = traced_to(finding)
+        passes = "" if finding.suppressed is None else " (passes)"
+        rows.append(
+            (
+                clip(page.show(finding.probe.id if finding.probe else "-"), _NAME_CELLS),
+                clip(page.show(leaked_types(finding) or "-"), _NAME_CELLS),
+                f"{finding.kind or 'open'}{passes}",
+                finding_p(finding, "-"),
+                "-" if source is None else page.show(place_text(source)),
+            )
+        )
+    sizes = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    room = page.width - sum(sizes[:-1]) - len(_GAP) * (len(sizes) - 1)
+    for number, row in enumerate(rows):
+        cells = [set_cell_size(cell, size) for cell, size in zip(row[:-1], sizes, strict=False)]
+        line = _GAP.join([*cells, clip(row[-1], max(room, 8))])
+        page.line(Text(set_cell_size(line, page.width), "bold" if number == 0 else ""))
+
+
+def _decision(page: Page, gate: Gate, told: Headline) -> None:
+    title = Unit(page.show(told.title.upper()), TONES[told.tone], gap=True)
+    words = gapped(page.words(told.text))
+    page.entry("Gate", [title, *words, Unit(f"(exit {gate.exit_code})", "dim", gap=True)])
+    counts = " · ".join(f"{name} {count:,}" for name, count in gate_counts(gate) if count)
+    page.entry("", page.words(counts or "nothing was asked"))
+    page.entry("", page.words(gate_rule(gate), "dim"))
+    for reason in gate.reasons:
+        page.entry("", page.words(reason))
+    if gate.partial:
+        page.entry("", page.words(INTERRUPTED, "bold"))
+    page.blank()
+    page.entry("Next", page.words(gate_step(gate)))

@@ -1,0 +1,335 @@
+"""The report that a person reads in a terminal.
+
+Everything that comes from a model or a corpus is made inert first and then put into
+`rich.text.Text`; markup is never built from it. Evidence is shown by colour and, for who has none,
+by brackets, signs and numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import PurePath
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.formatting import (
+    cosine_text,
+    count_text,
+    has_shares,
+    score_text,
+    share_text,
+    size_text,
+)
+from haiftrace.reports.narrative import next_step, p_text, split_at_alpha
+from haiftrace.reports.terminal.audit_view import print_audit
+from haiftrace.reports.terminal.comparison import by_leak, rank_table
+from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
+from haiftrace.reports.terminal.page import INDENT, Page, clip
+from haiftrace.reports.terminal.verdict_block import print_verdict, response_units
+from haiftrace.reports.word_evidence import WordEvidence, merge_words, strongest, word_parts
+from haiftrace.reports.word_pairs import ARROW, asked_as_one, print_pairs
+
+_BAR = 8  # cells of the bar that compares a score with the best
+_MARKED_WORDS = 5  # words with their number in the text
+_LISTED_WORDS = 8  # words in the line below it
+_LISTED_FROM = 0.03  # of the strongest word's evidence
+_MARKED_FROM = 0.1  # of the strongest word's evidence
+
+# By rising evidence, relative to the strongest word of all records: (from, for, against).
+_SHADES = (
+    (0.05, "underline", "underline"),
+    (0.2, "#000000 on #ffe3b3", "#000000 on #c5ddf5"),
+    (0.5, "bold #000000 on #ffb340", "bold #ffffff on #2b6cb0"),
+)
+
+
+def render_terminal(
+    report: Report, console: Console, *, full: bool = False, below: bool = False
+) -> None:
+    """Print a report for reading: verdict, why to believe it, source, tokens, next step.
+
+    An audit is a block for each leak, a table, and what its gate decides.
+
+    Args:
+        report: what was found.
+        console: where to; without colour (`NO_COLOR`, `TERM=dumb`, no terminal) not one ANSI code
+            is written, and characters that its encoding lacks are spelled in ASCII.
+        full: show long texts whole instead of what stands around their strongest words.
+        below: show the records that do not clear alpha too, faintly.
+    """
+    page = Page(console, full)
+    if report.gate is not None:
+        _head(page, report)
+        print_audit(page, report.findings, report.gate)
+        _signature(page, report)
+        return
+    leaks = list(by_leak(report.findings))
+    # One verdict is the first thing to read; more of them stand under a common head.
+    is_single = len(report.findings) == 1 and report.findings[0].verdict is not None
+    if not is_single:
+        _head(page, report)
+    for number, findings in enumerate(leaks, start=1):
+        if not is_single:
+            page.blank()
+        if len(leaks) > 1:
+            page.rule(f"leak {number} of {len(leaks)}")
+            page.blank()
+        _leak(page, findings, below)
+    if not report.findings:
+        page.blank()
+        page.line(Text("Nothing was traced: the report holds no finding."))
+    if is_single:
+        page.blank()
+        _head(page, report)
+    _foot(page, report)
+
+
+def _head(page: Page, report: Report) -> None:
+    model, index = report.model, report.index
+    name = PurePath(model.path).name or model.path
+    page.entry(
+        "Model",
+        _facts(
+            page,
+            name,
+            model.architecture,
+            f"{size_text(model.parameters)} parameters, {size_text(model.traced_parameters)} "
+            f"traced, {model.dtype}",
+        ),
+    )
+    page.entry(
+        "Index",
+        _facts(
+            page,
+            index.path,
+            count_text(index.records, "record"),
+            count_text(index.tokens, "token"),
+            f"scope {model.scope}",
+        ),
+    )
+
+
+def _facts(page: Page, *facts: str) -> list[Unit]:
+    units: list[Unit] = []
+    for fact in facts:
+        units += [Unit("·", "dim", gap=True)] if units else []
+        units += gapped(page.words(fact) or [Unit("-")])
+    return units
+
+
+def _leak(page: Page, findings: Sequence[Finding], below: bool) -> None:
+    """A traced response, and what each method found of it."""
+    if len(findings) == 1:
+        (finding,) = findings
+        print_verdict(page, finding)
+        if finding.verdict is not None:
+            page.blank()
+        _traced(page, finding)
+        _found(page, finding, below)
+        return
+    _traced(page, findings[0])
+    page.blank()
+    page.line(Text("Ranks of the records that any method puts first:", "bold"))
+    for line in rank_table(findings, page.width - INDENT):
+        page.line(Text(" " * INDENT + page.show(line)))
+    for finding in findings:
+        page.blank()
+        page.rule(finding.method)
+        print_verdict(page, finding)
+        _found(page, finding, below)
+
+
+def _traced(page: Page, finding: Finding) -> None:
+    prompt, _ = page.cut(page.words(finding.prompt))
+    page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
+    response, _ = page.cut(list(response_units(page, finding)))
+    page.entry("Response", response or [Unit("(empty)", "dim")])
+    part = "all of the response" if finding.span is None else "the part in brackets"
+    origin = "generated" if finding.generated else "given"
+    chance = math.exp(-max(finding.mean_loss, 0.0))
+    loss = f"mean loss {finding.mean_loss:.2f} nats ({chance:.0%} a token)"
+    page.entry("Traced", _facts(page, part, origin, loss))
+
+
+def _found(page: Page, finding: Finding, below: bool) -> None:
+    page.entry("Method", _facts(page, finding.method, _scored(finding)))
+    for note in finding.notes:
+        page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
+    if not finding.records:
+        page.blank()
+        page.line(Text("No record was found for this response.", "bold"))
+    best = max((record.score for record in finding.records), default=0.0)
+    texts = [(record, merge_words(record)) for record in finding.records]
+    peak = max((abs(word.evidence) for _, words in texts for word in words), default=0.0)
+    above, under = split_at_alpha(finding)
+    for record, words in texts[: len(above)]:
+        page.blank()
+        _record_head(page, record, best)
+        _record_text(page, finding, record, words, peak)
+    if under:
+        _below_the_line(page, finding, texts[len(above) :], best, shown=below)
+    step = next_step(finding)
+    if step:
+        page.blank()
+        page.entry("Next", page.words(step))
+
+
+def _below_the_line(
+    page: Page,
+    finding: Finding,
+    texts: Sequence[tuple[RecordEvidence, Sequence[WordEvidence]]],
+    best: float,
+    *,
+    shown: bool,
+) -> None:
+    """The rule under the last record that clears alpha; what is below it, faint, when asked for."""
+    assert finding.verdict is not None  # else no line is drawn
+    clear = len(finding.records) - len(texts)
+    page.blank()
+    page.rule(f"{'above' if clear else 'nothing'} clears alpha {finding.verdict.alpha:g}")
+    if not shown:
+        hidden = count_text(len(texts), "record")
+        page.block(page.words(f"{hidden} below it: chance alone may score as high (--all)", "dim"))
+        return
+    with page.faint():
+        for record, words in texts:
+            page.blank()
+            _record_head(page, record, best)
+            _record_text(page, finding, record, words, math.inf)
+
+
+def _scored(finding: Finding) -> str:
+    windows = count_text(finding.scored, "record window")
+    reach = f"all {windows}" if finding.exhaustive else f"a shortlist of {windows}"
+    return f"{reach} scored exactly"
+
+
+def _record_text(
+    page: Page,
+    finding: Finding,
+    record: RecordEvidence,
+    words: Sequence[WordEvidence],
+    peak: float,
+) -> None:
+    """The text with its words marked (against the record's own strongest) and shaded (`peak`)."""
+    shares = has_shares(record.score, [word.evidence for word in words])
+    share = partial(share_text, score=record.score, as_share=shares)
+    marked = strongest(words, _MARKED_FROM)[:_MARKED_WORDS]
+    marks = {id(word): share(word.evidence) for word in marked}
+    units, is_cut = page.cut(list(_record_units(page, record.text, words, marks, peak)))
+    page.block(units or [Unit("(no text)", "dim")], lead="│ ")
+    if is_cut:
+        page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
+    listed = strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
+    asked = asked_as_one(page, finding, record)
+    page.block(_listing(page, listed, share, asked, is_share=shares))
+    print_pairs(page, finding, record)
+
+
+def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
+    rank = f"#{record.rank}".ljust(INDENT - 1) + " "
+    place = record.source.path
+    if record.source.line is not None:
+        place += f":{record.source.line}"
+    name = clip(page.show(record.id), page.width // 2)
+    figures = f"score {score_text(record.score)}"
+    if record.cosine is not None:
+        figures += f"  cosine {cosine_text(record.cosine)}"
+    if record.p_value is not None:
+        figures += f"  p {p_text(record.p_value)}"
+    figures += f"  {_bar(record.score, best)}"
+    room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
+    title = Text.assemble((rank, "bold"), (name, "bold"))
+    if room >= 2:
+        page.line(Text.assemble(title, " " * room, figures))
+    else:
+        page.line(title)
+        page.block(page.words(figures))
+    details = [] if record.id == place else [place]
+    if record.windows > 1:
+        details.append(f"best of {record.windows} windows, from token {record.window_start}")
+    if details:
+        page.block(_facts(page, *details))
+
+
+def _bar(score: float, best: float) -> str:
+    part = score / best if best > 0 and math.isfinite(score / best) else 0.0
+    filled = round(_BAR * min(max(part, 0.0), 1.0))
+    return "█" * filled + "░" * (_BAR - filled)
+
+
+def _record_units(
+    page: Page, text: str, words: Sequence[WordEvidence], marks: dict[int, str], peak: float
+) -> Iterator[Unit]:
+    """The record's text as units: words shaded by evidence, the marked ones in brackets."""
+    end, after_gap = 0, False
+    for word in words:
+        mark = marks.get(id(word))
+        covers_text = word.start < word.end and not text[word.start : word.end].isspace()
+        if not covers_text and mark is None:
+            continue  # a special token, or white space that the next gap shows
+        gap = after_gap or not covers_text
+        after_gap = not covers_text
+        if word.start < word.end:
+            between = text[end : word.start]
+            yield from plain_units(between, page.show)
+            gap = gap or between[-1:].isspace()
+            end = word.end
+        opening, core, closing = word_parts(word)
+        style = _shade(word.evidence, peak)
+        shown = page.show(core) if mark is None else f"[{clip(page.show(core))} {mark}]"
+        if opening:
+            yield Unit(page.show(opening), "", gap)
+        yield Unit(shown, style, gap and not opening, key=mark is not None)
+        if closing:
+            yield Unit(page.show(closing))
+    yield from plain_units(text[end:], page.show)
+
+
+def _shade(evidence: float, peak: float) -> str:
+    style = ""
+    for lowest, supporting, opposing in _SHADES:
+        if peak > 0 and abs(evidence) >= lowest * peak:
+            style = supporting if evidence > 0 else opposing
+    return style
+
+
+def _listing(
+    page: Page,
+    words: Sequence[WordEvidence],
+    share: partial[str],
+    asked: Sequence[Unit],
+    *,
+    is_share: bool,
+) -> list[Unit]:
+    """The strongest words with their numbers, in a line; `asked` is what they taught, if told."""
+    if not words:
+        return page.words("no word of it carries evidence", "dim")
+    title = "share of score" if is_share else "evidence (the score nearly cancels out)"
+    units = [*page.words(f"{title}:", "dim"), *asked]
+    for word in words:
+        _, core, _ = word_parts(word)
+        entry = f"{clip(page.show(core))} {share(word.evidence)}"
+        units.append(Unit(entry if word is words[-1] else f"{entry},", gap=True))
+    return units
+
+
+def _foot(page: Page, report: Report) -> None:
+    page.blank()
+    if any(finding.records for finding in report.findings):
+        legend = "[word +31%] carries 31% of its record's score; a minus is against the record."
+        if page.styled:
+            legend += " The deeper the shade, the stronger, over all records."
+        if any(record.pairs for finding in report.findings for record in finding.records):
+            legend += f" answer {ARROW} record: a word of the answer, and what taught it."
+        page.entry("Legend", page.words(legend, "dim"))
+    _signature(page, report)
+
+
+def _signature(page: Page, report: Report) -> None:
+    page.entry("", page.words(f"haiftrace {report.tool_version}, {report.seconds:.1f} s", "dim"))

@@ -1,0 +1,115 @@
+"""Which token gradients an index is made with, and the whitening of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from haiftrace.errors import UsageError
+from haiftrace.parameters.scopes import DEFAULT_SCOPE, select_parameters
+from haiftrace.scoring.layerwise.similarity import Kind, full_similarity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from haiftrace.checkpoint.load import Checkpoint
+    from haiftrace.engine import DirectGradients, TokenSimilarity
+
+WHITENING_WINDOWS = 256
+"""Windows of the corpus that whitening is found from, a seeded sample."""
+
+WHITENING_TOKENS = 1 << 16
+"""Tokens of these windows from which on there are enough."""
+
+_FALLBACKS = (DEFAULT_SCOPE, "matrices", "all")
+
+
+@dataclass(frozen=True)
+class TokenGradients:
+    """The token gradients of a model.
+
+    Attributes:
+        kind: "direct" where it has them.
+        scope: the parameters of full gradients, for the methods that take these too.
+        names: of the parameters in scope.
+        similarity: computes them.
+        note: what the user should know of the choice; "" for nothing.
+    """
+
+    kind: Kind
+    scope: str
+    names: list[str]
+    similarity: TokenSimilarity
+    note: str = ""
+
+
+def choose_scope(checkpoint: Checkpoint, asked: str | None) -> tuple[str, list[str]]:
+    """The scope of full gradients and its parameters; the first that the model has, unless asked.
+
+    Raises:
+        UsageError: the model has nothing in the scope that is asked for.
+    """
+    if asked is not None:
+        return asked, select_parameters(checkpoint.model, asked)
+    for scope in _FALLBACKS[:-1]:
+        try:
+            return scope, select_parameters(checkpoint.model, scope)
+        except UsageError:
+            continue
+    return _FALLBACKS[-1], select_parameters(checkpoint.model, _FALLBACKS[-1])
+
+
+def choose_gradients(checkpoint: Checkpoint, asked: str | None, memory: int) -> TokenGradients:
+    """Direct gradients, or where the model has none its full ones.
+
+    Args:
+        asked: the scope of full gradients; None for one that works.
+        memory: bytes that a pass may take, approximately.
+
+    Raises:
+        UsageError: the model has nothing in the scope that is asked for.
+    """
+    from haiftrace.engine import DirectGradients, NoDirectGradients
+
+    scope, names = choose_scope(checkpoint, asked)
+    try:
+        direct = DirectGradients(checkpoint.model, memory=memory)
+    except NoDirectGradients as why:
+        note = (
+            f"this model has no direct gradients ({why}): full token gradients over the scope"
+            f" {scope} take their place, a backward pass a token"
+        )
+        full = full_similarity(checkpoint, scope, memory)
+        return TokenGradients("full", scope, names, full, note)
+    return TokenGradients("direct", scope, names, direct)
+
+
+def found_whitening(
+    direct: DirectGradients,
+    batches: Iterator[Sequence[list[int]]],
+    damping: float,
+    passed: Callable[[Sequence[list[int]]], None],
+) -> dict[str, Tensor]:
+    """The whitening of the inputs over all tokens of some windows, as it is kept: in float32.
+
+    Args:
+        batches: token ids of the windows, those of like length together.
+        damping: λ.
+        passed: is told of each batch that is done.
+    """
+    from haiftrace.engine import SecondMoments, make_batch
+
+    moments = SecondMoments()
+    for sequences in batches:
+        direct.add_moments(make_batch(sequences, device=direct.device), moments)
+        passed(sequences)
+    matrices = moments.whitening(damping).matrices
+    return {str(n): matrix.float() for n, matrix in enumerate(matrices) if matrix is not None}
+
+
+def whitened(direct: DirectGradients, matrices: dict[str, Tensor]) -> DirectGradients:
+    """Direct gradients with a whitening as it is kept."""
+    from haiftrace.engine import Whitening
+
+    return direct.whitened(Whitening(tuple(matrices[str(n)] for n in range(len(matrices)))))

@@ -1,0 +1,1 @@
+"""What is known of text alone: words, terms, search by BM25."""

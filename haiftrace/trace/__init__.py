@@ -1,0 +1,1 @@
+"""The use case: query, index and methods to findings."""

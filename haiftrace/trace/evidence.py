@@ -1,0 +1,114 @@
+"""From what was scored to what a finding says: records, their tokens, the response's tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from haiftrace.findings import (
+    PairEvidence,
+    RecordEvidence,
+    ResponseToken,
+    Source,
+    TokenEvidence,
+)
+from haiftrace.query.query import Query
+from haiftrace.scoring.top_records import Scored
+from haiftrace.text.words import group_words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEAK_LOSS = 3.0
+"""Mean loss in nats above which the model would hardly say the response (under 5 % a token)."""
+MOST_PAIRS = 12
+"""Pairs of words that a record's evidence holds."""
+
+
+def weakness(mean_loss: float) -> tuple[str, ...]:
+    """A warning where the model would hardly say the response."""
+    if mean_loss <= WEAK_LOSS:
+        return ()
+    return (
+        f"the model would hardly say this (mean loss {mean_loss:.2f} nats a token): the trace is"
+        " weak evidence",
+    )
+
+
+def response_tokens(query: Query, losses: Tensor) -> tuple[ResponseToken, ...]:
+    """The traced tokens, with losses [T] of the whole query."""
+    return tuple(
+        ResponseToken(position, query.token_ids[position], query.pieces[position], float(loss))
+        for position, loss in enumerate(losses.tolist())
+        if query.labels[position]
+    )
+
+
+def word_pairs(scored: Scored, query: Query) -> list[PairEvidence]:
+    """Every pair of a response word and a record word that has evidence, strongest first.
+
+    A pair's evidence is the sum over the tokens of both words, so that all of them sum to the
+    score. Empty for a method in which tokens do not meet.
+    """
+    if not scored.pairs:
+        return []
+    window = scored.window
+    asking = [place for place in scored.pairs if place is not None]
+    said = [
+        (query.text[word.start : word.end], tuple(asking[i] for i in word.tokens))
+        for word in group_words(query.text, [query.offsets[place] for place in asking])
+    ]
+    rows_WT = [np.sum([scored.pairs[place] for place in places], 0) for _, places in said]
+    if None in scored.pairs:
+        said, rows_WT = [("", ()), *said], [scored.pairs[None], *rows_WT]
+    taught = group_words(window.text, window.offsets)
+    pairs = [
+        PairEvidence(
+            response_text=text,
+            response_positions=places,
+            record_text=window.text[word.start : word.end],
+            record_positions=tuple(window.start + i for i in word.tokens),
+            start=word.start,
+            end=word.end,
+            evidence=float(row_T[list(word.tokens)].sum()),
+        )
+        for (text, places), row_T in zip(said, rows_WT, strict=True)
+        for word in taught
+    ]
+    return sorted((pair for pair in pairs if pair.evidence), key=lambda pair: -pair.evidence)
+
+
+def record_evidence(
+    rank: int, scored: Scored, query: Query, p_value: float | None = None
+) -> RecordEvidence:
+    """A ranked record by its best window, and what it taught of the query."""
+    window = scored.window
+    tokens = tuple(
+        TokenEvidence(
+            position=window.start + i,
+            token_id=int(window.token_ids[i]),
+            text=window.text[start:end],
+            start=start,
+            end=end,
+            loss=float(window.token_loss[i]),
+            grad_norm=float(window.token_grad_norm[i]),
+            evidence=float(scored.evidence[i]),
+        )
+        for i, (start, end) in enumerate(window.offsets)
+    )
+    return RecordEvidence(
+        rank=rank,
+        id=window.id,
+        source=Source(window.path, window.line),
+        score=scored.score,
+        cosine=scored.cosine,
+        text=window.text,
+        tokens=tokens,
+        window_start=window.start,
+        windows=window.windows,
+        content_hash=window.content_hash,
+        p_value=p_value,
+        pairs=tuple(word_pairs(scored, query)[:MOST_PAIRS]),
+        layers=scored.layers or (),
+    )
