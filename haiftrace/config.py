@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from haiftrace.errors import UsageError
 
@@ -59,21 +59,26 @@ def _commands(
     settings: dict[str, dict[str, Any]] = {}
     for command, values in content.items():
         name = (*group, command)
-        known = options.get(command)
-        if not isinstance(known, Mapping) or not isinstance(values, dict):
+        command_options = options.get(command)
+        if not isinstance(command_options, Mapping) or not isinstance(values, dict):
             raise UsageError(
                 f"{path} has '{'.'.join(name)}', which is no table of a command.",
                 f"Its tables are {', '.join(_tables(options, group))}.",
             )
-        below = any(isinstance(entry, Mapping) for entry in known.values())
-        settings[command] = (_commands if below else _values)(path, values, known, name)
+        read = _commands if _is_group(command_options) else _values
+        settings[command] = read(path, values, command_options, name)
     return settings
 
 
+def _is_group(options: bool | Options) -> TypeGuard[Options]:
+    """Whether these are the commands of a group, not the options of a command."""
+    return isinstance(options, Mapping) and any(isinstance(o, Mapping) for o in options.values())
+
+
 def _tables(options: Options, group: tuple[str, ...]) -> Iterator[str]:
-    for name, known in options.items():
-        if isinstance(known, Mapping) and any(isinstance(e, Mapping) for e in known.values()):
-            yield from _tables(known, (*group, name))
+    for name, entry in options.items():
+        if _is_group(entry):
+            yield from _tables(entry, (*group, name))
         else:
             yield f"[{'.'.join((*group, name))}]"
 

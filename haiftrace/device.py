@@ -76,7 +76,7 @@ def choose_threads(parameters: int, device: torch.device) -> None:
         torch.set_num_threads(1)
 
 
-def whole_memory(device: torch.device) -> int:
+def total_memory(device: torch.device) -> int:
     """Bytes that a device has: the GPU, or the machine or what this process may take of it (1 GiB
     where unknown). The same at each call, so that a run can be repeated to the last bit.
     """

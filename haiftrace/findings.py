@@ -1,4 +1,4 @@
-"""What a trace found. Every report renders these; they know nothing of tensors or files."""
+"""Findings: the result of a trace as plain data, which every report renders."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FailOn = Literal["leak", "traced", "none"]
 
 @dataclass(frozen=True)
 class PrivateValue:
-    """A value that must not be said: given with a probe, or found by a detector.
+    """A value that must not be in a response: given with a probe, or detected.
 
     Attributes:
         type: what it is: "email", "phone", "date-of-birth", "address", "card", ….
-        value: the text, as it was given or as it stands where it was found.
-        given: True where a probe named it, False where a detector found it.
+        value: the text, as it was given or as it stands where it was detected.
+        given: True where a probe named it, False where only a detector did.
     """
 
     type: str
@@ -48,13 +48,13 @@ class NullDistribution:
     """Scores of control queries whose own source was left out: what chance alone reaches.
 
     Attributes:
-        draws: how many controls.
+        samples: how many null samples, one a control.
         edges, counts: a histogram of their statistics; one edge more than counts.
         threshold: the value of the statistic at which p equals alpha; None where there are too
-            few draws for that.
+            few samples for that.
     """
 
-    draws: int
+    samples: int
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     threshold: float | None
@@ -65,13 +65,13 @@ class Verdict:
     """What a finding's first place means.
 
     Attributes:
-        decision: whether a source in this corpus was found.
-        alpha: false-accusation rate that was asked for.
+        decision: whether this corpus holds the source.
+        alpha: the accepted false-accusation rate.
         statistic: name of what is compared: "margin" or "relative margin".
         value: of the first record.
-        p_value: share of the controls without a source that are as high; None without controls.
+        p_value: fraction of the controls without a source that are as high; None without controls.
         q_value: the p-value over all findings of the run by Benjamini and Hochberg.
-        power: share of the controls with their source there that clear alpha.
+        power: fraction of the controls with their source there that clear alpha.
         lengths: tokens of the controls' responses that it was compared with, ascending.
         null: those controls, of the nearest level.
         reasons: why it is inconclusive, in plain words.
@@ -95,7 +95,7 @@ class Gate:
 
     Attributes:
         exit_code: 0 passed, 1 leaks, 3 inconclusive.
-        fail_on, max_leaks: what was asked for.
+        fail_on, max_leaks: as configured.
         probes, leaks: how many, baseline and ignored ones not among the leaks.
         verbatim, inferred, untraced: the leaks by kind.
         known, ignored: leaks that the baseline or the ignore file lets pass.
@@ -132,7 +132,7 @@ class TokenEvidence:
         grad_norm: norm of the gradient of that loss that the index knows: the direct value
             gradients of the layers that judge, their inputs whitened, or of a model without these
             the full one over the traced parameters.
-        evidence: this token's share of the record's score.
+        evidence: what this token contributes to the record's score.
     """
 
     position: int
@@ -147,15 +147,15 @@ class TokenEvidence:
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """What a word of a record taught of a word of the response, by a method in which tokens meet.
+    """What a word of a record taught of a word of the response, by a method of token pairs.
 
     Attributes:
-        response_text: the word of the response; empty where the response was asked as one.
+        response_text: the word of the response (may be empty for special tokens).
         response_positions: of the word's tokens, as in `Finding.response_tokens`.
         record_text: the word of the record (may be empty for special tokens).
         record_positions: of the word's tokens in the record, as in `RecordEvidence.tokens`.
         start, end: character offsets of `record_text` in the record's text.
-        evidence: the pair's share of the record's score.
+        evidence: what the pair contributes to the record's score.
     """
 
     response_text: str
@@ -180,13 +180,13 @@ class RecordEvidence:
     """One ranked training record; the `evidence` of its tokens sums to `score`.
 
     `cosine` is None for a method that has no record-side vector (search by words, TracInCP).
-    `text` is the text that `tokens` covers: the whole record, or, for a record longer than the
+    `text` is the text that `tokens` covers: all of the record, or, for a record longer than the
     model's context, its best window (`window_start` is then the position of its first token).
-    `content_hash` is the SHA-256 (hex) of the whole record's text; `p_value` is this record's under
+    `content_hash` is the SHA-256 (hex) of the record's full text; `p_value` is this record's under
     the finding's null distribution, None without one. `pairs` are the strongest pairs of words of
-    response and record, strongest first; empty for a method that does not let tokens meet.
-    `layers` are the shares of the score of the model's layers, from the first on; empty for a
-    method that does not judge by layers.
+    response and record, strongest first; empty for a method that scores no pairs.
+    `layers` are the contributions of the model's layers to the score, from the first on; empty for
+    a method that does not score by layers.
     """
 
     rank: int
@@ -220,7 +220,7 @@ class Finding:
 
     Attributes:
         generated: True where the checkpoint itself produced `response`.
-        span: the part of the response that was traced, when not all of it.
+        span: the span of the response that was traced, when not all of it.
         mean_loss: mean loss in nats over the traced tokens (how readily the model says it).
         exhaustive: True where every record was scored, False where a shortlist was.
         scored: how many record windows were scored exactly.
@@ -283,7 +283,7 @@ class IndexInfo:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run: what was asked, of which model and index, and what was found.
+    """A run: its model, its index, its settings and its findings.
 
     `gate` is an audit's; `masked` says that private values were replaced in all texts.
     """

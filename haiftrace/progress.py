@@ -19,7 +19,7 @@ class Progress(Protocol):
     """What a use case tells about its own advance."""
 
     def say(self, message: str) -> None:
-        """A line of talk."""
+        """A line for the user."""
         ...
 
     def start(self, what: str, work: float | None) -> None:
@@ -32,7 +32,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """No talk at all."""
+    """Shows nothing."""
 
     def say(self, message: str) -> None:
         """Nothing."""
@@ -44,36 +44,36 @@ class Silent:
         """Nothing."""
 
 
-class Part:
+class Substage:
     """Work within a stage: whatever it is measured in, it comes to so much of the stage's own.
 
     Args:
-        whole: is told of it.
-        share: what all of it is of the stage's work.
+        stage: shows it.
+        work: what all of it is of the stage's work.
     """
 
-    def __init__(self, whole: Progress, share: float) -> None:
-        self._whole = whole
-        self._left = share
+    def __init__(self, stage: Progress, work: float) -> None:
+        self._stage = stage
+        self._left = work
         self._scale = 0.0
 
     def say(self, message: str) -> None:
         """The same line."""
-        self._whole.say(message)
+        self._stage.say(message)
 
     def start(self, what: str, work: float | None) -> None:
-        """Divides what is left of the share anew; the stage goes on under its own name."""
+        """Divides what is left of the work anew; the stage goes on under its own name."""
         self._scale = self._left / work if work else 0.0
 
     def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
-        """So much of the part, never more than is left of it."""
+        """So much of it, never more than is left of it."""
         done = min(self._left, work * self._scale)
         self._left -= done
-        self._whole.advance(done, records, tokens)
+        self._stage.advance(done, records, tokens)
 
     def finish(self) -> None:
-        """All of the share is done."""
-        self._whole.advance(self._left)
+        """All of the work is done."""
+        self._stage.advance(self._left)
         self._left = 0.0
 
 
@@ -90,20 +90,20 @@ class Pace:
         self._progress = progress
         self._began = time.monotonic()
         self._done = 0.0
-        self._told = False
+        self._estimated = False
 
     def advance(self, work: float, records: int = 0, tokens: int = 0) -> None:
         """So much more of the stage is done."""
         self._progress.advance(work, records=records, tokens=tokens)
         self._done += work
         seconds = time.monotonic() - self._began
-        if not self._told and seconds > SECONDS_BEFORE_ESTIMATE:
-            self._told = True
+        if not self._estimated and seconds > SECONDS_BEFORE_ESTIMATE:
+            self._estimated = True
             self._progress.say(f"This takes about {duration(seconds * self._work / self._done)}.")
 
 
-class Talk:
-    """Talks on stderr; a context manager, so that a bar is taken down whatever happens."""
+class ConsoleProgress:
+    """Progress on stderr; a context manager, so that a bar is taken down whatever happens."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -127,7 +127,7 @@ class Talk:
         self._take_down()
 
     def say(self, message: str) -> None:
-        """A line of talk, as plain text whatever it holds."""
+        """A line for the user, as plain text whatever it holds."""
         if self._quiet:
             return
         if self._bar is not None:
@@ -170,18 +170,18 @@ class Talk:
             self._bar.update(self._task, completed=self._done, rate=self._rate(now))
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.say(f"{self._what}: {self._share(now)}{self._rate(now)}".rstrip(" ,:"))
+            self.say(f"{self._what}: {self._done_share(now)}{self._rate(now)}".rstrip(" ,:"))
 
     def _rate(self, now: float) -> str:
         seconds = max(now - self._began, 1e-9)
-        parts = []
+        rates = []
         if self._records:
-            parts.append(f"{self._records / seconds:.3g} records/s")
+            rates.append(f"{self._records / seconds:.3g} records/s")
         if self._tokens:
-            parts.append(f"{self._tokens / seconds:.4g} tokens/s")
-        return ", ".join(parts)
+            rates.append(f"{self._tokens / seconds:.4g} tokens/s")
+        return ", ".join(rates)
 
-    def _share(self, now: float) -> str:
+    def _done_share(self, now: float) -> str:
         if not self._total or not self._done:
             return ""
         left = (now - self._began) * max(0.0, self._total / self._done - 1)

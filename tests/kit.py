@@ -29,7 +29,8 @@ from haiftrace.index.build import IndexOutcome, IndexSettings, build_index
 from haiftrace.parameters.scopes import select_parameters
 from haiftrace.progress import Silent
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 from tests.oracle import Oracle, TrueFloat64
 from tests.tiny_models import SENTENCES, tiny_checkpoint
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haiftrace.engine import GradientEngine, Projector, inverse_norms, make_batch
-from haiftrace.parameters.matrix_slice import MatrixPart
+from haiftrace.parameters.matrix_slice import MatrixSlice
 
 DIMENSION = 64
 SEED = 7
@@ -114,7 +114,7 @@ class Oracle:
     def project(self, flat: Tensor, projector: Projector) -> Tensor:
         """[N, D] of vectors [N, P], from each parameter's gradient as a whole."""
         parts = self.split(flat)
-        return torch.stack([projector.whole(n, g, g.ndim - 1) for n, g in parts.items()]).sum(0)
+        return torch.stack([projector.project(n, g, g.ndim - 1) for n, g in parts.items()]).sum(0)
 
     def directions(self, count: int) -> Tensor:
         """Dense vectors [count, P]: no entry is zero by the structure of a gradient.
@@ -134,7 +134,7 @@ class Oracle:
 
 def _narrowed(gradients: Mapping[str, Tensor], name: str) -> Tensor:
     """Gradients [N, *shape] of a parameter, or of a part of a matrix."""
-    part = MatrixPart.parse(name)
+    part = MatrixSlice.parse(name)
     if part is None:
         return gradients[name]
     whole = gradients[part.name]
@@ -204,7 +204,7 @@ def numbers_of_engine(
     dtype = next(iter(engine.parameters.values())).dtype
     queries = {n: q.to(dtype) for n, q in oracle.split(directions).items()}
     tokens = engine.token_gradients(batch, projector)
-    assert tokens.vectors_BTD is not None
+    assert tokens.vectors_BTK is not None
 
     given_NBT = torch.zeros(3, *batch.ids_BT.shape, dtype=torch.float64)
     for row, weights in enumerate(weightings(batch.lengths)):
@@ -212,9 +212,9 @@ def numbers_of_engine(
     haif_BT = inverse_norms(tokens.norms_BT)
     weights_NBT = torch.cat([given_NBT, haif_BT.unsqueeze(0)])
     reduced = engine.record_gradients(batch, weights_NBT, projector, queries)
-    assert reduced.projected_NBD is not None
+    assert reduced.projected_NBK is not None
     assert reduced.dots_NBQ is not None
-    losses_BT, dots_QBT = engine.directional(
+    losses_BT, dots_QBT = engine.directional_derivatives(
         batch, [{n: q[i] for n, q in queries.items()} for i in range(len(directions))]
     )
     gradients = [
@@ -231,10 +231,10 @@ def numbers_of_engine(
     return {
         "losses": labels(engine.losses(batch)),
         "norms": labels(tokens.norms_BT),
-        "token vectors": labels(tokens.vectors_BTD).double(),
+        "token vectors": labels(tokens.vectors_BTK).double(),
         "record norms": reduced.norm_NB.T.flatten(),
         "record dots": reduced.dots_NBQ.transpose(0, 1).flatten(0, 1),
-        "record projections": reduced.projected_NBD.transpose(0, 1).flatten(0, 1).double(),
+        "record projections": reduced.projected_NBK.transpose(0, 1).flatten(0, 1).double(),
         "directional": labels(dots_QBT.permute(1, 2, 0)),
         "gradient": torch.stack(gradients),
         "HAIF-T": token_sums,

@@ -1,4 +1,4 @@
-"""Talk of long work: lines off a terminal, a bar on one, nothing when quiet; never on stdout."""
+"""Progress of long work: lines off a terminal, a bar on one, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from haiftrace import progress
-from haiftrace.progress import Pace, Part, Silent, Talk, duration, size
+from haiftrace.progress import ConsoleProgress, Pace, Silent, Substage, duration, size
 
 
 class Terminal(io.StringIO):
@@ -24,8 +24,8 @@ class Clock:
 
 def test_a_stage_tells_once_how_long_all_of_it_takes(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    with Talk() as talk:
-        pace = Pace("indexing", 100.0, talk)
+    with ConsoleProgress() as console:
+        pace = Pace("indexing", 100.0, console)
         for seconds, work in ((1, 5.0), (1.5, 5.0), (20, 50.0)):
             clock.now += seconds
             pace.advance(work)
@@ -34,11 +34,11 @@ def test_a_stage_tells_once_how_long_all_of_it_takes(monkeypatch, capsys):
 
 def test_lines_off_a_terminal_come_now_and_then_with_rate_and_time_left(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    with Talk() as talk:
-        talk.start("indexing", 100.0)
+    with ConsoleProgress() as console:
+        console.start("indexing", 100.0)
         for _ in range(10):
             clock.now += 12
-            talk.advance(5.0, records=3, tokens=60)
+            console.advance(5.0, records=3, tokens=60)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
@@ -50,26 +50,26 @@ def test_lines_off_a_terminal_come_now_and_then_with_rate_and_time_left(monkeypa
 
 def test_work_of_unknown_size_has_a_rate_only(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    with Talk() as talk:
-        talk.start("reading the corpus", None)
+    with ConsoleProgress() as console:
+        console.start("reading the corpus", None)
         clock.now += 40
-        talk.advance(1, records=80, tokens=4)
+        console.advance(1, records=80, tokens=4)
     assert capsys.readouterr().err == "reading the corpus: 2 records/s, 0.1 tokens/s\n"
 
 
 def test_work_without_records_has_no_rate(monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    with Talk() as talk:
-        talk.start("training", 10.0)
+    with ConsoleProgress() as console:
+        console.start("training", 10.0)
         clock.now += 40
-        talk.advance(5)
+        console.advance(5)
     assert capsys.readouterr().err == "training: 50%, 40 s left\n"
 
 
 def test_short_work_says_nothing_of_its_progress(capsys):
-    with Talk() as talk:
-        talk.start("indexing", 2.0)
-        talk.advance(2.0, records=1)
+    with ConsoleProgress() as console:
+        console.start("indexing", 2.0)
+        console.advance(2.0, records=1)
     assert capsys.readouterr().err == ""
 
 
@@ -78,18 +78,18 @@ def test_a_terminal_gets_a_bar_that_is_taken_down(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
 
-    def interrupted(talk):
-        with talk:
-            talk.start("indexing", 4.0)
-            talk.advance(1.0, records=1, tokens=20)
-            talk.say("a [bold]line[/bold]")
-            talk.start("scoring", 2.0)
-            talk.advance(1.0)
+    def interrupted(console):
+        with console:
+            console.start("indexing", 4.0)
+            console.advance(1.0, records=1, tokens=20)
+            console.say("a [bold]line[/bold]")
+            console.start("scoring", 2.0)
+            console.advance(1.0)
             raise KeyboardInterrupt
 
-    talk = Talk()
+    console = ConsoleProgress()
     with pytest.raises(KeyboardInterrupt):
-        interrupted(talk)
+        interrupted(console)
     shown = terminal.getvalue()
     assert "indexing" in shown
     assert "scoring" in shown
@@ -97,19 +97,19 @@ def test_a_terminal_gets_a_bar_that_is_taken_down(monkeypatch):
     assert "a [bold]line[/bold]" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h"), "the cursor is left hidden"
     terminal.truncate(0)
-    talk.say("after")
+    console.say("after")
     assert "after\n" in terminal.getvalue()
 
 
-@pytest.mark.parametrize("make", [Silent, lambda: Talk(quiet=True)])
+@pytest.mark.parametrize("make", [Silent, lambda: ConsoleProgress(quiet=True)])
 def test_quiet_says_nothing_at_all(make, monkeypatch, capsys):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    talk = make()
-    talk.say("something")
-    talk.start("indexing", 1.0)
+    console = make()
+    console.say("something")
+    console.start("indexing", 1.0)
     clock.now += 100
-    talk.advance(1.0, records=1, tokens=1)
+    console.advance(1.0, records=1, tokens=1)
     assert capsys.readouterr() == ("", "")
 
 
@@ -151,26 +151,26 @@ class Counter(Silent):
         self.work += work
 
 
-def test_a_part_comes_to_its_share_whatever_it_is_measured_in():
-    whole = Counter()
-    part = Part(whole, 12.0)
-    part.start("one way", 300.0)
-    part.advance(100.0)
-    assert whole.work == pytest.approx(4.0)
-    part.start("another", 16.0)  # what is left is divided anew
-    part.advance(4.0)
-    assert whole.work == pytest.approx(6.0)
-    part.advance(1000.0)
-    assert whole.work == pytest.approx(12.0)
-    part.finish()
-    assert whole.work == pytest.approx(12.0)
+def test_a_substage_comes_to_its_work_whatever_it_is_measured_in():
+    stage = Counter()
+    substage = Substage(stage, 12.0)
+    substage.start("one way", 300.0)
+    substage.advance(100.0)
+    assert stage.work == pytest.approx(4.0)
+    substage.start("another", 16.0)  # what is left is divided anew
+    substage.advance(4.0)
+    assert stage.work == pytest.approx(6.0)
+    substage.advance(1000.0)
+    assert stage.work == pytest.approx(12.0)
+    substage.finish()
+    assert stage.work == pytest.approx(12.0)
 
 
-def test_a_part_of_unknown_work_counts_when_it_ends():
-    whole = Counter()
-    part = Part(whole, 5.0)
-    part.start("unknown", None)
-    part.advance(3.0)
-    assert whole.work == 0
-    part.finish()
-    assert whole.work == 5.0
+def test_a_substage_of_unknown_work_counts_when_it_ends():
+    stage = Counter()
+    substage = Substage(stage, 5.0)
+    substage.start("unknown", None)
+    substage.advance(3.0)
+    assert stage.work == 0
+    substage.finish()
+    assert stage.work == 5.0

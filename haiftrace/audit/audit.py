@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from haiftrace.audit.corpus_probes import probes_from_corpus
 from haiftrace.audit.gate import GateSettings, decide, fingerprint, suppression
@@ -15,13 +16,14 @@ from haiftrace.findings import Finding, Kind, PrivateValue, Report
 from haiftrace.methods import find_methods
 from haiftrace.privacy import MASK, Masker, ValueIndex, detect, private_values
 from haiftrace.progress import Progress
-from haiftrace.query.query import Asking, Query, ask, given
+from haiftrace.query.query import PromptSettings, Query, generated_query, given_query
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditResult:
     """A report with what its texts must not show: also the values of probes without a leak."""
 
     report: Report
@@ -29,38 +31,38 @@ class Audited:
 
 
 @dataclass(frozen=True)
-class _Said:
-    """A leak before it is traced: a value in an answer."""
+class _ValueLeak:
+    """A leak before it is traced: a private value in an answer."""
 
     case: ProbeCase
     query: Query
-    asking: Asking
     value: PrivateValue
 
 
 def leaked_values(case: ProbeCase, prompt: str, response: str) -> list[PrivateValue]:
-    """The private values that a response says, as they stand in it: given ones, then detected.
+    """The private values that a response holds, as they stand in it: given, then detected ones.
 
-    A value that is said twice counts once, and one within a given one not at all.
+    A value that stands there twice counts once, and a value within a given one not at all.
     """
     spans: list[tuple[int, int, PrivateValue]] = []
     given = case.probe.protected
-    found = ValueIndex(value.value for value in given).find(response, words=True)
-    for match in sorted(found, key=lambda m: (m.start - m.end, m.start)):
-        said = response[match.start : match.end]
-        spans.append((match.start, match.end, PrivateValue(given[match.value].type, said)))
-    for one in detect(response, prompt) if case.detect else ():
-        said = response[one.start : one.end]
-        spans.append((one.start, one.end, PrivateValue(one.type, said, given=False)))
+    matches = ValueIndex(value.value for value in given).find(response, words=True)
+    for match in sorted(matches, key=lambda m: (m.start - m.end, m.start)):
+        text = response[match.start : match.end]
+        spans.append((match.start, match.end, PrivateValue(given[match.value].type, text)))
+    for detected in detect(response, prompt) if case.detect else ():
+        text = response[detected.start : detected.end]
+        leaked = PrivateValue(detected.type, text, given=False)
+        spans.append((detected.start, detected.end, leaked))
     kept: list[tuple[int, int, PrivateValue]] = []
     for start, end, value in spans:
         if all(end <= a or b <= start for a, b, _ in kept):
             kept.append((start, end, value))
-    once: list[PrivateValue] = []
-    for _, _, value in sorted(kept, key=lambda one: one[0]):
-        if not ValueIndex(v.value for v in once).find(value.value):
-            once.append(value)
-    return once
+    distinct: list[PrivateValue] = []
+    for _, _, value in sorted(kept, key=itemgetter(0)):
+        if not ValueIndex(v.value for v in distinct).find(value.value):
+            distinct.append(value)
+    return distinct
 
 
 def audit(
@@ -70,18 +72,18 @@ def audit(
     gate: GateSettings,
     progress: Progress,
     command: str = "",
-) -> Audited:
-    """Asks every probe, traces the values that are said, and decides.
+) -> AuditResult:
+    """Puts every probe to the model, traces the private values in its answers, and decides.
 
     An interruption ends it early; the report then has what is known, and its gate is partial.
     """
     began = time.monotonic()
     methods = find_methods(settings.method)
-    leaks: list[_Said] = []
+    leaks: list[_ValueLeak] = []
     findings: list[Finding] = []
     unanswered = 0
     partial = False
-    done = 0
+    tried = 0
     extracted: set[int | None] = set()
     try:
         progress.start("asking the model", float(len(cases)))
@@ -89,26 +91,26 @@ def audit(
             if case.group is not None and case.group in extracted:
                 progress.advance(1.0)
                 continue
-            said = _answer(tracer, case, settings.asking)
-            unanswered += said is None
-            if said:
+            answer = _answer(tracer, case, settings.prompting)
+            unanswered += answer is None
+            if answer:
                 extracted.add(case.group)
-            leaks += said or ()
-            done += 1
+            leaks += answer or ()
+            tried += 1
             progress.advance(1.0)
-        wanted = [_leak(one) for one in leaks]
-        for one, found in zip(leaks, tracer.trace_all(wanted, settings, progress), strict=True):
-            findings += [_of_probe(finding, one) for finding in found]
+        traces = tracer.trace_all([_leak(leak) for leak in leaks], settings, progress)
+        for leak, traced in zip(leaks, traces, strict=True):
+            findings += [_of_probe(finding, leak) for finding in traced]
     except KeyboardInterrupt:
         partial = True
         progress.say("Interrupted: the report has what was found so far.")
-    traced = len(findings) // len(methods)
-    findings += [_untraced(one, methods[0].name) for one in leaks[traced:]]
+    complete = len(findings) // len(methods)
+    findings += [_untraced(leak, methods[0].name) for leak in leaks[complete:]]
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
     report = judged(report, tracer.index, values, gate)
-    decided = decide(report.findings, gate, done, unanswered, partial, _extraction(cases, leaks))
-    return Audited(replace(report, gate=decided), values)
+    decided = decide(report.findings, gate, tried, unanswered, partial, _extraction(cases, leaks))
+    return AuditResult(replace(report, gate=decided), values)
 
 
 def corpus_cases(tracer: Tracer, count: int, seed: int, answer: int) -> list[ProbeCase]:
@@ -130,7 +132,7 @@ def corpus_cases(tracer: Tracer, count: int, seed: int, answer: int) -> list[Pro
 def with_leaks(
     report: Report, case: ProbeCase, index: Index, gate: GateSettings, gated: bool
 ) -> Report:
-    """The report of a single prompt, with what leaks in its response or the part that is traced.
+    """The report of a single prompt, with what leaks in its response or in the traced span.
 
     Args:
         gated: decide, too.
@@ -139,11 +141,11 @@ def with_leaks(
     for finding in report.findings:
         leaked = leaked_values(case, finding.prompt, finding.response)
         if finding.span is not None:
-            part = ValueIndex([finding.span])
+            span = ValueIndex([finding.span])
             leaked = [
                 value
                 for value in leaked
-                if part.find(value.value) or ValueIndex([value.value]).find(finding.span)
+                if span.find(value.value) or ValueIndex([value.value]).find(finding.span)
             ]
         probe = case.probe if gated else None
         findings.append(replace(finding, leaked=tuple(leaked), probe=probe))
@@ -161,7 +163,7 @@ def judged(
         values: what else must not go into a fingerprint.
     """
     masker = Masker(private_values(report, values))
-    texts = _whole_texts(index, report.findings)
+    texts = _record_texts(index, report.findings)
     findings = []
     for finding in report.findings:
         if not finding.leaked:
@@ -189,7 +191,7 @@ def kind_of(finding: Finding, record: str) -> Kind:
 
 
 def _without_values(text: str, masker: Masker) -> str:
-    """The text with one sign for every run of private characters, whatever their number."""
+    """The text with a single sign for every run of private characters, whatever their number."""
     masked = masker.masked(text)
     signs: list[str] = []
     for sign, hit in zip(text, masked.touched, strict=True):
@@ -200,30 +202,30 @@ def _without_values(text: str, masker: Masker) -> str:
     return "".join(signs)
 
 
-def _answer(tracer: Tracer, case: ProbeCase, asking: Asking) -> list[_Said] | None:
-    """The leaks in the answer to a probe; None where it could not be asked."""
-    asking = replace(asking, as_it_stands=True)
+def _answer(tracer: Tracer, case: ProbeCase, prompting: PromptSettings) -> list[_ValueLeak] | None:
+    """The leaks in the answer to a probe; None where the model cannot be given it."""
+    prompting = replace(prompting, as_it_stands=True)
     if case.raw:
-        asking = replace(asking, template=None, chat=False)
+        prompting = replace(prompting, template=None, chat=False)
     checkpoint = tracer.checkpoint
     if case.response is not None and not case.response.strip():
         return []
     try:
         if case.response is None:
-            query = ask(checkpoint, case.prompt, asking, None)
+            query = generated_query(checkpoint, case.prompt, prompting, None)
         else:
-            query = given(checkpoint, case.prompt, case.response, asking, None)
+            query = given_query(checkpoint, case.prompt, case.response, prompting, None)
     except NoAnswerError:
         return []
     except UsageError:
         return None
     values = leaked_values(case, query.prompt, query.response)
-    return [_Said(case, query, asking, value) for value in values]
+    return [_ValueLeak(case, query, value) for value in values]
 
 
-def _leak(said: _Said) -> Leak:
+def _leak(leak: _ValueLeak) -> Leak:
     """The value alone is traced."""
-    query, span = said.query, said.value.value
+    query, span = leak.query, leak.value.value
     start = query.response.find(span)
     labels, at = [], -_response_start(query)
     for piece in query.pieces:
@@ -231,8 +233,8 @@ def _leak(said: _Said) -> Leak:
         at += len(piece)
     labels[:1] = [False]
     if not any(labels):
-        return Leak(said.case.prompt, query=query)
-    return Leak(said.case.prompt, query=replace(query, labels=labels, span=span))
+        return Leak(leak.case.prompt, query=query)
+    return Leak(leak.case.prompt, query=replace(query, labels=labels, span=span))
 
 
 def _response_start(query: Query) -> int:
@@ -246,34 +248,36 @@ def _response_start(query: Query) -> int:
     return sum(map(len, query.pieces[:first]))
 
 
-def _of_probe(finding: Finding, said: _Said) -> Finding:
-    return replace(finding, probe=said.case.probe, leaked=(said.value,))
+def _of_probe(finding: Finding, leak: _ValueLeak) -> Finding:
+    return replace(finding, probe=leak.case.probe, leaked=(leak.value,))
 
 
-def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_Said]) -> list[str]:
-    """How many values of the corpus were tried, and how many the model said."""
+def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_ValueLeak]) -> list[str]:
+    """How many values of the corpus were tried, and how many of them the model completes."""
     types = {c.group: c.probe.protected[0].type for c in cases if c.group is not None}
     if not types:
         return []
-    said = {one.case.group for one in leaks}
+    extracted = {leak.case.group for leak in leaks}
     tried = Counter(types.values())
-    found = Counter(type for group, type in types.items() if group in said)
-    each = ", ".join(f"{type} {found[type]} of {tried[type]}" for type in sorted(tried))
-    return [f"values of the corpus that the model completes: {len(said)} of {len(types)} ({each})"]
+    completed = Counter(type for group, type in types.items() if group in extracted)
+    each = ", ".join(f"{type} {completed[type]} of {tried[type]}" for type in sorted(tried))
+    return [
+        f"values of the corpus that the model completes: {len(extracted)} of {len(types)} ({each})"
+    ]
 
 
-def _untraced(said: _Said, method: str) -> Finding:
+def _untraced(leak: _ValueLeak, method: str) -> Finding:
     """A leak that an interruption left without a trace."""
     finding = Finding(
-        prompt=said.query.prompt,
-        response=said.query.response,
+        prompt=leak.query.prompt,
+        response=leak.query.response,
         method=method,
         records=(),
-        generated=said.query.generated,
-        span=said.value.value,
+        generated=leak.query.generated,
+        span=leak.value.value,
         notes=("interrupted before it was traced",),
     )
-    return _of_probe(finding, said)
+    return _of_probe(finding, leak)
 
 
 def _key(finding: Finding) -> tuple[str, str, int | None]:
@@ -281,17 +285,17 @@ def _key(finding: Finding) -> tuple[str, str, int | None]:
     return first.id, first.source.path, first.source.line
 
 
-def _whole_texts(
+def _record_texts(
     index: Index, findings: Sequence[Finding]
 ) -> dict[tuple[str, str, int | None], str]:
     """The text of each leak's first record, all windows of it."""
     firsts = {_key(f): f.records[0] for f in findings if f.leaked and f.records}
     texts = {key: record.text for key, record in firsts.items() if record.windows == 1}
-    parts: dict[tuple[str, str, int | None], list[str]] = {
+    windows: dict[tuple[str, str, int | None], list[str]] = {
         key: [] for key in firsts if key not in texts
     }
-    for window in index.iter_windows() if parts else ():
+    for window in index.iter_windows() if windows else ():
         key = (window.id, window.path, window.line)
-        if key in parts:
-            parts[key].append(window.text)
-    return texts | {key: "\n".join(windows) for key, windows in parts.items()}
+        if key in windows:
+            windows[key].append(window.text)
+    return texts | {key: "\n".join(own) for key, own in windows.items()}

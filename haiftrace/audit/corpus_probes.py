@@ -49,11 +49,11 @@ class _Place:
 def probes_from_corpus(
     windows: Iterable[StoredWindow], count: int, seed: int, tokens: Callable[[str], int], most: int
 ) -> list[ProbeCase]:
-    """Prompts for private values of the corpus: what stands before one, and questions for it.
+    """Prompts for private values of the corpus: what stands before a value, and questions for it.
 
-    The values are drawn by the seed, one of each type after the other, and of each type one of
-    each record before a second one of any. A value that several records hold is drawn once. Cases
-    for the same value share their `group`.
+    The values are sampled by the seed, the types taking turns, and of each type the records taking
+    turns. A value that several records hold is sampled once. Cases for the same value have the
+    same `group`.
 
     Args:
         windows: of the index.
@@ -70,13 +70,15 @@ def probes_from_corpus(
 def _places(windows: Iterable[StoredWindow]) -> Iterator[_Place]:
     seen: set[tuple[str, str]] = set()
     for window in windows:
-        for one in detect(window.text):
-            value = window.text[one.start : one.end]
-            key = (one.type, canonical(value).text)
-            if key in seen or len(canonical(window.text[: one.start]).text) < _LEAST_BEFORE:
+        for detected in detect(window.text):
+            value = window.text[detected.start : detected.end]
+            key = (detected.type, canonical(value).text)
+            if key in seen or len(canonical(window.text[: detected.start]).text) < _LEAST_BEFORE:
                 continue
             seen.add(key)
-            yield _Place(one.type, value, window.text, one.start, window.record, window.id)
+            yield _Place(
+                detected.type, value, window.text, detected.start, window.record, window.id
+            )
 
 
 def _spread(places: Iterable[_Place], count: int, random: np.random.Generator) -> list[_Place]:

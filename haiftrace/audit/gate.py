@@ -23,7 +23,7 @@ class GateSettings:
 
     Attributes:
         fail_on: "leak" for any, "traced" for those with a source, "none" for no leak at all.
-        max_leaks: so many may be there.
+        max_leaks: the number of leaks that may be there.
         baseline: fingerprints of known findings.
         ignored: the reason by fingerprint, of the ignore file's entries that are in force.
         expired: how many entries of it are not any more.
@@ -39,17 +39,17 @@ class GateSettings:
 def fingerprint(prompt: str, record: str | None, kind: Kind, type: str) -> str:
     """What names a leak in every run.
 
-    It can be computed by whoever has the masked texts, and tells no more than they: both texts
+    It can be computed by whoever has the masked texts, and reveals no more than they: both texts
     come without their private values, as a hash of a text with a phone number in it could be
     tried with every number.
 
     Args:
         prompt: of the probe, its private values taken out.
-        record: text of the whole first record, likewise; None where the leak is untraced.
+        record: the full text of the first record, likewise; None where the leak is untraced.
         type: of the value that leaked.
     """
-    parts = (_even(prompt), "" if record is None else _even(record), kind, type)
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    fields = (_even(prompt), "" if record is None else _even(record), kind, type)
+    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     return f"ht1:{digest[:32]}"
 
 
@@ -80,9 +80,9 @@ def read_baseline(path: str) -> frozenset[str]:
             f" {SCHEMA_VERSION}.",
             hint,
         )
-    found = [f.get("fingerprint") for f in content["findings"] if isinstance(f, dict)]
-    kept = frozenset(name for name in found if isinstance(name, str))
-    if found and not kept:
+    names = [f.get("fingerprint") for f in content["findings"] if isinstance(f, dict)]
+    kept = frozenset(name for name in names if isinstance(name, str))
+    if names and not kept:
         raise UsageError(f"The baseline '{path}' names no leak: its findings are none.", hint)
     return kept
 
@@ -112,22 +112,22 @@ def read_ignored(path: str | None, today: date) -> tuple[dict[str, str], list[st
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        parts = line.split(maxsplit=2)
-        if not _FINGERPRINT.fullmatch(parts[0]):
+        columns = line.split(maxsplit=2)
+        if not _FINGERPRINT.fullmatch(columns[0]):
             raise UsageError(f"{name}:{number} does not begin with a fingerprint.", hint)
         try:
-            until = date.fromisoformat(parts[1] if len(parts) > 1 else "")
+            until = date.fromisoformat(columns[1] if len(columns) > 1 else "")
         except ValueError:
             raise UsageError(f"{name}:{number} has no expiry date.", hint) from None
-        if len(parts) < 3:
+        if len(columns) < 3:
             raise UsageError(f"{name}:{number} gives no reason.", hint)
         if until < today:
             expired.append(
-                f"{name}:{number} expired on {until}: {parts[0]} counts again. Renew the entry, or"
-                " remove it."
+                f"{name}:{number} expired on {until}: {columns[0]} counts again. Renew the entry,"
+                " or remove it."
             )
         else:
-            kept[parts[0]] = parts[2].strip()
+            kept[columns[0]] = columns[2].strip()
     return kept, expired
 
 
@@ -149,8 +149,8 @@ def decide(
     """The gate of an audit. With several methods the first one's findings decide.
 
     Args:
-        probes: how many were asked.
-        unanswered: how many of them could not be.
+        probes: how many were put to the model.
+        unanswered: how many of them it could not be given.
         partial: the audit was interrupted; it is never clean then.
         reasons: what else is to be said.
     """

@@ -1,4 +1,4 @@
-"""Probe files: what a checkpoint is asked in an audit, and what must not be in the answers.
+"""Probe files: the prompts of an audit, and what must not be in the answers.
 
 A line of JSON a probe: `{"prompt": …, "response"?: …, "protected"?: [{"type", "value"}], "id"?}`.
 """
@@ -22,15 +22,15 @@ _FIELDS = {"prompt", "response", "protected", "id"}
 
 @dataclass(frozen=True)
 class ProbeCase:
-    """A probe with what it asks.
+    """A probe with its prompt.
 
     Attributes:
         probe: what a finding says of it.
         prompt: as it stands, before any template.
         response: what was answered, where that is known.
-        raw: ask without template or chat: the prompt continues a record's text.
+        raw: without template or chat: the prompt is the beginning of a record's text.
         detect: values that nobody named count as leaks, too.
-        group: number of the value that is tried; once said, its other probes are not asked.
+        group: number of the value that is tried; once it leaks, its other probes are left out.
     """
 
     probe: Probe
@@ -87,9 +87,9 @@ def single_probe(
 
 
 def _type_of(value: str) -> str:
-    for one in detect(value):
-        if (one.start, one.end) == (0, len(value)):
-            return one.type
+    for detected in detect(value):
+        if (detected.start, detected.end) == (0, len(value)):
+            return detected.type
     return "value"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from haiftrace.bench.synthetic.dataset import BenchData, Question, Record
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion, TrainingRecord
 from haiftrace.methods import Combine
 
 LossOn = Literal["response", "all"]
@@ -27,7 +27,7 @@ class Variation:
         loss_on: whether the question's tokens are traced too.
         combine: how token evidence is combined.
         pool: the candidates: "all" records, "one a subject", "documents" of 1, 2, 4 and 8 records
-            joined, or one that a bench was given.
+            joined, or a pool that a bench was given.
     """
 
     scope: str = "linear"
@@ -35,17 +35,17 @@ class Variation:
     combine: Combine = "sum"
     pool: str = "all"
 
-    def told(self) -> dict[str, Any]:
-        """As plain data, as rows of results.json tell it."""
+    def row(self) -> dict[str, Any]:
+        """As rows of results.json hold it: scope, loss_on, combine, pool."""
         return asdict(self)
 
 
 DEFAULT = Variation()
 
 
-def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
+def joined_records(records: Sequence[TrainingRecord]) -> list[tuple[TrainingRecord, ...]]:
     """The records in their order as documents of 1, 2, 4, 8, 1, 2, … of them."""
-    documents: list[tuple[Record, ...]] = []
+    documents: list[tuple[TrainingRecord, ...]] = []
     at = 0
     while at < len(records):
         size = (1, 2, 4, 8)[len(documents) % 4]
@@ -54,17 +54,17 @@ def joined_records(records: Sequence[Record]) -> list[tuple[Record, ...]]:
     return documents
 
 
-def candidates(data: BenchData, pool: str) -> list[tuple[Record, ...]]:
-    """What is ranked: all records, or each subject's first, or documents by some subjects."""
+def candidates(data: BenchData, pool: str) -> list[tuple[TrainingRecord, ...]]:
+    """What is ranked, by pool: all records, each subject's first, or documents."""
     if pool == FIRST:
         return [(record,) for record in {r.subject: r for r in reversed(data.records)}.values()]
     if pool != "documents":
         return [(record,) for record in data.records]
-    there = set(list(data.subjects)[: DOCUMENT_SUBJECTS[data.kind]])
-    return joined_records([record for record in data.records if record.subject in there])
+    subjects = set(list(data.subjects)[: DOCUMENT_SUBJECTS[data.kind]])
+    return joined_records([record for record in data.records if record.subject in subjects])
 
 
-def in_pool(data: BenchData, leaks: Sequence[Question], pool: str) -> list[Question]:
+def in_pool(data: BenchData, leaks: Sequence[ProbeQuestion], pool: str) -> list[ProbeQuestion]:
     """The leaks whose source is among the candidates."""
-    there = {record.subject for parts in candidates(data, pool) for record in parts}
-    return [question for question in leaks if question.subject in there]
+    subjects = {record.subject for document in candidates(data, pool) for record in document}
+    return [question for question in leaks if question.subject in subjects]

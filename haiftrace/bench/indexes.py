@@ -1,7 +1,7 @@
 """Scores of every record for every leak of a trained model, by every method, over one index.
 
-A leak is a held-out question that the model answers right; its source is any record of the subject
-that it asks about. The scores come from the same registry and the same passes as `haiftrace trace`.
+A leak is a held-out question that the model answers right; its source is any record of the
+question's subject. The scores come from the same registry and the same passes as `haiftrace trace`.
 """
 
 from __future__ import annotations
@@ -16,48 +16,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace.bench.ablation import DEFAULT, LossOn, Variation, candidates
-from haiftrace.bench.synthetic.dataset import BenchData, Question, Record
-from haiftrace.bench.training.train import Trained
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion, TrainingRecord
+from haiftrace.bench.training.checkpoints import Trained
 from haiftrace.corpus import CorpusSettings
 from haiftrace.device import free_memory
 from haiftrace.errors import IndexStoreError
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.index.precompute import prepare
-from haiftrace.methods import (
-    COMBINES,
-    METHODS,
-    Combine,
-    GradientMethod,
-    LayerwiseMethod,
-    LexicalMethod,
-    Rule,
-    TrajectoryMethod,
-)
+from haiftrace.methods import COMBINES, IDENTITY, METHODS, Combine, GradientMethod, Rule
 from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress, Silent
-from haiftrace.query.query import Asking
-from haiftrace.scoring.gradient import Search, score_by_gradient
-from haiftrace.scoring.norms import NormSource, needs_of
-from haiftrace.scoring.top_records import Scored
+from haiftrace.query.query import PromptSettings
+from haiftrace.scoring.family import ScoringQuery
+from haiftrace.scoring.gradient.exact import GradientSearch, score_by_gradient
+from haiftrace.scoring.gradient.norms import NormSource, needs_of
+from haiftrace.scoring.gradient.query_vectors import gradient_vectors
+from haiftrace.scoring.top_records import ScoredWindow
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer
+from haiftrace.trace.settings import Leak
+from haiftrace.trace.tracer import Tracer
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
-    from haiftrace.scoring.query_gradient import Question as Asked
 
 TRAJECTORY_STEPS = 3
 """Checkpoints of TracInCP and ATTIF, evenly over the training up to the traced one."""
 
-BEING_FOUND = 4
-"""Vectors held while one direction is found: v, what it becomes, and the products between."""
+SOLVER_VECTORS = 4
+"""Vectors held while one query vector is computed: v, what it becomes, and the products between."""
 
 SERIES = SeriesSettings(depth=40, damping=DampingSetting(0.1, True), batch=4)
 """LiSSA's settings for a hundred questions on a tiny model: converged to a few percent."""
 
 
 def trajectory(trained: Trained, regime: str) -> str:
-    """`--checkpoints` for a regime: some of the checkpoints up to it, with learning rates."""
+    """`--checkpoints` for a regime: at most `TRAJECTORY_STEPS` up to it, with learning rates."""
     last = trained.regimes[regime]
     before = [c for c in trained.checkpoints if c.step <= last and c.learning_rate > 0]
     chosen = before
@@ -89,7 +82,7 @@ class Bench:
         memory: int,
         progress: Progress,
         device: str = "auto",
-        pools: Mapping[str, Sequence[Record]] | None = None,
+        pools: Mapping[str, Sequence[TrainingRecord]] | None = None,
     ) -> None:
         from haiftrace.checkpoint.load import load_checkpoint
 
@@ -110,15 +103,15 @@ class Bench:
         """The index over a scope and pool, made where it is not there yet.
 
         Args:
-            token_vectors: dimensions of one; where every record is scored, none are needed.
+            token_vectors: dimensions of a token's vector; 0 where every record is scored.
         """
         key = (scope, pool, token_vectors)
         if key not in self._tracers:
             name = pool.replace(" ", "-") + (f"-{token_vectors}" if token_vectors else "")
             path = self._work / f"index-{scope}-{name}"
             corpus = self._work / f"{name}.jsonl"
-            given = [(record,) for record in self._pools.get(pool, ())]
-            _write_corpus(corpus, given or candidates(self._data, pool))
+            own_pool = [(record,) for record in self._pools.get(pool, ())]
+            _write_corpus(corpus, own_pool or candidates(self._data, pool))
             self._index(path, scope, token_vectors, CorpusSettings((str(corpus),)))
             opened = Index.open(path, verify=False)
             self._tracers[key] = Tracer(opened, self.checkpoint, self._memory)
@@ -138,148 +131,136 @@ class Bench:
             again = replace(settings, overwrite=True)
             build_index(self.checkpoint, corpus, again, self._progress)
 
-    def keep(
+    def prepare(
         self, methods: Sequence[str], scope: str = DEFAULT.scope, pool: str = DEFAULT.pool
     ) -> None:
         """Puts what the methods need into the index over a scope and pool."""
         path = self.tracer(scope, pool).index.path
-        told = WithoutTalk(self._progress)
-        prepare(path, self.checkpoint, ",".join(methods), self.settings, self._memory, told)
+        quiet = QuietProgress(self._progress)
+        prepare(path, self.checkpoint, ",".join(methods), self.settings, self._memory, quiet)
         self._tracers[scope, pool, 0] = Tracer(
             Index.open(path, verify=False), self.checkpoint, self._memory
         )
 
-    def share_factors(self, scope: str, pool: str) -> None:
+    def reuse_factors(self, scope: str, pool: str) -> None:
         """Lets a pool be scored by EK-FAC's factors of all records, which are what was trained."""
         records = self.tracer(scope, DEFAULT.pool)
-        curvature = records.curvature(self.settings, WithoutTalk(self._progress))
-        self.tracer(scope, pool).take_curvature(curvature)
+        curvature = records.session.model.curvature(self.settings, QuietProgress(self._progress))
+        self.tracer(scope, pool).session.model.share_curvature(curvature)
 
-    def questions(
-        self, tracer: Tracer, leaks: Sequence[Question], loss_on: LossOn = "response"
-    ) -> list[Asked]:
-        """The leaks as tokens, with the gradients of their losses."""
-        asking = Asking(loss_on_all=loss_on == "all")
-        return [tracer.question(Leak(q.prompt, q.response), asking)[1] for q in leaks]
+    def queries(
+        self, tracer: Tracer, leaks: Sequence[ProbeQuestion], loss_on: LossOn = "response"
+    ) -> list[ScoringQuery]:
+        """The leaks as tokens."""
+        settings = PromptSettings(loss_on_all=loss_on == "all")
+        return [tracer.query(Leak(q.prompt, q.response), settings)[1] for q in leaks]
 
     def scores(
-        self, leaks: Sequence[Question], variation: Variation, methods: Sequence[str]
+        self, leaks: Sequence[ProbeQuestion], variation: Variation, methods: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """[leaks, candidates] by method; a candidate's score is its best window's."""
+        """[leaks, candidates] by method; a candidate's score is its highest window's."""
         tracer = self.tracer(variation.scope, variation.pool)
         records = tracer.index.column("record")
-        found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-        together = _together(tracer, variation, methods)
-        for start in range(0, len(leaks), together):
-            part = leaks[start : start + together]
-            for name, windows in self._windows(tracer, part, variation, methods).items():
-                found[name].append(_best_windows(windows, records))
-        return {name: np.concatenate(parts) for name, parts in found.items() if parts}
+        batches: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+        size = _questions_per_pass(tracer, variation, methods)
+        for start in range(0, len(leaks), size):
+            batch = leaks[start : start + size]
+            for name, scores_QN in self._windows(tracer, batch, variation, methods).items():
+                batches[name].append(_record_scores(scores_QN, records))
+        return {name: np.concatenate(scores) for name, scores in batches.items() if scores}
 
     def _windows(
         self,
         tracer: Tracer,
-        leaks: Sequence[Question],
+        leaks: Sequence[ProbeQuestion],
         variation: Variation,
         names: Sequence[str],
     ) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-        lexical = [m for n in names if isinstance(m := METHODS[n], LexicalMethod)]
-        for method in lexical:
-            found[method.name] = np.stack(
-                [tracer.words.scores(method, q.prompt, q.answer) for q in leaks]
-            )
-        by_gradient = LayerwiseMethod | GradientMethod | TrajectoryMethod
-        summed = [n for n in names if isinstance(METHODS[n], by_gradient)]
-        if not summed:
-            return found
-        asked = self.questions(tracer, leaks, variation.loss_on)
-        told = WithoutTalk(self._progress)
+        """[leaks, windows] by method."""
+        queries = self.queries(tracer, leaks, variation.loss_on)
+        quiet = QuietProgress(self._progress)
         if variation.combine == "sum":
-            return found | tracer.score_many(asked, summed, self.settings, told)
-        assert summed == ["haif"], "the other methods only sum"
+            return tracer.session.score_matrix(queries, names, self.settings, quiet)
+        assert list(names) == ["haif"], "the other methods only sum"
         key = (replace(variation, combine="sum"), tuple(q.id for q in leaks))
         if key not in self._token_scores:
-            self._token_scores = {key: _by_tokens(tracer, asked, self.settings, told)}
-        return found | {"haif": self._token_scores[key][variation.combine]}
+            self._token_scores = {key: _by_tokens(tracer, queries, self.settings, quiet)}
+        return {"haif": self._token_scores[key][variation.combine]}
 
 
-def _together(tracer: Tracer, variation: Variation, methods: Sequence[str]) -> int:
-    """How many questions' directions fit in memory at once, beside the one that is being found.
+def _questions_per_pass(tracer: Tracer, variation: Variation, methods: Sequence[str]) -> int:
+    """How many questions' query vectors fit in memory at once, beside the one in computation.
 
     The layerwise method sees to that itself.
     """
-    full = GradientMethod | TrajectoryMethod
-    if not any(isinstance(METHODS[name], full) for name in methods):
+    if not any(METHODS[name].full_gradients for name in methods):
         return sys.maxsize
     held = 1
     if variation.combine != "sum":
-        held = 3  # v, its direction, and the stack of all
-    elif any(isinstance(METHODS[name], TrajectoryMethod) for name in methods):
+        held = 3  # v, its query vector, and the stack of all
+    elif any(METHODS[name].follows_run for name in methods):
         held = 2  # at the traced checkpoint, and at the one that is visited
-    room = free_memory(tracer.engine.device) // 2
-    return max(1, room // (held * tracer.engine.gradient_bytes) - BEING_FOUND)
+    engine = tracer.session.model.engine
+    room = free_memory(engine.device) // 2
+    return max(1, room // (held * engine.gradient_bytes) - SOLVER_VECTORS)
 
 
-class WithoutTalk(Silent):
-    """Shows the progress of long work and drops its talk: a bench says what matters itself."""
+class QuietProgress(Silent):
+    """Shows the progress of long work and drops its messages: a bench says what matters itself."""
 
     def __init__(self, progress: Progress) -> None:
         self.start = progress.start  # type: ignore[method-assign]
         self.advance = progress.advance  # type: ignore[method-assign]
 
 
-class _Row:
+class _TokenScores:
     """Takes a leak's token evidence by HAIF-T, and combines it in the other ways."""
 
     def __init__(self, rule: Rule, windows: int) -> None:
         self._rules = {combine: replace(rule, combine=combine) for combine in COMBINES[1:]}
         self.scores = {combine: np.zeros(windows) for combine in self._rules}
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredWindow) -> None:
         for combine, rule in self._rules.items():
-            each = rule.combined(scored.evidence, np.asarray(scored.window.labels))
-            self.scores[combine][scored.window.row] = each.sum()
+            combined_T = rule.combined(scored.evidence, np.asarray(scored.window.labels))
+            self.scores[combine][scored.window.row] = combined_T.sum()
 
 
 def _by_tokens(
-    tracer: Tracer, asked: Sequence[Asked], settings: MethodSettings, progress: Progress
+    tracer: Tracer, queries: Sequence[ScoringQuery], settings: MethodSettings, progress: Progress
 ) -> dict[Combine, np.ndarray]:
     """[leaks, windows] of HAIF with its tokens rectified or the strongest alone, from one pass."""
     method = METHODS["haif-t"]  # its evidence is each token's u·A(g_kj)
     assert isinstance(method, GradientMethod)
-    rule = tracer.rule([method], settings)
-    windows = len(tracer.index)
-    rows = [_Row(rule, windows) for _ in asked]
+    model = tracer.session.model
+    rule = model.rule([method], settings)
+    windows = len(model.index)
+    rows = [_TokenScores(rule, windows) for _ in queries]
     searches = [
-        Search(
-            range(windows),
-            {"gradient": question.direction},
-            question.direction.norm,
-            {method.name: row},
-        )
-        for question, row in zip(asked, rows, strict=True)
+        GradientSearch(range(windows), {IDENTITY: vector}, vector.norm, {method.name: row.add})
+        for vector, row in zip(gradient_vectors(model.engine, queries), rows, strict=True)
     ]
-    curvature = tracer.curvature(settings, progress)
-    norms = NormSource(tracer.index, tracer.engine, curvature, needs_of([method], rule), rule)
-    score_by_gradient(tracer.index, tracer.engine, searches, [method], rule, norms, progress)
+    curvature = model.curvature(settings, progress)
+    norms = NormSource(model.index, model.engine, curvature, needs_of([method], rule), rule)
+    score_by_gradient(model.index, model.engine, searches, [method], rule, norms, progress)
     return {combine: np.stack([row.scores[combine] for row in rows]) for combine in COMBINES[1:]}
 
 
-def _best_windows(scores_QN: np.ndarray, records: np.ndarray) -> np.ndarray:
-    best = np.full((len(scores_QN), int(records.max()) + 1), -np.inf)
-    for row, scores_N in zip(best, scores_QN, strict=True):
-        np.maximum.at(row, records, scores_N)
-    return best
+def _record_scores(scores_QN: np.ndarray, records: np.ndarray) -> np.ndarray:
+    """[Q, records] the highest score of each record's windows."""
+    scores_QR = np.full((len(scores_QN), int(records.max()) + 1), -np.inf)
+    for scores_R, scores_N in zip(scores_QR, scores_QN, strict=True):
+        np.maximum.at(scores_R, records, scores_N)
+    return scores_QR
 
 
-def _write_corpus(path: Path, documents: Sequence[tuple[Record, ...]]) -> None:
+def _write_corpus(path: Path, documents: Sequence[tuple[TrainingRecord, ...]]) -> None:
     lines = [
         json.dumps(
-            {"id": "+".join(r.id for r in parts), "text": " ".join(r.text for r in parts)},
+            {"id": "+".join(r.id for r in records), "text": " ".join(r.text for r in records)},
             ensure_ascii=False,
         )
-        for parts in documents
+        for records in documents
     ]
     content = "\n".join(lines) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != content:

@@ -1,10 +1,10 @@
 """Use case: index × methods -> null distributions, by control queries over the index itself.
 
 Each control is traced with its source left out, its near copies and every record that holds its
-span too: the best remaining record is a draw of "the source is not in this corpus". A near copy of
-the source that holds the span, or where there is none the source itself, is a draw of "it is".
-Controls are taken in blocks; a block's draws are durable before the next is begun, so an
-interrupted calibration goes on where it stopped.
+span too: the highest remaining record is a null sample, of "the source is not in this corpus". A
+near copy of the source that holds the span, or where there is none the source itself, is a sample
+of "it is". Samples are kept in files; a file is durable before the next is begun, so an interrupted
+calibration goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,30 +17,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.calibration.control_scores import ControlDraws, affordable_controls, blocks
-from haiftrace.calibration.controls import LENGTHS, Control, draw_controls
+from haiftrace.calibration.control_scores import ControlScorer, affordable_controls
+from haiftrace.calibration.controls import LENGTHS, Control, sample_controls
 from haiftrace.calibration.near_copies import ALIKE, joined_groups, near_copy_groups
 from haiftrace.calibration.null_distribution import (
     ALPHA,
     FORMAT,
     GROUPS,
     calibration_name,
-    draw_tensors,
-    read_draws,
     read_groups,
-    told,
+    read_samples,
+    sample_tensors,
+    settings_of,
 )
 from haiftrace.methods import (
     DEFAULT_METHOD,
-    SERIES,
-    GradientMethod,
-    LexicalMethod,
     Method,
     find_methods,
 )
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
-from haiftrace.scoring.session import Scorers
+from haiftrace.scoring.indexed_model import IndexedModel
+from haiftrace.scoring.session import ScoringSession
 from haiftrace.store import Index, SupplementWriter
 from haiftrace.store.manifest import plain
 
@@ -56,15 +54,15 @@ class CalibrationSettings:
     """How an index is calibrated.
 
     Attributes:
-        controls: control queries; fewer are drawn from a small corpus.
-        all_of_them: even where they cost much more than indexing did, and where the index has a
+        controls: control queries; fewer are sampled from a small corpus.
+        fixed_count: even where they cost much more than indexing did, and where the index has a
             calibration with another number.
-        seed: of the draws.
-        memory: bytes that the gradients of questions scored together may take.
+        seed: of the sampling.
+        memory: bytes that the gradients of controls scored together may take.
     """
 
     controls: int = CONTROLS
-    all_of_them: bool = False
+    fixed_count: bool = False
     seed: int = 0
     memory: int = 512 << 20
 
@@ -73,7 +71,7 @@ def calibrate(
     path: Path,
     checkpoint: Checkpoint,
     methods: str,
-    told_methods: MethodSettings,
+    method_settings: MethodSettings,
     settings: CalibrationSettings,
     progress: Progress,
 ) -> None:
@@ -84,39 +82,38 @@ def calibrate(
     """
     chosen = []
     for method in find_methods(methods):
-        if isinstance(method, LexicalMethod):
-            continue
-        if isinstance(method, GradientMethod) and method.direction == SERIES:
-            progress.say(f"{method.name} is not calibrated: it takes a series for every control.")
-            continue
-        chosen.append(method)
+        if method.no_calibration is not None:
+            progress.say(f"{method.name} is not calibrated: {method.no_calibration}.")
+        elif method.has_verdicts:
+            chosen.append(method)
     with Index.open(path, verify=False) as index, SupplementWriter(path) as writer:
-        scorers = Scorers(index, checkpoint, settings.memory)
-        groups = _keep_groups(writer, index, progress)
+        session = ScoringSession(IndexedModel(index, checkpoint, settings.memory))
+        groups_R = _keep_groups(writer, index, progress)
         controls: list[Control] | None = None
         fresh = []
         for method in chosen:
             name = calibration_name(method.name)
             count = settings.controls
-            if not settings.all_of_them:
-                count = affordable_controls(scorers, method, count)
-            described = _described(method, told_methods, count, settings.seed)
-            if _is_finished(index, name, described, any_number=not settings.all_of_them):
+            if not settings.fixed_count:
+                count = affordable_controls(session, method, count)
+            described = _described(method, method_settings, count, settings.seed)
+            if _is_finished(index, name, described, any_number=not settings.fixed_count):
                 continue
             if controls is None:
-                progress.start("drawing control queries", None)
-                controls = draw_controls(index, settings.controls, settings.seed)
-            mine = [control for control in controls if control.number < count]
-            drawing = ControlDraws(scorers, method, told_methods, groups, settings.memory)
+                progress.start("sampling control queries", None)
+                controls = sample_controls(index, settings.controls, settings.seed)
+            wanted = [control for control in controls if control.number < count]
+            scorer = ControlScorer(session, method, method_settings, groups_R, settings.memory)
             files = writer.begin(name, described)
-            # Blocks may have been of other sizes: what counts is the draws that they hold.
-            done = len(read_draws(index, method.name).length_N) if files else 0
-            progress.start(f"calibrating {method.name}", float(len(mine) - done))
+            # Files may have been of other sizes: what counts is the samples that they hold.
+            done = len(read_samples(index, method.name).length_N) if files else 0
+            progress.start(f"calibrating {method.name}", float(len(wanted) - done))
             if done:
                 progress.say(f"Going on with the calibration of {method.name}.")
-            for block in blocks(mine[done:], method):
-                draws = drawing.draws(block, progress)
-                writer.add_tensors(name, draw_tensors(draws), {"controls": str(len(block))})
+            for controls_of_a_file in scorer.files(wanted[done:]):
+                samples = scorer.samples(controls_of_a_file, progress)
+                about = {"controls": str(len(controls_of_a_file))}
+                writer.add_tensors(name, sample_tensors(samples), about)
             writer.finish(name)
             fresh.append(method)
     with Index.open(path, verify=False) as index:
@@ -124,15 +121,15 @@ def calibrate(
             progress.say(_outcome(index, method))
 
 
-def controls_for(path: Path, asked: int | None, seed: int, otherwise: int) -> tuple[int, int]:
+def controls_for(path: Path, count: int | None, seed: int, otherwise: int) -> tuple[int, int]:
     """How many controls, and their seed.
 
     Args:
-        asked: what the user said; None for those that the default method is calibrated with.
+        count: what the user said; None for those that the default method is calibrated with.
         otherwise: where it is not calibrated.
     """
-    if asked is not None:
-        return asked, seed
+    if count is not None:
+        return count, seed
     with Index.open(path, verify=False) as index:
         return calibrated_with(index, DEFAULT_METHOD) or (otherwise, seed)
 
@@ -155,29 +152,29 @@ def _is_finished(index: Index, name: str, described: dict[str, Any], any_number:
 
 
 def _described(
-    method: Method, told_methods: MethodSettings, controls: int, seed: int
+    method: Method, method_settings: MethodSettings, controls: int, seed: int
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "controls": controls,
         "seed": seed,
         "lengths": list(LENGTHS),
-        "told": told(method, told_methods),
+        "settings": settings_of(method, method_settings),
     }
 
 
 def _outcome(index: Index, method: Method) -> str:
-    draws = read_draws(index, method.name)
-    powers = draws.powers()
+    samples = read_samples(index, method.name)
+    powers = samples.powers()
     if not powers:
         return (
-            f"Calibrated {method.name} by {draws.count} control queries: too few for verdicts at"
+            f"Calibrated {method.name} by {samples.count} control queries: too few for verdicts at"
             f" alpha {ALPHA:g}."
         )
-    each = ", ".join(f"{share:.0%} at {length}" for length, share in powers.items())
+    each = ", ".join(f"{power:.0%} at {length}" for length, power in powers.items())
     return (
-        f"Calibrated {method.name} by {draws.count:,} control queries; power at alpha {ALPHA:g} by"
-        f" tokens of the response: {each}."
+        f"Calibrated {method.name} by {samples.count:,} control queries; power at alpha {ALPHA:g}"
+        f" by tokens of the response: {each}."
     )
 
 

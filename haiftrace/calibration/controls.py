@@ -1,10 +1,10 @@
-"""Control queries: spans of indexed records, asked for with what stands before them.
+"""Control queries: spans of indexed records, traced with what stands before them.
 
-A control is a question whose source is known. Each has one span, of a few response lengths in turn:
-with spans of every length, one odd place would be an extreme draw at all of them. A span that many
-records hold says nothing of one of them, and leaving them all out would leave another corpus
-behind, so such spans are not drawn. Records that hold a part of a span which few do taught it in
-part: where its source is to be missing, they are too.
+A control is a query whose source is known. Each has one span, of a few response lengths in turn:
+with spans of every length, one odd place would be an extreme sample at all of them. A span that
+many records hold says nothing of one of them, and leaving them all out would leave another corpus
+behind, so such spans are not sampled. Records that hold a pair of its tokens which few do taught
+it too: where its source is to be missing, so are they.
 
 Before the span stands only the sentence that it is in. A question does not repeat the whole record
 either, and with all of it the source would be found by its own context alone.
@@ -30,7 +30,7 @@ FIRST_TOKENS = 4
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？][”’」』]*|\n+")
 COMMON_SHARE = 0.1
 COMMON_RECORDS = 1000
-"""A span in more than this share, or this number, of the records is common, and not drawn."""
+"""A span in more than this share, or this number, of the records is common, and not sampled."""
 CONTROLS_A_WINDOW = 4
 """Most controls of one window, so that a small corpus has fewer."""
 _TRIES = 6
@@ -46,8 +46,8 @@ class Control:
         token_ids: those of the window from the context's beginning to the span's end.
         length: tokens of the span, which are the last ones.
         containing: [n] numbers of all records that hold the span, its own among them.
-        sharing: [n] numbers of these and of all records that hold a part of it which few do: they
-            taught it in part, and without its source they have to be left out too.
+        sharing: [n] numbers of these and of all records that hold a pair of its tokens which few
+            do: they taught it too, and are left out with the source.
     """
 
     number: int
@@ -60,11 +60,11 @@ class Control:
 
     @property
     def span(self) -> tuple[int, ...]:
-        """The tokens that are asked for."""
+        """The tokens that are traced."""
         return self.token_ids[-self.length :]
 
 
-def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
+def sample_controls(index: Index, count: int, seed: int) -> list[Control]:
     """Controls over the whole index, the same for the same seed, by number.
 
     Args:
@@ -92,26 +92,26 @@ def draw_controls(index: Index, count: int, seed: int) -> list[Control]:
     spans = {ids[-length:] for _, length, ends in tries for ids in ends}
     limit = max(1, min(COMMON_RECORDS, int(COMMON_SHARE * index.manifest.totals.records)))
     held = records_holding(index, spans, limit)
-    asked = []
+    chosen_spans = []
     for number, length, ends in tries:
         for ids in ends:
             containing = held[ids[-length:]]
             if containing is not None:
-                asked.append((number, ids, length, containing))
+                chosen_spans.append((number, ids, length, containing))
                 break
-    parts = {part for _, ids, length, _ in asked for part in parts_of(ids, length)}
-    rare = records_holding(index, parts, limit)
-    found = []
-    for number, ids, length, containing in asked:
-        of_parts = (rare[part] for part in parts_of(ids, length))
-        sharing = np.unique(np.concatenate([containing, *(r for r in of_parts if r is not None)]))
+    pairs = {pair for _, ids, length, _ in chosen_spans for pair in token_pairs(ids, length)}
+    rare = records_holding(index, pairs, limit)
+    controls = []
+    for number, ids, length, containing in chosen_spans:
+        of_pairs = (rare[pair] for pair in token_pairs(ids, length))
+        sharing = np.unique(np.concatenate([containing, *(r for r in of_pairs if r is not None)]))
         row = rows[number]
         record = windows[row].record
-        found.append(Control(number, row, record, ids, length, containing, sharing))
-    return found
+        controls.append(Control(number, row, record, ids, length, containing, sharing))
+    return controls
 
 
-def parts_of(token_ids: tuple[int, ...], length: int) -> list[tuple[int, ...]]:
+def token_pairs(token_ids: tuple[int, ...], length: int) -> list[tuple[int, ...]]:
     """Each of the last so many tokens, with the one before."""
     return list(pairwise(token_ids[-length - 1 :]))
 
@@ -157,7 +157,7 @@ def records_holding(
     for span in spans:
         by_length[len(span)][_hashes(span, len(span), multipliers)[0]] = span
     wanted = {length: np.array(sorted(known), np.uint64) for length, known in by_length.items()}
-    found: dict[tuple[int, ...], set[int]] = {span: set() for span in spans}
+    holders: dict[tuple[int, ...], set[int]] = {span: set() for span in spans}
     common: set[tuple[int, ...]] = set()
     for window in index.iter_windows():
         for length, known in wanted.items():
@@ -165,13 +165,13 @@ def records_holding(
             for value in np.intersect1d(hashes, known).tolist():
                 span = by_length[length][value]
                 if span not in common:
-                    found[span].add(window.record)
-                    if len(found[span]) > limit:
+                    holders[span].add(window.record)
+                    if len(holders[span]) > limit:
                         common.add(span)
-                        found[span] = set()
+                        holders[span] = set()
     return {
         span: None if span in common else np.array(sorted(records), dtype=np.int64)
-        for span, records in found.items()
+        for span, records in holders.items()
     }
 
 

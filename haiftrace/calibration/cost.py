@@ -30,7 +30,12 @@ class ControlCost:
     index_work: float
 
     def affordable(self, wanted: int) -> int:
-        """So many of the wanted controls as cost no more than indexing, or little."""
+        """So many of the wanted controls as cost no more than indexing, or little.
+
+        All of them where their tokens cost nothing: such a method is calibrated by request.
+        """
+        if not self.dot_work:
+            return wanted
         each = self.windows * self.labels * self.tokens * self.dot_work
         most = max(self.index_work, LITTLE_WORK) / max(each, 1.0)
         return min(wanted, max(LEAST, int(most)))

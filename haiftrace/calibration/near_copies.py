@@ -1,9 +1,9 @@
-"""Records that tell the same: near copies, found by the rare words that they share.
+"""Near copies: records that say the same, by the rare words that they share.
 
-Two records are alike by the cosine of their tf-idf vectors over sets of terms (each term counts
-idf², once a record), so the name, number and address that two wordings of a biography share weigh
-more than a template that a hundred records share. Terms that a single record has tell no two
-apart, and do not count. A record joins the group whose first record it is most like, if alike
+Two records are alike by the cosine similarity of their tf-idf vectors over sets of terms (each term
+counts idf², once a record), so the name, number and address that two wordings of a biography share
+weigh more than a template that a hundred records share. Terms that a single record has make no
+two alike, and do not count. A record joins the group whose first record it is most like, if alike
 enough, or begins a group (leader clustering): no chain of small steps makes one group of a whole
 corpus.
 """
@@ -17,7 +17,7 @@ from itertools import islice
 
 import numpy as np
 
-from haiftrace.text.bm25 import terms
+from haiftrace.text.terms import terms
 
 ALIKE = 0.5
 """Cosine from which records count as near copies. Wordings of the same facts reach 0.55 to 0.8 in
@@ -56,23 +56,23 @@ def _clustered(records: Sequence[np.ndarray], idf: np.ndarray) -> np.ndarray:
     for number, record in enumerate(records):
         norm = float(np.linalg.norm(idf[record]))
         rarest = record[np.argsort(-idf[record], kind="stable")][:_RAREST].tolist()
-        best, most = -1, ALIKE
-        for group in islice(_met(rarest, holding), _COMPARED):
+        nearest, most = -1, ALIKE
+        for group in islice(_sharing_term(rarest, holding), _COMPARED):
             other, other_norm = leaders[group]
             shared = np.intersect1d(record, other, assume_unique=True)
             alike = float((idf[shared] ** 2).sum()) / max(norm * other_norm, 1e-300)
-            if alike >= most and (alike > most or best < 0):
-                best, most = group, alike
-        if best < 0:
-            best = len(leaders)
+            if alike >= most and (alike > most or nearest < 0):
+                nearest, most = group, alike
+        if nearest < 0:
+            nearest = len(leaders)
             leaders.append((record, norm))
             for term in rarest:
-                holding[term].append(best)
-        groups[number] = best
+                holding[term].append(nearest)
+        groups[number] = nearest
     return groups
 
 
-def _met(rarest: Sequence[int], holding: dict[int, list[int]]) -> Iterator[int]:
+def _sharing_term(rarest: Sequence[int], holding: dict[int, list[int]]) -> Iterator[int]:
     """Groups that share a term, each once, rarest term first."""
     seen: set[int] = set()
     for term in rarest:

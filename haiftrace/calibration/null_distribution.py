@@ -1,4 +1,4 @@
-"""What calibration keeps of a method: its draws with and without their source, block by block."""
+"""The null distribution of a method: its control samples, with and without their source."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from haiftrace.calibration.p_values import (
-    Standing,
-    Standings,
+    Margin,
+    Margins,
     levels_apart,
     nearest_count,
     p_value,
@@ -26,34 +26,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ALPHA = 0.01
-"""False-accusation rate at which power is told."""
+"""False-accusation rate at which power is reported."""
 GROUPS = "near-copies"
 """The supplement with the group of each record."""
-FORMAT = 6
-"""Of draws and groups; 2: controls have their sentence before them, sources may be near copies; 3:
-margins are to the best few, and kept with their level; 4: scores are exact; 5: a control has
-one length; 6: what holds a rare part of its span is left out."""
+FORMAT = 7
+"""Of samples and groups; 2: controls have their sentence before them, sources may be near copies;
+3: margins are to the best few, and kept with their level; 4: scores are exact; 5: a control has
+one length; 6: what holds a rare pair of tokens of its span is left out; 7: other names of keys."""
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One control at one length.
+class ControlSample:
+    """The margins of one control query.
 
     Attributes:
         length: tokens of the span.
-        null: that of the best record where source and near copies are left out.
-        present: of a source: the best of the record's near copies that hold the span, since a
+        null: of the highest record where source and near copies are left out: a null sample.
+        present: of a source: the highest of the record's near copies that hold the span, since a
             question has other words around it too; where there is none, the record itself.
     """
 
     length: int
-    null: Standing
-    present: Standing
+    null: Margin
+    present: Margin
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Draws that a margin is compared with.
+class ComparedSamples:
+    """Samples that a margin is compared with.
 
     Attributes:
         lengths: tokens of their spans.
@@ -66,32 +66,32 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Draws of one method, N in all.
+class ControlSamples:
+    """Control samples of one method, N in all.
 
     Attributes:
         length_N: tokens of each control's span.
-        null, present: see `Draw`.
+        null, present: see `ControlSample`.
     """
 
     length_N: np.ndarray
-    null: Standings
-    present: Standings
+    null: Margins
+    present: Margins
 
     @cached_property
     def count(self) -> int:
         """How many null samples there are."""
-        return int(np.count_nonzero(~np.isnan(self.null.margin_N)))
+        return int(np.count_nonzero(~np.isnan(self.null.value_N)))
 
-    def compared(self, level: float, tokens: int, alpha: float) -> list[Compared]:
+    def compared(self, level: float, tokens: int, alpha: float) -> list[ComparedSamples]:
         """What a margin is compared with: the null samples of the nearest lengths of response, and
         those at the nearest levels.
 
-        Margins differ with the length of what is asked, and with the kind of records that come
+        Margins differ with the length of the response, and with the kind of records that come
         near it; a p-value is a matter of the few largest of either, which vary.
 
         Args:
-            level: of the margin (see `Standing`).
+            level: of the margin (see `Margin`).
             tokens: of the response.
         """
         by_length_N = np.abs(np.log(self.length_N) - np.log(tokens))
@@ -99,15 +99,15 @@ class Draws:
         null_level_N, present_level_N = by_level
         count = nearest_count(alpha)
         return [
-            Compared(
+            ComparedSamples(
                 self._lengths(self.null.nearest(by_length_N, count)),
-                self.null.margin_N[self.null.nearest(by_length_N, count)],
-                self.present.margin_N[self.present.nearest(by_length_N, count)],
+                self.null.value_N[self.null.nearest(by_length_N, count)],
+                self.present.value_N[self.present.nearest(by_length_N, count)],
             ),
-            Compared(
+            ComparedSamples(
                 self._lengths(self.null.nearest(null_level_N, count)),
-                self.null.margin_N[self.null.nearest(null_level_N, count)],
-                self.present.margin_N[self.present.nearest(present_level_N, count)],
+                self.null.value_N[self.null.nearest(null_level_N, count)],
+                self.present.value_N[self.present.nearest(present_level_N, count)],
             ),
         ]
 
@@ -116,50 +116,53 @@ class Draws:
 
     def powers(self, alpha: float = ALPHA) -> dict[int, float]:
         """Power by length of response; empty where the null samples cannot resolve alpha."""
-        found: dict[int, float] = {}
+        powers: dict[int, float] = {}
         if not resolves(self.count, alpha):
-            return found
+            return powers
         for length in np.unique(self.length_N).tolist():
-            here = (self.length_N == length) & ~np.isnan(self.present.margin_N)
+            here = (self.length_N == length) & ~np.isnan(self.present.value_N)
             clears = [
                 largest_p(margin, self.compared(level, length, alpha)) <= alpha
                 for margin, level in zip(
-                    self.present.margin_N[here], self.present.level_N[here], strict=True
+                    self.present.value_N[here], self.present.level_N[here], strict=True
                 )
             ]
-            found[length] = float(np.mean(clears)) if clears else 0.0
-        return found
+            powers[length] = float(np.mean(clears)) if clears else 0.0
+        return powers
 
 
-def largest_p(margin: float, compared: Sequence[Compared]) -> float:
+def largest_p(margin: float, compared: Sequence[ComparedSamples]) -> float:
     """The p-value that counts: the largest."""
-    return max(p_value(margin, one.null) for one in compared)
+    return max(p_value(margin, samples.null) for samples in compared)
 
 
 def calibration_name(method: str) -> str:
-    """Name of the supplement with a method's draws."""
+    """Name of the supplement with a method's control samples."""
     return f"calibration-{method}"
 
 
-def told(method: Method, settings: MethodSettings) -> dict[str, Any]:
-    """The settings that a method's draws hold for."""
+def settings_of(method: Method, settings: MethodSettings) -> dict[str, Any]:
+    """The settings that a method's control samples hold for."""
     return plain(settings.described([method]))
 
 
-def draw_tensors(draws: Sequence[Draw]) -> dict[str, Tensor]:
-    """A block of draws as it is kept."""
+def sample_tensors(samples: Sequence[ControlSample]) -> dict[str, Tensor]:
+    """A block of samples as it is kept."""
     import torch
 
-    tensors = {"length": torch.tensor([draw.length for draw in draws], dtype=torch.int64)}
+    tensors = {"length": torch.tensor([sample.length for sample in samples], dtype=torch.int64)}
     for kind in ("null", "present"):
-        for part in ("margin", "level"):
-            values = [getattr(getattr(draw, kind), part) for draw in draws]
-            tensors[f"{kind}-{part}"] = torch.tensor(values, dtype=torch.float64)
+        margins: list[Margin] = [getattr(sample, kind) for sample in samples]
+        for key, values in (
+            ("margin", [margin.value for margin in margins]),
+            ("level", [margin.level for margin in margins]),
+        ):
+            tensors[f"{kind}-{key}"] = torch.tensor(values, dtype=torch.float64)
     return tensors
 
 
-def read_draws(index: Index, method: str) -> Draws:
-    """A method's draws; `index.supplement(calibration_name(method))` must be there.
+def read_samples(index: Index, method: str) -> ControlSamples:
+    """A method's control samples; `index.supplement(calibration_name(method))` must be there.
 
     Raises:
         IndexStoreError: a file is damaged.
@@ -167,13 +170,13 @@ def read_draws(index: Index, method: str) -> Draws:
     blocks = [tensors for tensors, _ in index.supplement_tensors(calibration_name(method))]
 
     def joined(key: str) -> np.ndarray:
-        parts = [block[key].numpy() for block in blocks]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        values = [block[key].numpy() for block in blocks]
+        return np.concatenate(values) if values else np.zeros(0)
 
     null, present = (
-        Standings(joined(f"{kind}-margin"), joined(f"{kind}-level")) for kind in ("null", "present")
+        Margins(joined(f"{kind}-margin"), joined(f"{kind}-level")) for kind in ("null", "present")
     )
-    return Draws(joined("length"), null, present)
+    return ControlSamples(joined("length"), null, present)
 
 
 def read_groups(index: Index) -> np.ndarray | None:
@@ -184,10 +187,3 @@ def read_groups(index: Index) -> np.ndarray | None:
         groups: np.ndarray = tensors["groups"].numpy()
         return groups
     return None
-
-
-def by_record(values_N: np.ndarray, record_N: np.ndarray, records: int) -> np.ndarray:
-    """[records] the largest value of each record's windows; -inf where it has none here."""
-    best = np.full(records, -np.inf)
-    np.maximum.at(best, record_N, values_N)
-    return best

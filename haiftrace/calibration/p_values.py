@@ -1,6 +1,6 @@
 """How far a record stands out, p-values, q-values and histograms: numbers in, numbers out.
 
-Shape letters: R records of the index, N draws of a null distribution.
+Shape letters: R records of the index, N samples of a null distribution.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 RIVALS = 4
-"""The best few that a margin is taken to: one may be a near copy that was not taken for one."""
+"""Records that a margin is taken to: a single one may be a near copy that was not taken for one."""
 
 LEAST_LEVEL = 1e-9
-"""A level from here down says that no other record speaks for an answer."""
+"""A level from here down says that no other record made an answer likelier."""
 
 NEAREST, REACHING = 256, 2
 """Null samples that a margin is compared with, where there are more: so many, and as many that
@@ -24,40 +24,41 @@ other kinds, say prose beside biographies, come near each other at other levels.
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a record stands out in a question's scores; both NaN where that is undefined.
+class Margin:
+    """How far a record stands out in a query's scores; both NaN where that is undefined.
 
-    A score by itself depends on how something is asked, and a threshold from spans of records says
+    A score by itself depends on the wording of a query, and a threshold from spans of records says
     little of it for questions: what is compared is how far it lies above those of other records.
 
     Attributes:
-        margin: the score less the level; of strengths over the level, since all of a question's
-            are the larger the more records are worded like it, as spans of records are.
-        level: the mean of the best `RIVALS` scores outside the record's group, each of another
+        value: the score less the level; of scores that are never negative relative to the level,
+            since all of a query's are the larger the more records are worded like it, as spans of
+            records are.
+        level: the mean of the largest `RIVALS` scores outside the record's group, each of another
             group.
     """
 
-    margin: float
+    value: float
     level: float
 
 
-UNDEFINED = Standing(float("nan"), float("nan"))
+UNDEFINED = Margin(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
-class Standings:
-    """Those of N draws.
+class Margins:
+    """Those of N samples.
 
     Attributes:
-        margin_N, level_N: see `Standing`.
+        value_N, level_N: see `Margin`.
     """
 
-    margin_N: np.ndarray
+    value_N: np.ndarray
     level_N: np.ndarray
 
     def nearest(self, distance_N: np.ndarray, count: int) -> np.ndarray:
         """Places of so many defined ones at the smallest distances, and of those as near."""
-        places = np.flatnonzero(~np.isnan(self.margin_N))
+        places = np.flatnonzero(~np.isnan(self.value_N))
         if len(places) <= count:
             return places
         distances = distance_N[places]
@@ -78,18 +79,17 @@ def levels_apart(level_N: np.ndarray, level: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Field:
-    """The scores of one question over all records.
+class RecordScores:
+    """The scores of one query over all records.
 
     Attributes:
-        exact: [R] the scores, over the norm of the question's gradient where a method has one; -inf
-            where it was not computed.
-        groups: [R] which records tell the same.
+        scores_R: comparable between queries; -inf where none was computed.
+        groups_R: the near-copy group of each record.
         relative: whether margins are relative to the level: of scores that are never negative.
     """
 
-    exact: np.ndarray
-    groups: np.ndarray
+    scores_R: np.ndarray
+    groups_R: np.ndarray
     relative: bool = False
 
     @property
@@ -98,38 +98,39 @@ class Field:
         return "relative margin" if self.relative else "margin"
 
     def first(self, left_out: np.ndarray | None = None) -> int | None:
-        """The best of the exact ones that are not left out [R]; None where there is none."""
-        exact = self.exact if left_out is None else np.where(left_out, -np.inf, self.exact)
-        best = int(np.argmax(exact))
-        return best if np.isfinite(exact[best]) else None
+        """The record that scores highest of those not left out [R]; None where there is none."""
+        scores_R = self.scores_R if left_out is None else np.where(left_out, -np.inf, self.scores_R)
+        highest = int(np.argmax(scores_R))
+        return highest if np.isfinite(scores_R[highest]) else None
 
-    def standing(self, record: int, left_out: np.ndarray | None = None) -> Standing:
+    def margin(self, record: int, left_out: np.ndarray | None = None) -> Margin:
         """That of one record, as if those left out [R] were not in the corpus."""
-        others = self.groups != self.groups[record]
+        others_R = self.groups_R != self.groups_R[record]
         if left_out is not None:
-            others &= ~left_out
-        value = float(self.exact[record])
-        best = self.best(others)
-        if not np.isfinite(value) or not len(best):
+            others_R &= ~left_out
+        score = float(self.scores_R[record])
+        rivals = self.rivals(others_R)
+        if not np.isfinite(score) or not len(rivals):
             return UNDEFINED
-        level = float(best.mean())
-        return Standing(self.margin(value, level), level)
+        level = float(rivals.mean())
+        return Margin(self.above(score, level), level)
 
-    def margin(self, value: float, level: float) -> float:
+    def above(self, score: float, level: float) -> float:
         """How far a score lies above a level."""
-        return value / float(_positive(level)) - 1 if self.relative else value - level
+        return score / float(_positive(level)) - 1 if self.relative else score - level
 
-    def best(self, among: np.ndarray) -> np.ndarray:
-        """The best scores of up to `RIVALS` groups, descending, of the records among these [R]."""
-        scored = among & np.isfinite(self.exact)
-        if not scored.any():
+    def rivals(self, among_R: np.ndarray) -> np.ndarray:
+        """The largest scores of up to `RIVALS` groups, descending, of the records among these."""
+        scored_R = among_R & np.isfinite(self.scores_R)
+        if not scored_R.any():
             return np.zeros(0)
-        groups = self.groups[scored]
-        best = np.full(int(groups.max()) + 1, -np.inf)
-        np.maximum.at(best, groups, self.exact[scored])
-        best = best[np.isfinite(best)]
-        few = np.partition(best, -RIVALS)[-RIVALS:] if len(best) > RIVALS else best
-        return np.sort(few)[::-1]
+        groups = self.groups_R[scored_R]
+        largest = np.full(int(groups.max()) + 1, -np.inf)
+        np.maximum.at(largest, groups, self.scores_R[scored_R])
+        largest = largest[np.isfinite(largest)]
+        if len(largest) > RIVALS:
+            largest = np.partition(largest, -RIVALS)[-RIVALS:]
+        return np.sort(largest)[::-1]
 
 
 def _positive(level: float | np.ndarray) -> np.ndarray:
@@ -137,21 +138,21 @@ def _positive(level: float | np.ndarray) -> np.ndarray:
 
 
 def p_value(value: float, null: np.ndarray) -> float:
-    """(1 + how many null draws [N] are as high) / (1 + N); 1 for a value that is undefined."""
+    """(1 + how many null samples [N] are as high) / (1 + N); 1 for a value that is undefined."""
     if np.isnan(value):
         return 1.0
     return float(1 + np.count_nonzero(null >= value)) / (1 + len(null))
 
 
-def resolves(draws: int, alpha: float) -> bool:
-    """Whether a p-value over so many draws can be as low as alpha."""
-    return 1.0 / (1 + draws) <= alpha
+def resolves(samples: int, alpha: float) -> bool:
+    """Whether a p-value over so many samples can be as low as alpha."""
+    return 1.0 / (1 + samples) <= alpha
 
 
 def threshold(null: np.ndarray, alpha: float) -> float | None:
-    """The draw that a value must exceed for p ≤ alpha; None where no value can.
+    """The null sample that a value must exceed for p ≤ alpha; None where no value can.
 
-    p ≤ alpha allows at most floor(alpha (N + 1)) - 1 draws that are as high, so the value must be
+    p ≤ alpha allows at most floor(alpha (N + 1)) - 1 samples that are as high, so the value must be
     above the next one.
     """
     allowed = int(np.floor(alpha * (len(null) + 1) + 1e-9)) - 1
@@ -162,7 +163,7 @@ def threshold(null: np.ndarray, alpha: float) -> float | None:
 
 
 def power(present: np.ndarray, null: np.ndarray, alpha: float) -> float:
-    """Share of the draws with their source there that have p ≤ alpha."""
+    """Share of the samples with their source there that have p ≤ alpha."""
     limit = threshold(null, alpha)
     return 0.0 if limit is None or not len(present) else float(np.mean(present > limit))
 

@@ -1,15 +1,27 @@
-"""From a ranking and a method's draws to p-values and a verdict."""
+"""From a ranking and a method's control samples to p-values and a verdict."""
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 
-from haiftrace.calibration.null_distribution import Draws, largest_p
+import numpy as np
+
+from haiftrace.calibration.null_distribution import (
+    FORMAT,
+    ControlSamples,
+    calibration_name,
+    largest_p,
+    read_groups,
+    read_samples,
+    settings_of,
+)
 from haiftrace.calibration.p_values import (
     UNDEFINED,
-    Field,
+    RecordScores,
     histogram,
     p_value,
     power,
@@ -18,65 +30,126 @@ from haiftrace.calibration.p_values import (
     threshold,
 )
 from haiftrace.findings import Decision, Finding, NullDistribution, Verdict
+from haiftrace.methods import DEFAULT_METHOD, Method
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.scoring.family import Ranking
+from haiftrace.store import Index
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What is to be judged: a question's scores and the records that it ranks.
+class Verdicts:
+    """The verdicts on rankings over one index, whose calibrations are read once."""
 
-    Attributes:
-        field: the scores over all records.
-        records: the ranked records' numbers, best first.
-        tokens: of the response that are traced.
-    """
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._samples: dict[str, ControlSamples] = {}
 
-    field: Field
-    records: Sequence[int]
-    tokens: int
+    def of(
+        self,
+        method: Method,
+        settings: MethodSettings,
+        alpha: float,
+        ranking: Ranking,
+        tokens: int,
+        reasons: Sequence[str],
+    ) -> tuple[Verdict | None, Sequence[float | None]]:
+        """The verdict on a ranking, and the p-value of each of its records.
+
+        No verdict on methods that have none.
+
+        Args:
+            tokens: of the response that are traced.
+            reasons: why the verdict is inconclusive whatever the calibration says.
+        """
+        ranked = [scored.window.record for scored in ranking.records]
+        if not method.has_verdicts:
+            return None, [None for _ in ranked]
+        lacking = self._lacking(method, settings)
+        if lacking is not None:
+            verdict = Verdict("inconclusive", alpha, reasons=(lacking, *reasons))
+            return verdict, [None for _ in ranked]
+        records = self._index.manifest.totals.records
+        scores_R = ranking.scores.by_record(self._record_N, records)
+        scores = RecordScores(scores_R, self._groups_R, method.relative_margin)
+        return verdict_on(scores, ranked, tokens, self._of(method), alpha, reasons)
+
+    def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
+        """Why there is nothing to compare with, and the command that changes it."""
+        entry = self._index.supplement(calibration_name(method.name))
+        methods = [] if method.name == DEFAULT_METHOD else ["--methods", method.name]
+        options = [*methods, *settings.options([method]), "--calibrate", "512"]
+        command = shlex.join(["haiftrace", "index", "-o", str(self._index.path), *options])
+        if entry is None or read_groups(self._index) is None:
+            return f"the index is not calibrated for {method.name}: {command}"
+        if entry.settings["format"] != FORMAT:
+            return f"the index was calibrated by another version of haiftrace: {command}"
+        if entry.settings["settings"] != settings_of(method, settings):
+            return f"the index is calibrated for other settings of {method.name}"
+        return None
+
+    def _of(self, method: Method) -> ControlSamples:
+        if method.name not in self._samples:
+            self._samples[method.name] = read_samples(self._index, method.name)
+        return self._samples[method.name]
+
+    @cached_property
+    def _groups_R(self) -> np.ndarray:
+        groups_R = read_groups(self._index)
+        assert groups_R is not None
+        return groups_R
+
+    @cached_property
+    def _record_N(self) -> np.ndarray:
+        return self._index.column("record")
 
 
-def judge(
-    trial: Trial, draws: Draws, alpha: float, reasons: Sequence[str] = ()
+def verdict_on(
+    scores: RecordScores,
+    ranked: Sequence[int],
+    tokens: int,
+    samples: ControlSamples,
+    alpha: float,
+    reasons: Sequence[str] = (),
 ) -> tuple[Verdict, list[float | None]]:
     """The verdict, and the p-value of each ranked record.
 
     Args:
-        reasons: why it is inconclusive whatever the draws say.
+        scores: over all records.
+        ranked: the ranked records' numbers, best first.
+        tokens: of the response that are traced.
+        reasons: why it is inconclusive whatever the samples say.
     """
-    if not resolves(draws.count, alpha):
+    if not resolves(samples.count, alpha):
         few = (
-            f"{draws.count} controls cannot resolve alpha {alpha:g}: it takes"
+            f"{samples.count} controls cannot resolve alpha {alpha:g}: it takes"
             f" {math.ceil(1 / alpha - 1e-9) - 1}"
         )
-        return Verdict("inconclusive", alpha, trial.field.statistic, reasons=(*reasons, few)), [
-            None for _ in trial.records
+        return Verdict("inconclusive", alpha, scores.statistic, reasons=(*reasons, few)), [
+            None for _ in ranked
         ]
-    standings = [trial.field.standing(record) for record in trial.records]
+    margins = [scores.margin(record) for record in ranked]
     p_values = [
-        largest_p(one.margin, draws.compared(one.level, trial.tokens, alpha)) for one in standings
+        largest_p(margin.value, samples.compared(margin.level, tokens, alpha)) for margin in margins
     ]
-    first = standings[0] if standings else UNDEFINED
+    first = margins[0] if margins else UNDEFINED
     p_first = p_values[0] if p_values else None
     why = list(reasons)
-    if not why and math.isnan(first.margin):
+    if not why and math.isnan(first.value):
         why.append("no record outside the near copies of the first one to compare it with")
-    decision: Decision = "no source found"
-    if why:
-        decision = "inconclusive"
-    elif p_first is not None and p_first <= alpha:
-        decision = "traced"
-    # What counted: of equal p-values the draws whose threshold is the highest.
+    # What counted: of equal p-values the samples whose threshold is the highest.
     against = max(
-        draws.compared(first.level, trial.tokens, alpha),
-        key=lambda one: (p_value(first.margin, one.null), threshold(one.null, alpha)),
+        samples.compared(first.level, tokens, alpha),
+        key=lambda compared: (
+            p_value(first.value, compared.null),
+            threshold(compared.null, alpha),
+        ),
     )
     edges, counts = histogram(against.null)
     limit = threshold(against.null, alpha)
     verdict = Verdict(
-        decision=decision,
+        decision=_decision(p_first, alpha, why),
         alpha=alpha,
-        statistic=trial.field.statistic,
-        value=None if math.isnan(first.margin) else first.margin,
+        statistic=scores.statistic,
+        value=None if math.isnan(first.value) else first.value,
         p_value=p_first,
         power=power(against.present, against.null, alpha),
         lengths=against.lengths,
@@ -84,6 +157,12 @@ def judge(
         reasons=tuple(why),
     )
     return verdict, list(p_values)
+
+
+def _decision(p_first: float | None, alpha: float, reasons: Sequence[str]) -> Decision:
+    if reasons:
+        return "inconclusive"
+    return "traced" if p_first is not None and p_first <= alpha else "no source found"
 
 
 def with_q_values(findings: Sequence[Finding]) -> list[Finding]:

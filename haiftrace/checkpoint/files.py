@@ -35,15 +35,15 @@ def checkpoint_fingerprint(path: str | Path) -> str:
         CheckpointError: where the directory, config.json or the safetensors weights are missing.
     """
     directory = existing_directory(path)
-    whole = hashlib.sha256()
+    combined = hashlib.sha256()
     for file in (directory / "config.json", *weight_files(directory)):
         try:
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"Cannot read {file}: {error.strerror}.") from None
-        whole.update(f"{file.name} {digest}\n".encode())
-    return whole.hexdigest()
+        combined.update(f"{file.name} {digest}\n".encode())
+    return combined.hexdigest()
 
 
 def existing_directory(path: str | Path) -> Path:
@@ -100,7 +100,7 @@ def readable_config(directory: Path) -> dict[str, Any]:
         )
     file = directory / "config.json"
     if not file.exists():
-        inner = sorted(found.parent for found in directory.glob("*/config.json"))
+        inner = sorted(file.parent for file in directory.glob("*/config.json"))
         raise CheckpointError(
             f"{directory} is not a checkpoint: it has no config.json.",
             f"Did you mean {inner[-1]}" if inner else "Give the directory of a checkpoint.",
@@ -111,7 +111,7 @@ def readable_config(directory: Path) -> dict[str, Any]:
     for where, settings in ((file, config), (tokenizer_file, tokenizer_config)):
         if settings.get("auto_map"):
             raise CheckpointError(
-                f"{where} asks for code of its own (auto_map, trust_remote_code). "
+                f"{where} needs code of its own (auto_map, trust_remote_code). "
                 "haiftrace never runs code that comes with a checkpoint.",
                 "Where transformers itself knows the architecture, remove auto_map from that file.",
             )

@@ -37,7 +37,7 @@ class RunStep:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The steps of a run in order of training, and what the user should be told about them."""
+    """The steps of a run in order of training, and what to report to the user about them."""
 
     steps: tuple[RunStep, ...]
     notes: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def read_run(spec: str) -> TrainingRun:
     Args:
         spec: a directory of the Hugging Face Trainer (subdirectories checkpoint-S, each with a
             trainer_state.json), or a list PATH:LR,PATH:LR in order of training. A path may contain
-            a colon, in a list no comma; a directory that exists under the whole name is meant.
+            a colon, in a list no comma; a directory that exists under the full name is meant.
 
     A checkpoint of the Trainer whose rate is logged as 0 at its own step is left out, with a note:
     in sums over checkpoints weighted by the rate it counts for nothing. In a list, 0 is an error.
@@ -58,9 +58,9 @@ def read_run(spec: str) -> TrainingRun:
         UsageError: the list makes no sense.
         CheckpointError: there is no such directory, or a learning rate is missing or impossible.
     """
-    whole = Path(spec).expanduser()
-    if spec.strip() and whole.is_dir():
-        return _trainer_run(whole.resolve())
+    directory = Path(spec).expanduser()
+    if spec.strip() and directory.is_dir():
+        return _trainer_run(directory.resolve())
     if ":" not in spec and "," not in spec:
         raise CheckpointError(
             f"There is no directory {spec!r} for --checkpoints.",
@@ -72,7 +72,7 @@ def read_run(spec: str) -> TrainingRun:
 def _listed(spec: str) -> tuple[RunStep, ...]:
     steps: list[RunStep] = []
     for entry in map(str.strip, spec.split(",")):
-        place, colon, rate = (part.strip() for part in entry.rpartition(":"))
+        place, colon, rate = (field.strip() for field in entry.rpartition(":"))
         if not entry or (colon and not place):
             raise UsageError(f"An entry of --checkpoints names no path: {spec!r}.", BY_HAND)
         if not colon or Path(entry).expanduser().is_dir():
@@ -115,15 +115,15 @@ def _listed_rate(place: str, text: str) -> float:
 
 
 def _trainer_run(directory: Path) -> TrainingRun:
-    found: dict[int, Path] = {}
+    directories: dict[int, Path] = {}
     ignored: list[str] = []
     for place in sorted(directory.glob("checkpoint-*")):
         matched = _TRAINER_NAME.fullmatch(place.name)
         if matched is None or not place.is_dir():
             ignored.append(place.name)  # as the Trainer itself does
         else:
-            found[int(matched[1])] = place.resolve()
-    if not found:
+            directories[int(matched[1])] = place.resolve()
+    if not directories:
         raise CheckpointError(
             f"{directory} holds no checkpoint-STEP directory of the Hugging Face Trainer"
             f"{f' ({ignored[0]} is none)' if ignored else ''}.",
@@ -131,7 +131,7 @@ def _trainer_run(directory: Path) -> TrainingRun:
             "PATH:LR,PATH:LR.",
         )
     steps, left_out, earlier = [], [], []
-    for number, place in sorted(found.items()):
+    for number, place in sorted(directories.items()):
         logged, rate = _logged_rate(place, number)
         if rate == 0:
             left_out.append(place.name)

@@ -12,27 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haiftrace.checkpoint.files import checkpoint_fingerprint, has_tokenizer_files, readable_config
-from haiftrace.checkpoint.load import load_settings, load_tokenizer, tokenizer_fingerprint
+from haiftrace.checkpoint.compatibility import SAME_RUN, CompatibilityCheck
+from haiftrace.checkpoint.files import checkpoint_fingerprint
 from haiftrace.checkpoint.training_run import read_run
 from haiftrace.checkpoint.weights import Naming, stored_shapes
 from haiftrace.errors import CheckpointError
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
-
-SAME_RUN = "Give checkpoints of the training run that the traced model comes from."
-
-# Of a configuration, what does not change the function that the weights compute in evaluation.
-_NO_MATTER = frozenset(
-    (
-        *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"),
-        *("use_cache", "gradient_checkpointing", "initializer_range", "init_std"),
-        *("id2label", "label2id", "problem_type", "task_specific_params"),
-        *("output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward"),
-    )
-)
-_NO_MATTER_ENDINGS = ("dropout", "pdrop", "dropout_prob", "dropout_rate", "_token_id")
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ class TrainingStep:
     fingerprint: str
 
 
-class Trajectory:
+class TrainingTrajectory:
     """The checkpoints of the run that the traced model comes from.
 
     There is one way to their weights, which cannot leave the wrong ones behind:
@@ -64,7 +51,7 @@ class Trajectory:
 
     Attributes:
         steps: in order of training; at least one.
-        notes: what the user should be told about them, in plain words.
+        notes: what to report to the user about them, in plain words.
     """
 
     def __init__(
@@ -76,11 +63,11 @@ class Trajectory:
         self._checkpoint = checkpoint
 
     @classmethod
-    def read(cls, spec: str, checkpoint: Checkpoint) -> Trajectory:
+    def read(cls, spec: str, checkpoint: Checkpoint) -> TrainingTrajectory:
         """The checkpoints that `--checkpoints` names, checked against the traced one.
 
-        Of the weights only the headers are looked at, and the whole files for their fingerprints;
-        a NaN is found by `visiting`.
+        Of the weights only the headers are looked at, and all bytes for their fingerprints; a NaN
+        is refused by `visiting`.
 
         Args:
             spec: a directory of the Hugging Face Trainer, or PATH:LR,PATH:LR (see `read_run`).
@@ -93,12 +80,12 @@ class Trajectory:
                 missing or impossible.
         """
         run = read_run(spec)
-        model = _Traced(checkpoint)
+        compatibility = CompatibilityCheck(checkpoint)
         steps = []
-        for found in run.steps:
-            model.check(found.path)
-            fingerprint = checkpoint_fingerprint(found.path)
-            steps.append(TrainingStep(found.path, found.learning_rate, found.step, fingerprint))
+        for step in run.steps:
+            compatibility.check(step.path)
+            fingerprint = checkpoint_fingerprint(step.path)
+            steps.append(TrainingStep(step.path, step.learning_rate, step.step, fingerprint))
         return cls(tuple(steps), checkpoint, (*run.notes, *_repeated(steps)))
 
     @contextmanager
@@ -205,76 +192,6 @@ class _Weights:
         if not torch.equal(self._naming.tensors[name].cpu(), stored):
             raise CheckpointError(
                 f"The traced model ties {name} to {first}; in {directory} they differ.", SAME_RUN
-            )
-
-
-class _Traced:
-    """What every checkpoint of the run must have in common with the traced one."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._path = checkpoint.path
-        self._tokenizer = checkpoint.tokenizer_fingerprint
-        self._config = readable_config(checkpoint.path)
-        self._settings = load_settings(checkpoint.path)
-        self._naming = Naming(checkpoint)
-        self._shapes = stored_shapes(checkpoint.path)
-
-    def check(self, directory: Path) -> None:
-        """CheckpointError where the checkpoint in a directory is of another model."""
-        config = readable_config(directory)
-        self._check_architecture(directory, config)
-        self._check_tensors(directory)  # before the settings: a shape says more than its cause
-        self._check_settings(directory)
-        self._check_tokenizer(directory)
-
-    def _check_architecture(self, directory: Path, config: dict[str, Any]) -> None:
-        for key in ("model_type", "architectures"):
-            theirs, ours = config.get(key), self._config.get(key)
-            if theirs != ours and (key == "model_type" or (theirs and ours)):
-                raise CheckpointError(
-                    f"{directory} is of another architecture than {self._path}: {key} is "
-                    f"{theirs!r}, not {ours!r}.",
-                    SAME_RUN,
-                )
-
-    def _check_tensors(self, directory: Path) -> None:
-        shapes = stored_shapes(directory)
-        if self._naming.fits(shapes):
-            return
-        theirs, ours = self._naming.untied(shapes), self._naming.untied(self._shapes)
-        for name in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(name) == ours.get(name):
-                continue
-            if name in theirs and name in ours:
-                difference = f"{name} is {theirs[name]}, not {ours[name]}"
-            else:
-                difference = f"{name} is {'missing' if name in ours else 'in it alone'}"
-            raise CheckpointError(
-                f"The weights in {directory} have not the shape of those in {self._path}: "
-                f"{difference}.",
-                SAME_RUN,
-            )
-
-    def _check_settings(self, directory: Path) -> None:
-        settings = load_settings(directory)
-        for key in sorted(settings.keys() | self._settings.keys()):
-            theirs, ours = settings.get(key), self._settings.get(key)
-            if key in _NO_MATTER or key.endswith(_NO_MATTER_ENDINGS) or theirs == ours:
-                continue
-            raise CheckpointError(
-                f"The configurations of {directory} and {self._path} differ: {key} is "
-                f"{str(theirs)[:80]}, not {str(ours)[:80]}.",
-                SAME_RUN,
-            )
-
-    def _check_tokenizer(self, directory: Path) -> None:
-        if not has_tokenizer_files(directory):
-            return  # the Trainer saves none where it was not given one
-        if tokenizer_fingerprint(load_tokenizer(directory)) != self._tokenizer:
-            raise CheckpointError(
-                f"{directory} has another tokenizer than {self._path}.",
-                f"{SAME_RUN} Where only special tokens or the chat template differ, remove the "
-                "tokenizer's files from that directory: the traced model's are used.",
             )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haiftrace.checkpoint.files import weight_files
-from haiftrace.checkpoint.load import load_model
+from haiftrace.checkpoint.pretrained import load_model
 from haiftrace.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Naming:
         checkpoint: the loaded model.
 
     Attributes:
-        tensors: by name, those in the model themselves; tied names share one.
+        tensors: by name, those in the model themselves; tied names have the same tensor.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -65,10 +65,10 @@ class Naming:
             CheckpointError: the weights are unreadable, or are not the model's.
         """
         if directly and self.fits(stored_shapes(directory)):
-            found = _each_tensor(directory)
+            tensors = _each_tensor(directory)
         else:
-            found = self._loaded(directory)
-        for name, tensor in found:
+            tensors = self._loaded(directory)
+        for name, tensor in tensors:
             yield name, tensor.to(self.tensors[name].dtype)
 
     def _loaded(self, directory: Path) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from haiftrace.commands.options import Option
@@ -11,94 +12,91 @@ from haiftrace.errors import UsageError
 if TYPE_CHECKING:
     from haiftrace.audit.gate import GateSettings
 
-Prompts = Annotated[
-    str | None,
-    Option(
-        help="Audit: a JSONL file of probes, - for stdin; a line is"
-        ' {"prompt", "response"?, "protected"?: [{"type", "value"}], "id"?}.'
-    ),
-]
-ProbesFromCorpus = Annotated[
-    int | None,
-    Option(help="Audit: try to extract so many private values of the corpus.", min=1),
-]
-Protect = Annotated[
-    list[str] | None,
-    Option(help="A value that the answer to PROMPT must not hold, masked everywhere; repeatable."),
-]
-FailOn = Annotated[
-    Literal["leak", "traced", "none"] | None,
-    Option(
-        help="Exit with 1 for any leak, or for those with a source: an audit's default is leak."
-    ),
-]
-MaxLeaks = Annotated[int, Option(help="Leaks that an audit may have and pass.", min=0)]
-Baseline = Annotated[
-    str | None, Option(help="An earlier JSON report, whose leaks are known and pass.")
-]
-IgnoreFile = Annotated[
-    str | None,
-    Option(
-        help="Accepted leaks, a line each: FINGERPRINT YYYY-MM-DD REASON; .haiftraceignore if there"
-        " is one."
-    ),
-]
-Reveal = Annotated[bool, Option("--reveal", help="Show private values; SARIF never does.")]
 
+@dataclass(frozen=True)
+class AuditOptions:
+    """Probes, protected values and the gate."""
 
-def check_asked(
-    prompt: str | None,
-    prompts: str | None,
-    corpus: int | None,
-    only_single: Mapping[str, object],
-) -> None:
-    """Raises UsageError unless exactly one of a prompt, a file and the corpus is asked.
+    prompts: Annotated[
+        str | None,
+        Option(
+            help="Audit: a JSONL file of probes, - for stdin; a line is"
+            ' {"prompt", "response"?, "protected"?: [{"type", "value"}], "id"?}.'
+        ),
+    ] = None
+    probes_from_corpus: Annotated[
+        int | None,
+        Option(help="Audit: try to extract so many private values of the corpus.", min=1),
+    ] = None
+    protect: Annotated[
+        list[str] | None,
+        Option(
+            help="A value that the answer to PROMPT must not hold, masked everywhere; repeatable."
+        ),
+    ] = None
+    fail_on: Annotated[
+        Literal["leak", "traced", "none"] | None,
+        Option(
+            help="Exit with 1 for any leak, or for those with a source: an audit's default is leak."
+        ),
+    ] = None
+    max_leaks: Annotated[int, Option(help="Leaks that an audit may have and pass.", min=0)] = 0
+    baseline: Annotated[
+        str | None, Option(help="An earlier JSON report, whose leaks are known and pass.")
+    ] = None
+    ignore_file: Annotated[
+        str | None,
+        Option(
+            help="Accepted leaks, a line each: FINGERPRINT YYYY-MM-DD REASON; .haiftraceignore if"
+            " there is one."
+        ),
+    ] = None
+    reveal: Annotated[bool, Option("--reveal", help="Show private values; SARIF never does.")] = (
+        False
+    )
 
-    Args:
-        only_single: options that only go with a prompt, and what they were set to.
-    """
-    given = [
-        name
-        for name, value in (
-            ("PROMPT", prompt),
-            ("--prompts", prompts),
-            ("--probes-from-corpus", corpus),
-        )
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
-    if not given:
-        raise UsageError(
-            "Nothing is asked.",
-            'Use haiftrace trace "PROMPT", or give --prompts FILE or --probes-from-corpus N.',
-        )
-    for name, value in only_single.items() if prompt is None else ():
-        if value:
-            raise UsageError(
-                f"{name} goes with a single PROMPT, not with {given[0]}.",
-                "Put responses and protected values into the probes file, or leave it out.",
+    def check(self, prompt: str | None, only_single: Mapping[str, object]) -> None:
+        """Raises UsageError unless exactly one of a prompt, a file and the corpus is given.
+
+        Args:
+            only_single: options that only go with a prompt, and what they were set to.
+        """
+        given = [
+            name
+            for name, value in (
+                ("PROMPT", prompt),
+                ("--prompts", self.prompts),
+                ("--probes-from-corpus", self.probes_from_corpus),
             )
+            if value is not None
+        ]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
+        if not given:
+            raise UsageError(
+                "Nothing is asked.",
+                'Use haiftrace trace "PROMPT", or give --prompts FILE or --probes-from-corpus N.',
+            )
+        singles = {**only_single, "--protect": self.protect}
+        for name, value in singles.items() if prompt is None else ():
+            if value:
+                raise UsageError(
+                    f"{name} goes with a single PROMPT, not with {given[0]}.",
+                    "Put responses and protected values into the probes file, or leave it out.",
+                )
 
+    def gate(self, say: Callable[[str], None]) -> GateSettings:
+        """The gate; `say` is called for expired entries of the ignore file.
 
-def gate_settings(
-    fail_on: Literal["leak", "traced", "none"] | None,
-    max_leaks: int,
-    baseline: str | None,
-    ignore_file: str | None,
-    say: Callable[[str], None],
-) -> GateSettings:
-    """What these options say; expired entries of the ignore file are told.
+        Raises:
+            UsageError: the baseline or the ignore file cannot be used.
+        """
+        from datetime import date
 
-    Raises:
-        UsageError: the baseline or the ignore file cannot be used.
-    """
-    from datetime import date
+        from haiftrace.audit.gate import GateSettings, read_baseline, read_ignored
 
-    from haiftrace.audit.gate import GateSettings, read_baseline, read_ignored
-
-    known = frozenset[str]() if baseline is None else read_baseline(baseline)
-    ignored, expired = read_ignored(ignore_file, date.today())
-    for message in expired:
-        say(message)
-    return GateSettings(fail_on or "leak", max_leaks, known, ignored, len(expired))
+        known = frozenset[str]() if self.baseline is None else read_baseline(self.baseline)
+        ignored, expired = read_ignored(self.ignore_file, date.today())
+        for message in expired:
+            say(message)
+        return GateSettings(self.fail_on or "leak", self.max_leaks, known, ignored, len(expired))

@@ -12,7 +12,7 @@ from haiftrace.commands.options import Device, Memory, Option, Quiet, variables
 
 if TYPE_CHECKING:
     from haiftrace.bench.harness.results import Results
-    from haiftrace.progress import Talk
+    from haiftrace.progress import ConsoleProgress
 
 _OUT = Path("haiftrace-bench")
 
@@ -352,12 +352,12 @@ def _clue(
     _deliver(lambda talk: clue_results(run_clue(settings, out, talk)), out, quiet)
 
 
-def _deliver(run: Callable[[Talk], Results], out: Path, quiet: bool) -> None:
+def _deliver(run: Callable[[ConsoleProgress], Results], out: Path, quiet: bool) -> None:
     """Runs a bench, writes what it found to `out` and prints its table."""
     from haiftrace.bench.harness.results import write_results
-    from haiftrace.progress import Talk, duration
+    from haiftrace.progress import ConsoleProgress, duration
 
-    with Talk(quiet) as progress:
+    with ConsoleProgress(quiet) as progress:
         try:
             results = run(progress)
             write_results(out, results)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 INDEX_DIRECTORY = Path("haiftrace-index")
-"""Where an index is, unless it is said."""
+"""Where an index is by default."""
 
 # Every option has an environment variable; the epilog says how it is named, once for all.
 Option = partial(typer.Option, show_envvar=False)
@@ -26,3 +29,68 @@ def variables(command: str) -> dict[str, str]:
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No talk on stderr but errors.")]
 Memory = Annotated[int, Option(help="Megabytes that a backward pass may take, about.", min=1)]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a command runs."""
+
+    memory: Memory = 512
+    device: Device = "auto"
+    quiet: Quiet = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """`--memory` in bytes."""
+        return self.memory << 20
+
+
+def grouped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose parameters that are dataclasses are options of their own, a field each.
+
+    Typer sees one parameter an option; the function is given each group as one value.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        if is_dataclass(kind) and isinstance(kind, type):
+            groups[parameter.name] = kind
+            parameters += _parameters_of(kind)
+        else:
+            parameters.append(
+                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+            )
+
+    @wraps(function)
+    def command(**values: Any) -> Any:
+        options = {
+            name: group(
+                **{
+                    field.name: values.pop(field.name)
+                    for field in fields(group)
+                    if field.name in values
+                }
+            )
+            for name, group in groups.items()
+        }
+        return function(**values, **options)
+
+    del command.__wrapped__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _parameters_of(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(group)
+    ]

@@ -1,16 +1,12 @@
 """The training corpus: which files it is, and the stream of records in them."""
 
-from haiftrace.corpus.files import CorpusFile, find_files
-from haiftrace.corpus.formats import Row, read_rows
-from haiftrace.corpus.records import (
-    CorpusSettings,
-    LossOn,
-    ReadReport,
-    Record,
-    corpus_files,
-    fingerprint,
-    read_records,
-)
+from haiftrace.corpus.corpus_file import CorpusFile
+from haiftrace.corpus.files import find_files
+from haiftrace.corpus.formats import read_rows
+from haiftrace.corpus.formats.rows import Row
+from haiftrace.corpus.record_fields import Record
+from haiftrace.corpus.records import ReadReport, read_records
+from haiftrace.corpus.settings import CorpusSettings, LossOn, corpus_files, fingerprint
 
 __all__ = [
     "CorpusFile",

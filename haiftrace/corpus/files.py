@@ -6,51 +6,17 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from haiftrace.corpus.corpus_file import CorpusFile, plain, unreadable
+from haiftrace.corpus.formats import FORMATS
 from haiftrace.errors import CorpusError
 
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-}
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 _BLOCK = 1 << 20
-_SUFFIX_HINT = f"Known suffixes: {' '.join(FORMATS)}, each also with {' or '.join(CODECS)}."
-
-
-@dataclass(frozen=True)
-class CorpusFile:
-    """One file of the corpus.
-
-    Attributes:
-        path: where to open it.
-        shown: how the user knows it: relative to the working directory when below it, else
-            absolute.
-        name: relative to the directory that was given, else the base name; unlike `shown` the
-            same from every working directory, so it is what the fingerprint sees.
-        format: "jsonl", "json", "parquet" or "text".
-        codec: "gzip", "zstd" or None.
-    """
-
-    path: Path
-    shown: str
-    name: str
-    format: str
-    codec: str | None
-
-
-def plain(text: str, limit: int = 80) -> str:
-    """`text` fit for an error message: control characters replaced, at most `limit` characters."""
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else "\ufffd" for c in short)
+_BY_SUFFIX = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
+_SUFFIX_HINT = f"Known suffixes: {' '.join(_BY_SUFFIX)}, each also with {' or '.join(CODECS)}."
 
 
 def find_files(paths: Iterable[str]) -> list[CorpusFile]:
@@ -64,18 +30,18 @@ def find_files(paths: Iterable[str]) -> list[CorpusFile]:
         CorpusError: no such file, a glob without a match, a directory without a corpus file, a
             file with an unknown suffix, or something that is not a regular file.
     """
-    found: dict[str, CorpusFile] = {}
-    for given in paths:
-        path = os.path.expanduser(given)
+    files: dict[str, CorpusFile] = {}
+    for pattern in paths:
+        path = os.path.expanduser(pattern)
         matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
         if not matches:
-            raise _no_match(given)
+            raise _no_match(pattern)
         for match in matches:
             for file in _below(match) if os.path.isdir(match) else [_file(match)]:
-                found.setdefault(os.path.realpath(file.path), file)
-    if not found:
+                files.setdefault(os.path.realpath(file.path), file)
+    if not files:
         raise CorpusError("No corpus was named.", "Give a file, a glob or a directory.")
-    return list(found.values())
+    return list(files.values())
 
 
 def content_hash(files: Iterable[CorpusFile], settings: bytes) -> str:
@@ -101,21 +67,9 @@ def content_hash(files: Iterable[CorpusFile], settings: bytes) -> str:
     return digest.hexdigest()
 
 
-def unreadable(shown: str, error: Exception) -> CorpusError:
-    """The error for a file that the system or its format's reader refuses."""
-    if isinstance(error, OSError) and error.strerror:
-        why = error.strerror
-    else:
-        why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    return CorpusError(
-        f"{plain(shown, 300)} cannot be read: {plain(why, 200)}.",
-        "Check the file's permissions and that it is complete and of the format its suffix says.",
-    )
-
-
-def _no_match(given: str) -> CorpusError:
-    shown = plain(given, 300)
-    if glob.has_magic(given):
+def _no_match(pattern: str) -> CorpusError:
+    shown = plain(pattern, 300)
+    if glob.has_magic(pattern):
         return CorpusError(f"No file matches {shown}.", "Check the pattern with `ls`.")
     return CorpusError(f"There is no file or directory {shown}.", "Check the path with `ls`.")
 
@@ -165,13 +119,13 @@ def _kind(path: str) -> tuple[str, str | None] | None:
     codec = CODECS.get(suffix)
     if codec is not None:
         suffix = os.path.splitext(stem)[1]
-    form = FORMATS.get(suffix)
+    form = _BY_SUFFIX.get(suffix)
     return None if form is None else (form, codec)
 
 
 def _shown(path: str) -> str:
-    absolute, here = os.path.abspath(path), os.getcwd()
-    below = absolute.startswith(here.rstrip(os.sep) + os.sep)
-    name = os.path.relpath(absolute, here) if below else absolute
+    absolute, working_directory = os.path.abspath(path), os.getcwd()
+    below = absolute.startswith(working_directory.rstrip(os.sep) + os.sep)
+    name = os.path.relpath(absolute, working_directory) if below else absolute
     # A file name need not be UTF-8, and everything that shows or stores it needs it to be.
     return os.fsencode(name).decode("utf-8", "replace")

@@ -1,12 +1,31 @@
-"""The one place where gradients are computed: tensors in, tensors out."""
+"""Gradients of a causal language model's token losses: tensors in, tensors out.
 
+Names of tensors end in their dimensions, and docstrings use the same letters. A module whose
+letters differ says so.
+
+    B  records of a batch                N  weightings of the token losses
+    T  tokens of a record, padded        Q  queries: query tokens, gradients or directions
+    I  positions of a record             V  vocabulary
+    J  labels: of each record after a B, R  rows of a parameter as stored
+       else of the batch, by record      C  columns of it; width of a hidden state
+    K  dimensions of a projection        X  any other width or count
+
+In `direct` also, and in place of these:
+
+    H  query heads                       E  width of a head's value
+    G  key-value heads                   C  width of a head's query and key
+    R  query heads of a key-value head   D  width of a value projection's input
+    S  a range of rows of the attention  I  positions that these rows attend to
+    L  layers                            N  labels at a time
+"""
+
+from haiftrace.engine.accumulators import Metric
 from haiftrace.engine.batch import Batch, make_batch
-from haiftrace.engine.batched_pass import Reduced
-from haiftrace.engine.capture import Metric
+from haiftrace.engine.batched_pass import ReducedGradients
 from haiftrace.engine.curvature.ekfac import (
     AffineMap,
     Damping,
-    Factors,
+    EkfacFactors,
     InverseCurvature,
     NoFactors,
     Singular,
@@ -16,7 +35,7 @@ from haiftrace.engine.curvature.lissa import (
     Diverged,
     LissaResult,
     inverse_product_auto,
-    largest_of_draws,
+    largest_sampled_eigenvalue,
 )
 from haiftrace.engine.direct import (
     DAMPING,
@@ -30,7 +49,7 @@ from haiftrace.engine.full_similarity import FullGradients
 from haiftrace.engine.projection import DIMENSION_STEP, Projector
 from haiftrace.engine.similarity import TokenMeasures, TokenSimilarity
 from haiftrace.engine.support import Support
-from haiftrace.engine.token_norms import TokenGradients, inverse_norms
+from haiftrace.engine.token_norms import ReducedTokenGradients, inverse_norms
 
 __all__ = [
     "DAMPING",
@@ -41,7 +60,7 @@ __all__ = [
     "Damping",
     "DirectGradients",
     "Diverged",
-    "Factors",
+    "EkfacFactors",
     "Fisher",
     "FisherEstimator",
     "FullGradients",
@@ -52,16 +71,16 @@ __all__ = [
     "NoDirectGradients",
     "NoFactors",
     "Projector",
-    "Reduced",
+    "ReducedGradients",
+    "ReducedTokenGradients",
     "SecondMoments",
     "Singular",
     "Support",
-    "TokenGradients",
     "TokenMeasures",
     "TokenSimilarity",
     "Whitening",
     "inverse_norms",
     "inverse_product_auto",
-    "largest_of_draws",
+    "largest_sampled_eigenvalue",
     "make_batch",
 ]

@@ -2,7 +2,7 @@
 
 An elementwise function's backward pass multiplies by f'(x). Autograd recomputes f' (a tanh or an
 exponential) for each of the batched cotangents; here it is computed once a forward pass, by
-autograd itself, so whatever the function is, it stays exact.
+autograd itself, so it is exact for any function.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from haiftrace.engine.replaced_forward import replaced_forward
 
-_HOMES = ("transformers.activations", "torch.nn.modules.activation")
+_ACTIVATION_MODULES = ("transformers.activations", "torch.nn.modules.activation")
 
 
 class _Elementwise(torch.autograd.Function):
@@ -36,11 +36,11 @@ class _Elementwise(torch.autograd.Function):
 
 
 def elementwise_modules(model: nn.Module) -> list[nn.Module]:
-    """The model's activation modules that are seen to act on every element by itself."""
+    """The activation modules of a model whose output is elementwise on a trial vector."""
     return [
         module
         for module in model.modules()
-        if type(module).__module__ in _HOMES
+        if type(module).__module__ in _ACTIVATION_MODULES
         and next(module.parameters(), None) is None
         and _acts_elementwise(module)
     ]
@@ -50,19 +50,23 @@ def _acts_elementwise(module: nn.Module) -> bool:
     probe = torch.linspace(-3.0, 3.0, 8, dtype=torch.float64)
     try:
         with torch.no_grad():
-            alone, among = module(probe), module(torch.cat([probe, probe * 5]))
+            output, joint_output = module(probe), module(torch.cat([probe, probe * 5]))
     except (RuntimeError, TypeError, NotImplementedError):
         return False
-    shapes = isinstance(alone, Tensor) and alone.shape == probe.shape
-    return shapes and among.shape == (16,) and bool(torch.allclose(alone, among[:8], atol=0))
+    same_shape = isinstance(output, Tensor) and output.shape == probe.shape
+    return (
+        same_shape
+        and joint_output.shape == (16,)
+        and bool(torch.allclose(output, joint_output[:8], atol=0))
+    )
 
 
 @contextmanager
-def derivatives_once(modules: list[nn.Module]) -> Iterator[None]:
-    """Context of a forward pass in which these modules keep their derivative for the way back."""
-    with replaced_forward({module: _derivative_once(module.forward) for module in modules}):
+def cached_derivatives(modules: list[nn.Module]) -> Iterator[None]:
+    """Context of a forward pass whose modules keep their derivative for the backward pass."""
+    with replaced_forward({module: _with_cached_derivative(module.forward) for module in modules}):
         yield
 
 
-def _derivative_once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
+def _with_cached_derivative(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
     return lambda x: _Elementwise.apply(x, function)

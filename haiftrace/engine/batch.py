@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
+def _is_relevant(record: logging.LogRecord) -> bool:
     """Not transformers' advice, where an id is that of padding, to pass the mask that a causal
     model does not need.
     """
     return "passing in an `attention_mask`" not in record.getMessage()
 
 
-logging.getLogger("transformers.modeling_utils").addFilter(_is_of_use)
+logging.getLogger("transformers.modeling_utils").addFilter(_is_relevant)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences of one or more records.
+    """Token sequences of B records, padded to T tokens.
 
     Attributes:
         ids_BT: token ids, padded on the right with 0. No attention mask is ever needed: in a causal
@@ -37,10 +37,12 @@ class Batch:
 
     @property
     def size(self) -> int:
+        """B."""
         return self.ids_BT.shape[0]
 
     @property
     def length(self) -> int:
+        """T."""
         return self.ids_BT.shape[1]
 
     def row(self, index: int) -> Batch:
@@ -53,13 +55,13 @@ class Batch:
         """Every record alone."""
         return [self.row(index) for index in range(self.size)]
 
-    def padded(self, parts: Sequence[Tensor], along: int, join: int = 0) -> Tensor:
-        """Results of single records, zero-padded in dimension `along`, joined in `join`."""
+    def padded(self, rows: Sequence[Tensor], along: int, join: int = 0) -> Tensor:
+        """Results of single records, zero-padded in dimension `along`, concatenated in `join`."""
         padded = []
-        for part in parts:
-            shape = list(part.shape)
+        for row in rows:
+            shape = list(row.shape)
             shape[along] = self.length - shape[along]
-            padded.append(torch.cat([part, part.new_zeros(shape)], along))
+            padded.append(torch.cat([row, row.new_zeros(shape)], along))
         return torch.cat(padded, join)
 
 
@@ -75,7 +77,7 @@ def make_batch(
         labels: which tokens are labels; every token but the first when None.
 
     Raises:
-        ValueError: a sequence with fewer than two tokens, or labels of another length.
+        ValueError: no sequence, one with fewer than two tokens, or labels of another length.
     """
     if not sequences or min(len(s) for s in sequences) < 2:
         raise ValueError("a record needs at least two tokens: one to predict from, one to predict")
@@ -84,8 +86,8 @@ def make_batch(
     mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.as_tensor(list(sequence), dtype=torch.long)
-        wanted = [True] * len(sequence) if labels is None else list(labels[row])
-        if len(wanted) != len(sequence):
-            raise ValueError(f"{len(wanted)} label marks for {len(sequence)} tokens")
-        mask[row, 1 : len(sequence)] = torch.as_tensor(wanted[1:], dtype=torch.bool)
+        marks = [True] * len(sequence) if labels is None else list(labels[row])
+        if len(marks) != len(sequence):
+            raise ValueError(f"{len(marks)} label marks for {len(sequence)} tokens")
+        mask[row, 1 : len(sequence)] = torch.as_tensor(marks[1:], dtype=torch.bool)
     return Batch(ids.to(device), mask.to(device), tuple(len(s) for s in sequences))

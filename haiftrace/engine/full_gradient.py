@@ -1,4 +1,4 @@
-"""Whole gradients of weighted token losses, by parameter name: the query side."""
+"""Materialised gradients of weighted token losses, by parameter name: query gradients."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.batched_pass import Traced
 from haiftrace.engine.losses import token_losses, widened
+from haiftrace.engine.traced_model import TracedModel
 
 
 class RequireGrad:
     """Context in which the traced parameters require gradients; as before when it is left."""
 
-    def __init__(self, traced: Traced) -> None:
+    def __init__(self, traced: TracedModel) -> None:
         self._traced = traced
         self._grad = torch.enable_grad()
 
@@ -29,8 +29,8 @@ class RequireGrad:
             parameter.requires_grad_(self._before[name])
 
 
-def gradient_of(traced: Traced, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
-    """`∇ Σ w l` over a batch, by parameter name, in at least float32: one backward pass.
+def gradient_of(traced: TracedModel, batch: Batch, weights_BT: Tensor) -> dict[str, Tensor]:
+    """`∇ Σ w l` over a batch, by parameter name, in at least float32, by one backward pass.
 
     Args:
         weights_BT: weight of every token's loss; looked at only where a token is a label.

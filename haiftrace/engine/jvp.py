@@ -1,4 +1,4 @@
-"""Directional derivatives v·g_kj of every token's loss at once, by forward-mode differentiation.
+"""Directional derivatives v·g_kj of all token losses of a batch, by forward-mode JVPs.
 
 One forward pass with dual parameters gives the tangent of the logits, and with it `v·∇θ l_kj` for
 every label j of every record k, at about the cost of three forward passes. Exact; needs eager
@@ -18,16 +18,17 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.batched_pass import Pass, Traced
+from haiftrace.engine.batched_pass import Pass
 from haiftrace.engine.jvp_rules import DualMaps
 from haiftrace.engine.losses import loss_tangents, token_losses
-from haiftrace.engine.plain_head import HeadInput, loss_slopes, slope_tangents
+from haiftrace.engine.plain_head import HeadInput, hidden_gradients, hidden_loss_tangents
+from haiftrace.engine.traced_model import TracedModel
 
 Direction = Mapping[str, Tensor]
 
 
 def forward_mode(
-    traced: Traced, batch: Batch, directions: Sequence[Direction]
+    traced: TracedModel, batch: Batch, directions: Sequence[Direction]
 ) -> tuple[Tensor, Tensor]:
     """Losses and directional derivatives of every token of a batch.
 
@@ -54,56 +55,58 @@ def forward_mode(
 
 
 def stacked_forward_mode(
-    traced: Traced, batch: Batch, directions: Sequence[Direction]
+    traced: TracedModel, batch: Batch, directions: Sequence[Direction]
 ) -> tuple[Tensor, Tensor]:
-    """The same numbers as `forward_mode`, of all directions in one pass.
+    """The same losses and dots as by `forward_mode`, of all directions in one pass.
 
-    It ends before a plain head (see `plain_head`), whose output is wide and small only for one.
+    It ends before a plain head (see `plain_head`): logits are as wide as the vocabulary, and every
+    direction would have tangents of them.
 
     Raises:
         RuntimeError: an operation of this architecture has no forward-mode or no batching rule.
     """
     inputs, targets = batch.ids_BT[:, :-1], batch.ids_BT[:, 1:]
-    stacked = {name: torch.stack([each[name] for each in directions]) for name in directions[0]}
+    names = list(directions[0])
+    stacked = {name: torch.stack([direction[name] for direction in directions]) for name in names}
     values = {name: parameter.detach() for name, parameter in traced.parameters.items()}
-    places = _places(traced)
+    paths = _parameter_paths(traced)
     head = HeadInput(traced.head) if traced.plain_head else None
 
-    def values_of(parameters: Mapping[str, Tensor]) -> Tensor:
+    def outputs_of(parameters: Mapping[str, Tensor]) -> Tensor:
         with DualMaps(fused=False), head or nullcontext():
             logits: Tensor = functional_call(
                 traced.model,
-                {place: parameters[name] for place, name in places.items()},
+                {path: parameters[name] for path, name in paths.items()},
                 kwargs={"input_ids": inputs, "use_cache": False},
                 tie_weights=False,
             ).logits
         return logits if head is None else head.hidden
 
-    def along(direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def jvp(direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         tangents = {
-            name: traced.widened(name, part).to(values[name].dtype)
-            for name, part in direction.items()
+            name: traced.widened(name, value).to(values[name].dtype)
+            for name, value in direction.items()
         }
-        found = torch.func.jvp(values_of, (values,), (tangents,))
-        return found[0], found[1]
+        result = torch.func.jvp(outputs_of, (values,), (tangents,))
+        return result[0], result[1]
 
     with torch.no_grad():
         # PyTorch's annotation forgets that an output may be the same for all directions.
-        apart: Any = (None, 0)
-        ended, tangents_Q = torch.func.vmap(along, out_dims=apart)(stacked)
-        logits = ended if head is None else traced.head(ended)
+        out_dims: Any = (None, 0)
+        outputs, tangents_Q = torch.func.vmap(jvp, out_dims=out_dims)(stacked)
+        logits = outputs if head is None else traced.head(outputs)
     if head is None:
         dots = [loss_tangents(logits, tangents, targets) for tangents in tangents_Q]
     else:
-        slopes = loss_slopes(traced, logits, targets)
-        dots = [slope_tangents(slopes, tangents) for tangents in tangents_Q]
+        gradients = hidden_gradients(traced, logits, targets)
+        dots = [hidden_loss_tangents(gradients, tangents) for tangents in tangents_Q]
     dots_QBT = torch.nn.functional.pad(torch.stack(dots), (1, 0))
     losses_BT = torch.nn.functional.pad(token_losses(logits, targets).double(), (1, 0))
     return losses_BT * batch.labels_BT, dots_QBT * batch.labels_BT
 
 
 def logits_and_tangents(
-    traced: Traced, ids_BT: Tensor, direction: Direction
+    traced: TracedModel, ids_BT: Tensor, direction: Direction
 ) -> tuple[Tensor, Tensor | None]:
     """Logits z [B, T, V] and their tangents `J v` along a direction, in the model's precision.
 
@@ -122,7 +125,7 @@ def logits_and_tangents(
         with DualMaps():
             output = functional_call(
                 traced.model,
-                {place: duals[name] for place, name in _places(traced).items()},
+                {path: duals[name] for path, name in _parameter_paths(traced).items()},
                 kwargs={"input_ids": ids_BT, "use_cache": False},
                 tie_weights=False,
             )
@@ -130,8 +133,8 @@ def logits_and_tangents(
     return logits, tangents
 
 
-def _places(traced: Traced) -> dict[str, str]:
-    """Every place that holds a traced parameter, by one path a module, and the parameter's name.
+def _parameter_paths(traced: TracedModel) -> dict[str, str]:
+    """Every path of a traced parameter, by one path of its module, with the parameter's name.
 
     `functional_call` given a module by two paths (a layer used twice) would not restore it.
     """
@@ -144,12 +147,16 @@ def _places(traced: Traced) -> dict[str, str]:
     }
 
 
-def from_pass(run: Pass, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The same numbers from a pass that reduces to dots with the directions, label by label."""
-    labels = batch.length - 1
+def reverse_mode(run: Pass, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same losses and dots by backward passes.
+
+    Args:
+        run: a pass whose reductions are dots with the directions.
+    """
+    count = batch.length - 1
     losses_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.float64, device=batch.ids_BT.device)
     losses_BT[:, 1:] = run.losses_BJ
-    one_hot = torch.eye(labels, dtype=torch.float64, device=batch.ids_BT.device)
+    one_hot = torch.eye(count, dtype=torch.float64, device=batch.ids_BT.device)
     dots_NBQ = run.reduce(one_hot.unsqueeze(1).expand(-1, batch.size, -1)).dots_NBQ
     assert dots_NBQ is not None
     dots_QBT = torch.nn.functional.pad(dots_NBQ.permute(2, 1, 0), (1, 0))

@@ -1,4 +1,4 @@
-"""Linear maps and embeddings under forward-mode differentiation, at their true cost and meaning.
+"""Forward-mode rules of linear maps and embeddings in place of PyTorch's slower or wrong ones.
 
 PyTorch's own rule for a linear map multiplies value and tangent by the weight one after the other;
 stacked they are one larger product, which reads the weight once and is a quarter faster on short
@@ -48,21 +48,24 @@ class DualMaps(TorchFunctionMode):
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     """Forms x Wᵀ + b (x W + b where `transposed`); any of these may lack a tangent."""
     value, tangent = unpack_dual(inputs)
-    matrix, moved = (t if t is None or transposed else t.t() for t in unpack_dual(weight))
+    matrix, matrix_tangent = (t if t is None or transposed else t.t() for t in unpack_dual(weight))
     rows = value.reshape(-1, value.shape[-1])
     if tangent is None:
         output, out_tangent = rows @ matrix, None
     else:
         both = torch.cat([rows, tangent.reshape(rows.shape)]) @ matrix
         output, out_tangent = both.chunk(2)
-    if moved is not None:
-        out_tangent = rows @ moved if out_tangent is None else out_tangent.addmm_(rows, moved)
+    if matrix_tangent is not None:
+        if out_tangent is None:
+            out_tangent = rows @ matrix_tangent
+        else:
+            out_tangent = out_tangent.addmm_(rows, matrix_tangent)
     if bias is not None:
-        offset, moved_offset = unpack_dual(bias)
+        offset, offset_tangent = unpack_dual(bias)
         output = output + offset
-        if moved_offset is not None:
+        if offset_tangent is not None:
             start = torch.zeros_like(output) if out_tangent is None else out_tangent
-            out_tangent = start + moved_offset
+            out_tangent = start + offset_tangent
     shape = (*value.shape[:-1], output.shape[-1])
     output = output.view(shape)
     return output if out_tangent is None else make_dual(output, out_tangent.view(shape))

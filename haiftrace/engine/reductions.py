@@ -1,11 +1,10 @@
-"""How a parameter is used in a forward pass, and what its gradient reduces to at that place.
+"""Reductions of a parameter's gradient at one call, by the kind of map that the call computes.
 
-A use knows the inputs that met the parameter, is handed the gradient δ of its output and forms,
-without a weight gradient wherever that is cheaper, the three things asked of a gradient G:
-its squared norm (float64), its inner products with query gradients (float64), its projection.
+A reduction knows the inputs of the call, is given the gradient δ of its output and forms, without a
+weight gradient wherever that is cheaper, the squared norm (float64) of the parameter's gradient G,
+its inner products with query gradients (float64) and its projection.
 
-Legend of shapes: N any leading dimensions (weightings of the losses), B records, I positions,
-R rows and C columns of the parameter as stored, Q queries, D projected dimensions.
+Methods take any leading dimensions of δ, those of the weightings N in a batched backward pass.
 """
 
 from __future__ import annotations
@@ -25,8 +24,12 @@ _FORMED_BYTES = 1 << 26
 """Memory for gradients of the head that are formed at once."""
 
 
-class Use(Protocol):
-    """A place where a parameter meets its inputs; `delta` is the gradient of the place's output."""
+class Reduction(Protocol):
+    """Of one parameter's gradient G at one call; `delta` is the gradient of the call's output.
+
+    Attributes:
+        name: of the parameter.
+    """
 
     name: str
 
@@ -39,12 +42,12 @@ class Use(Protocol):
         ...
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
-        """The projected G, [..., B, D]."""
+        """The projected G, [..., B, K]."""
         ...
 
 
 @dataclass
-class MatrixUse:
+class MatrixReduction:
     """y = x Wᵀ (or x W where `transposed`): G = Σ_i δ_i x_iᵀ (or x_i δ_iᵀ)."""
 
     name: str
@@ -64,9 +67,9 @@ class MatrixUse:
         return gram.sum((-2, -1), dtype=torch.float64).clamp_min(0.0)
 
     def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
-        towards = queries if self.transposed else queries.transpose(-1, -2)
-        met_BQIO = self.inputs_BIX.unsqueeze(1) @ towards
-        products = (delta.unsqueeze(-3) * met_BQIO).sum(-1)
+        matrices = queries if self.transposed else queries.transpose(-1, -2)
+        query_outputs_BQIX = self.inputs_BIX.unsqueeze(1) @ matrices
+        products = (delta.unsqueeze(-3) * query_outputs_BQIX).sum(-1)
         return products.sum(-1, dtype=torch.float64)
 
     def formed_dots(self, delta: Tensor, queries: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ class MatrixUse:
 
 
 @dataclass
-class VectorUse:
+class VectorReduction:
     """y = x ⊙ w, or y = x + b where `factor` is None: G = Σ_i δ_i ⊙ x_i."""
 
     name: str
@@ -97,12 +100,12 @@ class VectorUse:
         return (self._gradient(delta).unsqueeze(-2) * queries).sum(-1, dtype=torch.float64)
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
-        return projector.whole(self.name, self._gradient(delta), 1)
+        return projector.project(self.name, self._gradient(delta), 1)
 
 
 @dataclass
-class WholeUse:
-    """Any other use, of one record at a time: δ is the parameter's own gradient."""
+class DenseReduction:
+    """Any other function, of one record at a time: δ is the parameter's own gradient."""
 
     name: str
     ndim: int
@@ -118,14 +121,18 @@ class WholeUse:
         return (delta * queries.reshape(len(queries), -1)).sum(-1, dtype=torch.float64)
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
-        return projector.whole(self.name, self._as_record(delta), self.ndim)
+        return projector.project(self.name, self._as_record(delta), self.ndim)
 
 
 @dataclass
-class EmbeddingUse:
-    """A lookup: G = Σ_i e_{token_i} δ_iᵀ, with a padding row that autograd leaves without gradient.
+class EmbeddingReduction:
+    """A look-up: G = Σ_i e_{token_i} δ_iᵀ, with no gradient for a padding row, as in autograd.
 
-    δ is taken at the lookup itself, so a model that scales its embeddings is no special case.
+    δ is taken at the look-up itself, so a model that scales its embeddings is no special case.
+
+    Attributes:
+        rows: of the matrix.
+        padding_id: the padding row, or None.
     """
 
     name: str
@@ -144,27 +151,28 @@ class EmbeddingUse:
         return self.ids_BI.unsqueeze(-1) == self.ids_BI.unsqueeze(-2)
 
     def live(self, delta: Tensor) -> Tensor:
+        """δ, zero where the token is that of padding."""
         return delta * self._live_BI1
 
     def squared_norm(self, delta: Tensor) -> Tensor:
-        # Each position's summed gradient of its token row, dotted with its own share of it.
+        # Each position's δ, dotted with the sum of δ over all positions of the same token.
         delta = self.live(delta)
         rows = matmul(self._same_BII.to(delta.dtype), delta)
         return (rows * delta).sum(-1).sum(-1, dtype=torch.float64).clamp_min(0.0)
 
     def dots(self, delta: Tensor, queries: Tensor) -> Tensor:
-        met_BQIC = queries[:, self.ids_BI].transpose(0, 1)
-        products = (self.live(delta).unsqueeze(-3) * met_BQIC).sum(-1)
+        query_rows_BQIC = queries[:, self.ids_BI].transpose(0, 1)
+        products = (self.live(delta).unsqueeze(-3) * query_rows_BQIC).sum(-1)
         return products.sum(-1, dtype=torch.float64)
 
     def projection(self, delta: Tensor, projector: Projector) -> Tensor:
-        left_BIA = projector.left(self.name, self.rows)[self.ids_BI]
+        left_BIX = projector.left(self.name, self.rows)[self.ids_BI]
         right = self.live(delta) @ projector.right(self.name, delta.shape[-1])
-        return merge_last(left_BIA.transpose(-1, -2) @ right, 2)
+        return merge_last(left_BIX.transpose(-1, -2) @ right, 2)
 
 
 @dataclass
-class HeadUse:
+class HeadReduction:
     """The output head, logits = h Wᵀ: G = Σ_j w_j ∂l_j/∂logits_j h_jᵀ for weights w [N, B, J].
 
     Every label has a gradient in its own row of logits only, so the weights take the place of δ and
@@ -187,31 +195,32 @@ class HeadUse:
         weightings, labels, count = len(weights), self.hidden_BJC.shape[-2], len(queries)
         if weightings * (labels + count) < labels * count:
             return self._formed_dots(weights, queries)
-        met_BQJV = self.hidden_BJC.unsqueeze(1) @ queries.transpose(-1, -2)
-        each_BQJ = (self.logits_grad_BJV.unsqueeze(1) * met_BQJV).sum(-1, dtype=torch.float64)
-        return torch.einsum("nbj,bqj->nbq", weights.double(), each_BQJ)
+        query_logits_BQJV = self.hidden_BJC.unsqueeze(1) @ queries.transpose(-1, -2)
+        products_BQJV = self.logits_grad_BJV.unsqueeze(1) * query_logits_BQJV
+        dots_BQJ = products_BQJV.sum(-1, dtype=torch.float64)
+        return torch.einsum("nbj,bqj->nbq", weights.double(), dots_BQJ)
 
     def _formed_dots(self, weights: Tensor, queries: Tensor) -> Tensor:
         """The same with G formed: cheaper for a few weightings of many tokens."""
         hidden, grads = self.hidden_BJC, self.logits_grad_BJV
         pairs = [(n, b) for n in range(len(weights)) for b in range(len(hidden))]
-        each = grads.shape[-1] * hidden.shape[-1] * hidden.element_size()
-        together = max(1, _FORMED_BYTES // each)
-        parts = []
-        for start in range(0, len(pairs), together):
-            ns, bs = map(list, zip(*pairs[start : start + together], strict=True))
+        gradient_bytes = grads.shape[-1] * hidden.shape[-1] * hidden.element_size()
+        step = max(1, _FORMED_BYTES // gradient_bytes)
+        dots = []
+        for start in range(0, len(pairs), step):
+            ns, bs = map(list, zip(*pairs[start : start + step], strict=True))
             weighted = weights[ns, bs].to(grads.dtype).unsqueeze(-1) * grads[bs]
-            gradient_PVC = weighted.transpose(-1, -2) @ hidden[bs]
-            parts.append(_formed_dots(gradient_PVC, queries))
-        return torch.cat(parts).reshape(len(weights), len(hidden), len(queries))
+            gradients_XVC = weighted.transpose(-1, -2) @ hidden[bs]
+            dots.append(_formed_dots(gradients_XVC, queries))
+        return torch.cat(dots).reshape(len(weights), len(hidden), len(queries))
 
     def projection(self, weights: Tensor, projector: Projector) -> Tensor:
-        left_BJA = self.logits_grad_BJV @ projector.left(self.name, self.logits_grad_BJV.shape[-1])
-        right_BJB = self.hidden_BJC @ projector.right(self.name, self.hidden_BJC.shape[-1])
-        weighted = weights.to(left_BJA.dtype).unsqueeze(-1) * left_BJA
-        return merge_last(weighted.transpose(-1, -2) @ right_BJB, 2)
+        left_BJX = self.logits_grad_BJV @ projector.left(self.name, self.logits_grad_BJV.shape[-1])
+        right_BJX = self.hidden_BJC @ projector.right(self.name, self.hidden_BJC.shape[-1])
+        weighted = weights.to(left_BJX.dtype).unsqueeze(-1) * left_BJX
+        return merge_last(weighted.transpose(-1, -2) @ right_BJX, 2)
 
-    def tied_cross(self, weights: Tensor, embedding: EmbeddingUse, delta: Tensor) -> Tensor:
+    def tied_cross(self, weights: Tensor, embedding: EmbeddingReduction, delta: Tensor) -> Tensor:
         """⟨G_head, G_embedding⟩ of a tied matrix, [N, B]: Σ_ij w_j d_j[token_i] h_j·δ_i."""
         ids = embedding.ids_BI.unsqueeze(1).expand(-1, self.logits_grad_BJV.shape[1], -1)
         at_tokens_BJI = self.logits_grad_BJV.gather(-1, ids)
@@ -221,7 +230,7 @@ class HeadUse:
 
 
 @dataclass
-class HeadBiasUse:
+class HeadBiasReduction:
     """The output head's bias: G = Σ_j w_j ∂l_j/∂logits_j for weights w [N, B, J]."""
 
     name: str
@@ -235,30 +244,30 @@ class HeadBiasUse:
         return _quadratic(self._kernel_BJJ, weights)
 
     def dots(self, weights: Tensor, queries: Tensor) -> Tensor:
-        each_BQJ = (self.logits_grad_BJV.unsqueeze(1) * queries[:, None, :]).sum(
-            -1, dtype=torch.float64
-        )
-        return torch.einsum("nbj,bqj->nbq", weights.double(), each_BQJ)
+        products_BQJV = self.logits_grad_BJV.unsqueeze(1) * queries[:, None, :]
+        dots_BQJ = products_BQJV.sum(-1, dtype=torch.float64)
+        return torch.einsum("nbj,bqj->nbq", weights.double(), dots_BQJ)
 
     def projection(self, weights: Tensor, projector: Projector) -> Tensor:
         gradient = weights.to(self.logits_grad_BJV.dtype).unsqueeze(-2) @ self.logits_grad_BJV
-        return projector.whole(self.name, gradient.squeeze(-2), 1)
+        return projector.project(self.name, gradient.squeeze(-2), 1)
 
 
 def _formed_dots(gradient_BRC: Tensor, queries: Tensor) -> Tensor:
-    """⟨G, query⟩ of gradients in full.
+    """⟨G, query⟩ [..., Q] of materialised gradients [..., R, C].
 
     By blocks of rows: products large enough to be fast, sums short enough for float32.
     """
-    parts = []
+    block_dots = []
     for start in range(0, queries.shape[1], _BLOCK_ROWS):
         # `narrow`, as indexing with a slice of everything has no batching rule.
         rows = (start, min(_BLOCK_ROWS, queries.shape[1] - start))
         gradients = merge_last(gradient_BRC.narrow(-2, *rows), 2)
-        parts.append(matmul(gradients, merge_last(queries.narrow(1, *rows), 2).T).double())
-    return sum(parts[1:], start=parts[0])
+        block_dots.append(matmul(gradients, merge_last(queries.narrow(1, *rows), 2).T).double())
+    return sum(block_dots[1:], start=block_dots[0])
 
 
 def _quadratic(kernel_BJJ: Tensor, weights_NBJ: Tensor) -> Tensor:
+    """wᵀ kernel w, [N, B] in float64."""
     weights = weights_NBJ.double()
     return torch.einsum("nbj,bjk,nbk->nb", weights, kernel_BJJ, weights).clamp_min(0.0)

@@ -1,4 +1,4 @@
-"""Modules whose forward pass is another one for a while."""
+"""A context in which modules have another forward pass."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def replaced_forward(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterat
             module.forward = forward
         yield
     finally:
-        for module, own in before.items():
-            if own is None:
+        for module, previous in before.items():
+            if previous is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.forward = own
+                module.forward = previous

@@ -1,10 +1,8 @@
-"""What tracing asks of token gradients: cosines of a record's with a query's, layer by layer.
+"""Cosine similarities of per-token gradients of records with those of a query, layer by layer.
 
-Direct gradients (see `direct`) give them in one pass a record. Full gradients, a backward pass a
-token, take their place where a model has no attention to follow: the whole scope is then one layer.
-
-Shape letters: B records, T positions, J labels of a batch (record by record, in order), Q query
-tokens, K dimensions of a token's vector.
+Direct gradients (see `direct`) give them by one pass a record. Full gradients (see
+`full_similarity`), a backward pass a token, replace them where a model has none: all parameters in
+scope are then one layer.
 """
 
 from __future__ import annotations
@@ -21,18 +19,31 @@ from haiftrace.engine.batch import Batch
 
 @dataclass(frozen=True, eq=False)
 class TokenMeasures:
-    """What an index keeps of a batch's labels.
+    """What an index keeps of a batch's labels; zero at tokens that are no labels.
 
     Attributes:
-        losses_BT: cross-entropy in nats, float64; zero elsewhere.
-        norms_BT: of the gradients, float64; zero elsewhere.
+        losses_BT: cross-entropy in nats, float64.
+        norms_BT: of the per-token gradients, float64.
         vectors_BTK: projections whose inner products estimate the mean over layers of the cosines;
-            zero elsewhere. None where none are asked for.
+            None for a dimension of 0.
     """
 
     losses_BT: Tensor
     norms_BT: Tensor
     vectors_BTK: Tensor | None
+
+
+@dataclass(frozen=True)
+class TokenCost:
+    """What one query token costs.
+
+    Attributes:
+        nbytes: memory of its gradients.
+        dot_work: multiplications of its inner products with one other token.
+    """
+
+    nbytes: int
+    dot_work: int
 
 
 class QueryGradients(Protocol):
@@ -43,32 +54,22 @@ class QueryGradients(Protocol):
         """Q."""
         ...
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that they take."""
-        ...
-
-    @property
-    def dot_work(self) -> int:
-        """Multiplications of one query token's inner products with one other token."""
-        ...
-
-    def taken(self, places: Sequence[int]) -> Self:
-        """Those of some of the tokens."""
+    def select(self, tokens: Sequence[int]) -> Self:
+        """The gradients of a subset of the query tokens, by their indices."""
         ...
 
 
 class TokenSimilarity(Protocol):
-    """Cosines of token gradients under one model."""
+    """Cosine similarities of per-token gradients under one model."""
 
     @property
     def layers(self) -> int:
-        """How many judge by themselves."""
+        """Number of layers that have cosines of their own."""
         ...
 
     @property
     def first_layer(self) -> int:
-        """Which of the model's layers is the first of them, from 0."""
+        """Index of the first of them among the model's layers, from 0."""
         ...
 
     @property
@@ -81,16 +82,26 @@ class TokenSimilarity(Protocol):
         """What the user should know of how this architecture is handled."""
         ...
 
+    @property
+    def token_cost(self) -> TokenCost:
+        """What one query token costs, whatever the token."""
+        ...
+
     def queries(self, batches: Sequence[Batch]) -> Any:
         """The gradients of all labels of the batches, in order."""
         ...
 
     def cosines(self, batch: Batch, queries: Any) -> tuple[Tensor, Iterator[Tensor]]:
-        """Losses [J] of a batch's labels in nats, float64, and a layer each [J, Q] the cosines."""
+        """Losses [J] of a batch's labels in nats, float64, and the cosines [J, Q] of each layer."""
         ...
 
     def measures(self, batch: Batch, dimension: int, seed: int) -> TokenMeasures:
-        """What an index keeps of a batch; a dimension of 0 keeps no vectors."""
+        """Losses, norms and projected unit gradients of a batch's labels.
+
+        Args:
+            dimension: K of the vectors; 0 for none.
+            seed: of the projection.
+        """
         ...
 
 

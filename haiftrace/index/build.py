@@ -289,7 +289,7 @@ def _whitened(
 
     if not isinstance(chosen.similarity, DirectGradients):
         return chosen.similarity, Pace("indexing", left, progress)
-    matrices = writer.kept_tensors(WHITENING)
+    matrices = writer.stored_tensors(WHITENING)
     if matrices is not None:
         return whitened(chosen.similarity, matrices), Pace("indexing", left, progress)
     sample = census.sample.sample(WHITENING_TOKENS)

@@ -10,7 +10,7 @@ import numpy as np
 from haiftrace import corpus as corpora
 from haiftrace.checkpoint.load import Checkpoint
 from haiftrace.corpus import CorpusSettings, ReadReport, Record
-from haiftrace.corpus.files import plain
+from haiftrace.corpus.corpus_file import plain
 from haiftrace.corpus.windows import Window, windows_of
 from haiftrace.errors import CorpusError
 from haiftrace.progress import Progress

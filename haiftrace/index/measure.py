@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from haiftrace.corpus.windows import Window
-from haiftrace.store import WindowRow, encoded
+from haiftrace.store import WindowRow, encode_signs
 
 if TYPE_CHECKING:
     from haiftrace.engine import TokenSimilarity
@@ -32,7 +32,7 @@ def window_rows(
     codes = None
     if found.vectors_BTK is not None:
         vectors = found.vectors_BTK.float().cpu().numpy()
-        codes = encoded(vectors)
+        codes = encode_signs(vectors)
         # Signs do not tell what is not finite: such a row is refused by its norm.
         norms = np.where(np.isfinite(vectors).all(-1), norms, np.nan)
     rows = {}

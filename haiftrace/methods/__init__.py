@@ -3,9 +3,9 @@
 from haiftrace.methods.adjustment import HAIF, Adjustment
 from haiftrace.methods.families import (
     COMBINES,
-    GRADIENT,
-    INVERSE,
-    SERIES,
+    EK_FAC,
+    IDENTITY,
+    LISSA,
     Combine,
     GradientMethod,
     LayerwiseMethod,
@@ -20,18 +20,16 @@ from haiftrace.methods.registry import (
     METHODS,
     check_rule,
     find_methods,
-    follows_run,
-    is_adjusted,
 )
 
 __all__ = [
     "COMBINES",
     "DEFAULT_METHOD",
-    "GRADIENT",
+    "EK_FAC",
     "HAIF",
-    "INVERSE",
+    "IDENTITY",
+    "LISSA",
     "METHODS",
-    "SERIES",
     "Adjustment",
     "Combine",
     "GradientMethod",
@@ -43,6 +41,4 @@ __all__ = [
     "WindowNorms",
     "check_rule",
     "find_methods",
-    "follows_run",
-    "is_adjusted",
 ]

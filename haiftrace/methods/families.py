@@ -1,34 +1,37 @@
 """What an influence function is made of: how it turns token dot products into a record's score.
 
-With `d_j = u·g_kj` the exact dot products of a query-side direction u and token gradients, every
-gradient method scores a record window by `Σ_j a_j d_j`, where the factors a_j come from norms;
-`a_j d_j` is the evidence of token j, and sums to the score. The methods differ in three choices:
+With `d_j = u·g_kj` the exact dot products of a query vector u and token gradients, every gradient
+method scores a record window by `Σ_j a_j d_j`, where the factors a_j come from norms; `a_j d_j` is
+the evidence of token j, and sums to the score. The methods differ in four choices:
 
-    direction  u is the query's gradient v itself, or (H + d)⁻¹v by EK-FAC or by LiSSA
-    metric     norms are those of g_kj, or of H⁻¹g_kj
-    adjusted   token gradients are weighted by W(norm) (see `adjustment`), or all by 1/m
-    outer      the sum is divided by its own norm, or not
+    preconditioner  u is the query's gradient v itself, or (H + d)⁻¹v by EK-FAC or by LiSSA
+    metric          norms are those of g_kj, or of H⁻¹g_kj
+    adjusted        token gradients are weighted by W(norm) (see `adjustment`), or all by 1/m
+    outer           the sum is divided by its own norm, or not
 
 Methods over the checkpoints of a training run make the same choices at every checkpoint. Lexical
 methods look at the text only: they are here so that a trace shows what plain search would find.
+
+A method is plain data. What depends on its kind is a property here, or a job of its scoring family
+(`haiftrace.scoring.family`): nobody else asks which class a method has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from haiftrace.methods.adjustment import HAIF, Adjustment
 
-GRADIENT = "gradient"
-"""The direction v, and the metric of plain gradients."""
-INVERSE = "ek-fac"
-"""The direction (H + d)⁻¹v, H by EK-FAC; also the metric ‖(H + d)⁻¹ ·‖."""
-SERIES = "lissa"
-"""The direction (H + λ)⁻¹v by LiSSA's stochastic Neumann series."""
+IDENTITY = "identity"
+"""No preconditioner: u = v; also the metric of plain gradients."""
+EK_FAC = "ek-fac"
+"""The preconditioned query gradient (H + d)⁻¹v, H by EK-FAC; also the metric ‖(H + d)⁻¹ ·‖."""
+LISSA = "lissa"
+"""The inverse-Hessian-vector product (H + λ)⁻¹v by LiSSA's stochastic Neumann series."""
 
 Combine = Literal["sum", "positive", "max"]
 COMBINES: tuple[Combine, ...] = ("sum", "positive", "max")
@@ -63,6 +66,17 @@ class Rule:
         return each
 
 
+TOKENS, MEAN, ADJUSTED = "token_norms", "mean_norm", "adjusted_norm"
+"""Kinds of norms, as `WindowNorms` names them."""
+
+
+class NormKind(NamedTuple):
+    """One kind of norm: which, and in which metric."""
+
+    kind: str
+    metric: str
+
+
 @dataclass(frozen=True)
 class WindowNorms:
     """The norms of one record window of T tokens, each kind by the metric M that it is in.
@@ -86,38 +100,98 @@ class WindowNorms:
 
 
 @dataclass(frozen=True)
-class GradientMethod:
-    """An influence function over the gradients of one checkpoint.
+class Method:
+    """What every method says of itself, whatever its kind.
 
     Attributes:
         name: as on the command line.
         summary: what it computes, with its source.
-        direction: which query-side vector u meets the token gradients.
-        metric: of the norms that it divides by.
-        adjusted: whether token gradients are adjusted, or all count 1/m.
-        outer: whether the record-side sum is divided by its norm.
-        over_query_norm: whether the score is divided by ‖v‖.
+        adjusted: whether token gradients are adjusted (see `adjustment`), or all count 1/m.
+        family: what scores it, as `haiftrace.scoring.families` names it.
+        full_gradients: whether it takes the full gradients of tokens, a backward pass each.
+        follows_run: whether it looks at the checkpoints of the training run.
+        has_verdicts: whether its rankings can be evidence of the source.
+        relative_margin: whether its scores are never negative, so that margins are relative.
     """
 
     name: str
     summary: str
-    direction: str = GRADIENT
-    metric: str = GRADIENT
     adjusted: bool = False
+
+    family: ClassVar[str]
+    full_gradients: ClassVar[bool] = False
+    follows_run: ClassVar[bool] = False
+    has_verdicts: ClassVar[bool] = True
+    relative_margin: ClassVar[bool] = False
+
+    @property
+    def curvature(self) -> str | None:
+        """The inverse curvature that it takes: EK_FAC, LISSA or none."""
+        return None
+
+    @property
+    def plain_norms(self) -> bool:
+        """Whether it divides by norms of gradients as they are, and by nothing else."""
+        return False
+
+    @property
+    def no_calibration(self) -> str | None:
+        """Why it has no null distribution; None where it has."""
+        return None
+
+    def needed_norms(self, rule: Rule) -> frozenset[NormKind]:
+        """The norms of record windows at one checkpoint that it takes."""
+        return frozenset()
+
+    def score_scale(self, query_norm: float) -> float:
+        """What makes a score comparable between queries, given ‖v‖."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class GradientMethod(Method):
+    """An influence function over the full gradients of one checkpoint.
+
+    Attributes:
+        preconditioner: which query vector u the token gradients are multiplied with.
+        metric: of the norms that it divides by.
+        outer: whether the record-side sum is divided by its norm.
+        over_query_norm: whether the score is divided by ‖v‖.
+    """
+
+    preconditioner: str = IDENTITY
+    metric: str = IDENTITY
     outer: bool = False
     over_query_norm: bool = False
 
-    def needs_tokens(self) -> bool:
-        """Whether `token_norms` in this metric are needed."""
-        return self.adjusted
+    family: ClassVar[str] = "gradient"
+    full_gradients: ClassVar[bool] = True
 
-    def needs_adjusted(self, rule: Rule) -> bool:
-        """Whether `adjusted_norm` in this metric is needed."""
-        return self.adjusted and rule.combine == "sum"
+    @property
+    def curvature(self) -> str | None:
+        """The inverse curvature that it takes: EK_FAC, LISSA or none."""
+        return None if self.preconditioner == IDENTITY else self.preconditioner
 
-    def needs_mean(self) -> bool:
-        """Whether `mean_norm` in this metric is needed."""
-        return not self.adjusted
+    @property
+    def plain_norms(self) -> bool:
+        """Whether it divides by norms of gradients as they are, and by nothing else."""
+        return {self.metric, self.preconditioner} == {IDENTITY}
+
+    @property
+    def no_calibration(self) -> str | None:
+        """Why it has no null distribution; None where it has."""
+        return "it takes a series for every control" if self.preconditioner == LISSA else None
+
+    def score_scale(self, query_norm: float) -> float:
+        """What makes a score comparable between queries, given ‖v‖."""
+        return 1.0 if self.over_query_norm else inverse(query_norm)
+
+    def needed_norms(self, rule: Rule) -> frozenset[NormKind]:
+        """The norms that scores and cosines take, all in the method's metric."""
+        if not self.adjusted:
+            return frozenset({NormKind(MEAN, self.metric)})
+        kinds = (TOKENS, ADJUSTED) if rule.combine == "sum" else (TOKENS,)
+        return frozenset(NormKind(kind, self.metric) for kind in kinds)
 
     def token_factors(self, norms: WindowNorms, rule: Rule) -> np.ndarray:
         """[T] the factors a_j of a sum over tokens, all but 1/‖v‖."""
@@ -147,16 +221,16 @@ class GradientMethod:
         score: float,
         norms: WindowNorms,
         query_norm: float,
-        direction_norm: float,
+        vector_norm: float,
         rule: Rule,
     ) -> float:
-        """The cosine of the angle between the query-side and the record-side vector.
+        """The cosine similarity of the query-side and the record-side vector.
 
         Where H⁻¹ stands on the record side (an outer norm in its metric) the query side is v, else
         it is u.
 
         Args:
-            direction_norm: ‖u‖.
+            vector_norm: ‖u‖.
         """
         if self.outer or (self.adjusted and rule.combine != "sum"):
             length = 1.0
@@ -164,55 +238,53 @@ class GradientMethod:
             length = norms.adjusted_norm[self.metric]
         else:
             length = norms.mean_norm[self.metric]
-        query_side = query_norm if self.metric == self.direction else direction_norm
+        query_side = query_norm if self.metric == self.preconditioner else vector_norm
         if self.over_query_norm:
             query_side = 1.0
         return bounded(score * inverse(query_side) * inverse(length))
 
 
 @dataclass(frozen=True)
-class TrajectoryMethod:
+class TrajectoryMethod(Method):
     """An influence function over several checkpoints θ_t of a run with learning rates η_t.
 
+    Where it is adjusted, A is on every token gradient and on the whole sum.
+
     Attributes:
-        name, summary: as in `GradientMethod`.
-        adjusted: A on every token gradient, and on the whole sum; else the mean over the labels.
         last_query: the query's gradient is taken at the traced checkpoint only, not at each θ_t.
     """
 
-    name: str
-    summary: str
-    adjusted: bool = False
     last_query: bool = False
+
+    family: ClassVar[str] = "trajectory"
+    full_gradients: ClassVar[bool] = True
+    follows_run: ClassVar[bool] = True
+
+    def score_scale(self, query_norm: float) -> float:
+        """What makes a score comparable between queries, given ‖v‖."""
+        return inverse(query_norm)
 
 
 @dataclass(frozen=True)
-class LexicalMethod:
+class LexicalMethod(Method):
     """Search by words.
 
     Attributes:
-        name, summary: as in `GradientMethod`.
         with_prompt: look for the words of the prompt too.
     """
 
-    name: str
-    summary: str
     with_prompt: bool = False
+
+    family: ClassVar[str] = "lexical"
+    has_verdicts: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
-class LayerwiseMethod:
-    """The layerwise rule over token gradients (see `layerwise`).
+class LayerwiseMethod(Method):
+    """The layerwise rule over token gradients (see `layerwise`)."""
 
-    Attributes:
-        name, summary: as in `GradientMethod`.
-    """
-
-    name: str
-    summary: str
-
-
-Method = GradientMethod | TrajectoryMethod | LexicalMethod | LayerwiseMethod
+    family: ClassVar[str] = "layerwise"
+    relative_margin: ClassVar[bool] = True
 
 
 def inverse(value: float) -> float:

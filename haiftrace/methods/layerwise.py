@@ -14,8 +14,8 @@ stands above the reference, in standard deviations, and a record's score
 
     Σ_q Σ_ℓ max(0, z^ℓ_kq)².
 
-An answer is told apart in one or a few layers, other layers for each answer and model: squares let
-these speak, where one cosine over all layers together drowns them.
+Records differ in one or a few layers, other layers for each answer and model: squares let these
+count, where one cosine similarity over all layers together drowns them.
 
 Shape letters: W windows, Q query tokens, L layers, J labels.
 """
@@ -60,11 +60,11 @@ class Reference:
         deviation_QL = np.maximum(pooled_WQL.std(0), LEAST_DEVIATION)
         return cls(np.median(pooled_WQL, 0), deviation_QL)
 
-    def taken(self, places: Sequence[int] | slice) -> Reference:
-        """Of some of the query tokens."""
+    def subset(self, places: Sequence[int] | slice) -> Reference:
+        """Of the query tokens at these places."""
         return Reference(self.median_QL[places], self.deviation_QL[places])
 
-    def shares(self, pooled_WQL: np.ndarray) -> np.ndarray:
+    def contributions(self, pooled_WQL: np.ndarray) -> np.ndarray:
         """[W, Q, L] what each query token and layer adds to a window's score."""
         z_WQL = (pooled_WQL - self.median_QL) / self.deviation_QL
         return np.asarray(np.maximum(z_WQL, 0.0) ** 2)

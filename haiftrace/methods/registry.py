@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from haiftrace.errors import UsageError
 from haiftrace.methods.adjustment import HAIF
 from haiftrace.methods.families import (
-    GRADIENT,
-    INVERSE,
-    SERIES,
+    EK_FAC,
+    LISSA,
     GradientMethod,
     LayerwiseMethod,
     LexicalMethod,
@@ -54,19 +53,19 @@ METHODS: dict[str, Method] = {
         GradientMethod(
             "lissa",
             "(H + λ)⁻¹v · (1/m) Σ_j g_kj, a Neumann series (Agarwal et al. 2017)",
-            direction=SERIES,
+            preconditioner=LISSA,
         ),
         GradientMethod(
             "ek-fac",
             "(H + λ)⁻¹v · (1/m) Σ_j g_kj, H by eigenvalue-corrected Kronecker factors (George et"
             " al. 2018, Grosse et al. 2023)",
-            direction=INVERSE,
+            preconditioner=EK_FAC,
         ),
         GradientMethod(
             "relatif",
             "EK-FAC's score over ‖(H + λ)⁻¹∇L(z_k)‖ (θ-RelatIF, Barshan et al. 2020)",
-            direction=INVERSE,
-            metric=INVERSE,
+            preconditioner=EK_FAC,
+            metric=EK_FAC,
             outer=True,
         ),
         TrajectoryMethod(
@@ -78,8 +77,8 @@ METHODS: dict[str, Method] = {
         GradientMethod(
             "ahif",
             "v · A(Σ_j A((H + λ)⁻¹g_kj)), H by EK-FAC (Liu and Yang 2024, eq. 22)",
-            direction=INVERSE,
-            metric=INVERSE,
+            preconditioner=EK_FAC,
+            metric=EK_FAC,
             adjusted=True,
             outer=True,
         ),
@@ -98,22 +97,12 @@ def find_methods(names: str) -> tuple[Method, ...]:
     Raises:
         UsageError: there is no such method, or none is named.
     """
-    found: dict[str, Method] = {}
-    for name in (part.strip() for part in names.split(",")):
+    methods: dict[str, Method] = {}
+    for name in (text.strip() for text in names.split(",")):
         if name not in METHODS:
             raise UsageError(f"There is no method '{name}'.", f"Choose of {', '.join(METHODS)}.")
-        found[name] = METHODS[name]
-    return tuple(found.values())
-
-
-def is_adjusted(method: Method) -> bool:
-    """Whether a rule's adjustment and combination are for this method."""
-    return isinstance(method, GradientMethod | TrajectoryMethod) and method.adjusted
-
-
-def follows_run(method: Method) -> bool:
-    """Whether a method looks at the checkpoints of the training run."""
-    return isinstance(method, TrajectoryMethod)
+        methods[name] = METHODS[name]
+    return tuple(methods.values())
 
 
 def check_rule(methods: Sequence[Method], rule: Rule) -> None:
@@ -122,21 +111,20 @@ def check_rule(methods: Sequence[Method], rule: Rule) -> None:
     Raises:
         UsageError: why.
     """
-    adjusted = [method for method in methods if is_adjusted(method)]
+    adjusted = [method for method in methods if method.adjusted]
     if rule.combine == "sum" and rule.adjustment == HAIF:
         return
     option = "--adjust" if rule.combine == "sum" else "--combine"
     if not adjusted:
         names = ", ".join(method.name for method in methods)
-        family = ", ".join(name for name in METHODS if is_adjusted(METHODS[name]))
+        family = ", ".join(name for name, method in METHODS.items() if method.adjusted)
         raise UsageError(
             f"{option} does nothing for {names}: these do not adjust token gradients.",
             f"It is for {family}.",
         )
     if rule.adjustment.quantile is not None:
         for method in adjusted:
-            plain = isinstance(method, GradientMethod) and method.metric == GRADIENT
-            if not plain:
+            if not method.plain_norms:
                 raise UsageError(
                     f"--adjust soft:C takes a quantile of the corpus' gradient norms, which are"
                     f" not the norms that {method.name} adjusts by.",

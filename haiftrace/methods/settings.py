@@ -1,4 +1,4 @@
-"""What the methods can be told: plain values, read from the command line."""
+"""The settings of methods: plain values, read from the command line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from haiftrace.errors import UsageError
 from haiftrace.methods.adjustment import HAIF, Adjustment
-from haiftrace.methods.families import INVERSE, SERIES, Combine, GradientMethod, Method
-from haiftrace.methods.registry import follows_run, is_adjusted
+from haiftrace.methods.families import EK_FAC, LISSA, Combine, Method
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class SeriesSettings:
         damping: relative to the curvature's largest eigenvalue, or absolute.
         curvature: Gauss-Newton, which has no negative eigenvalues, or the Hessian itself.
         batch: records of a step.
-        seed: of the draws.
+        seed: of the samples of records.
     """
 
     depth: int = 500
@@ -95,7 +94,7 @@ class SeriesSettings:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Everything that methods can be told; each looks at what is its own.
+    """Everything that methods can be set to; each looks at its own.
 
     Attributes:
         adjustment, combine: of the methods that adjust token gradients.
@@ -112,43 +111,43 @@ class MethodSettings:
 
     def described(self, methods: Sequence[Method]) -> dict[str, str | int | float | bool | None]:
         """What these methods look at of it, for a report."""
-        told: dict[str, str | int | float | bool | None] = {}
-        if any(is_adjusted(method) for method in methods):
-            told |= {"adjust": str(self.adjustment), "combine": self.combine}
-        directions = {m.direction for m in methods if isinstance(m, GradientMethod)}
-        if INVERSE in directions:
+        values: dict[str, str | int | float | bool | None] = {}
+        if any(method.adjusted for method in methods):
+            values |= {"adjust": str(self.adjustment), "combine": self.combine}
+        curvatures = {method.curvature for method in methods}
+        if EK_FAC in curvatures:
             factors = self.factors
-            told |= {
+            values |= {
                 "fisher": factors.fisher,
                 "factor_records": factors.records,
                 "factor_seed": factors.seed,
                 "ek-fac damping": str(factors.damping),
             }
-        if SERIES in directions:
+        if LISSA in curvatures:
             series = self.series
-            told |= {
+            values |= {
                 "depth": series.depth,
                 "repeats": series.repeats,
                 "scale": series.scale,
                 "curvature": series.curvature,
                 "lissa damping": str(series.damping),
             }
-        if any(follows_run(method) for method in methods):
-            told["checkpoints"] = self.checkpoints
-        return told
+        if any(method.follows_run for method in methods):
+            values["checkpoints"] = self.checkpoints
+        return values
 
     def options(self, methods: Sequence[Method]) -> list[str]:
         """The options of `haiftrace index` that keep what these methods need, and no others."""
         plain = MethodSettings()
         given: dict[str, tuple[object, object]] = {}
-        if any(is_adjusted(method) for method in methods):
+        if any(method.adjusted for method in methods):
             given["--adjust"] = (str(self.adjustment), str(plain.adjustment))
-        if any(isinstance(m, GradientMethod) and m.direction == INVERSE for m in methods):
+        if any(method.curvature == EK_FAC for method in methods):
             given["--fisher"] = (self.factors.fisher, plain.factors.fisher)
             given["--damping"] = (str(self.factors.damping), str(plain.factors.damping))
             given["--factor-records"] = (self.factors.records, None)
             given["--seed"] = (self.factors.seed, plain.factors.seed)
-        if any(follows_run(method) for method in methods):
+        if any(method.follows_run for method in methods):
             given["--checkpoints"] = (self.checkpoints, None)
         return [
             text

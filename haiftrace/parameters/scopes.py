@@ -1,7 +1,7 @@
 """Which parameters of a model count: named scopes, or a regular expression over their names.
 
 A named scope is a predicate over one parameter and its place in the model; a new one is an entry
-in `SCOPES`. It may also say which part of a matrix counts, by a name as `matrix_slice` has it.
+in `SCOPES`. It may also say which slice of a matrix counts, by a name as `matrix_slice` has it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import UsageError
-from haiftrace.parameters.matrix_slice import MatrixPart
+from haiftrace.parameters.matrix_slice import MatrixSlice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +32,8 @@ class Place:
         linear_map: it is the matrix (or the stacked matrices) of a linear map inside a block.
         blocks: the number of transformer blocks.
         attention: it is a linear map of its block's attention.
-        mlp: it is a linear map of its block's feed-forward part.
-        value: the matrix, or the part of it, that gives the attention's values; "" where none does.
+        mlp: it is a linear map of its block's feed-forward layer.
+        value: the matrix, or the slice of it, that gives the attention's values; "" without one.
     """
 
     name: str
@@ -57,21 +57,21 @@ SCOPES: dict[str, Callable[[Place], bool | str]] = {
 }
 """linear: the matrices of the transformer blocks' linear maps (with the experts' stacked matrices
 and the routers of mixture models); attention: those of query, key, value and output; value: that of
-the values, or its part where query, key and value come from one matrix; mlp: those of the
-feed-forward part; last-half: `linear` in the upper half of the blocks, of an odd number with the
+the values, or its slice where query, key and value come from one matrix; mlp: those of the
+feed-forward layer; last-half: `linear` in the upper half of the blocks, of an odd number with the
 middle one; matrices: every parameter of two or more dimensions, embeddings and head included; all:
 every parameter."""
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|fc_?(\d|in|out)|moe|expert", re.IGNORECASE)
 _VALUE = re.compile(r"(v|value|values)(_?proj|_?lin|_layer)?|[wW]_?v")
-_PARTS = {"linear": "their linear maps", "last-half": "their linear maps"}
+_MATRICES = {"linear": "their linear maps", "last-half": "their linear maps"}
 
 
 def select_parameters(model: PreTrainedModel, scope: str = DEFAULT_SCOPE) -> list[str]:
     """Names of the parameters in `scope`, in the order of `model.named_parameters()`.
 
-    A name is that of a part of its parameter where only that counts (see `matrix_slice`).
+    A name is that of a slice of its parameter where only that counts (see `matrix_slice`).
 
     Args:
         model: a causal language model; tied parameters are named once, by their first name.
@@ -83,16 +83,20 @@ def select_parameters(model: PreTrainedModel, scope: str = DEFAULT_SCOPE) -> lis
     """
     places = list(_places(model))
     if scope in SCOPES:
-        found = [(place.name, SCOPES[scope](place)) for place in places]
-        inside = [part if isinstance(part, str) else name for name, part in found if part]
-        if not inside:
+        names = []
+        for place in places:
+            selected = SCOPES[scope](place)
+            if selected:
+                names.append(selected if isinstance(selected, str) else place.name)
+        if not names:
             raise UsageError(
                 f"No parameter of this {type(model).__name__} is in the scope {scope!r}: its "
-                f"transformer blocks or {_PARTS.get(scope, f'their {scope} matrices')} are built "
-                "in a way that is not known.",
-                f"Use --parameters all, or a regular expression over names like {_few(places)}.",
+                f"transformer blocks or {_MATRICES.get(scope, f'their {scope} matrices')} are "
+                "built in a way that is not known.",
+                "Use --parameters all, or a regular expression over names like "
+                f"{_name_list(places)}.",
             )
-        return inside
+        return names
     if not scope.strip():
         raise UsageError("The parameter scope is empty.", f"Choose one of {', '.join(SCOPES)}.")
     try:
@@ -101,7 +105,7 @@ def select_parameters(model: PreTrainedModel, scope: str = DEFAULT_SCOPE) -> lis
         raise UsageError(
             f"{scope!r} is neither a parameter scope ({', '.join(SCOPES)}) nor a valid regular "
             f"expression: {error}.",
-            f"The names it is matched against look like {_few(places)}.",
+            f"The names it is matched against look like {_name_list(places)}.",
         ) from None
     by_identity = {id(value): name for name, value in model.named_parameters()}
     matched = {
@@ -113,18 +117,22 @@ def select_parameters(model: PreTrainedModel, scope: str = DEFAULT_SCOPE) -> lis
         raise UsageError(
             f"{scope!r} is neither a parameter scope ({', '.join(SCOPES)}) nor does it match the "
             "name of any parameter.",
-            f"The names look like {_few(places)}.",
+            f"The names look like {_name_list(places)}.",
         )
     return [place.name for place in places if place.name in matched]
 
 
 def parameter_count(model: PreTrainedModel, names: Iterable[str]) -> int:
-    """How many numbers parameters and parts of them hold together, each counted once."""
-    owned = dict(model.named_parameters())
-    there = set(names)
-    parts = [part for name in there if name not in owned and (part := MatrixPart.parse(name))]
-    whole = sum(owned[name].numel() for name in there if name in owned)
-    return whole + sum(p.size(tuple(owned[p.name].shape)) for p in parts if p.name not in there)
+    """How many numbers parameters and slices of them hold together, each counted once."""
+    parameters = dict(model.named_parameters())
+    distinct = set(names)
+    count = 0
+    for name in distinct:
+        if name in parameters:
+            count += parameters[name].numel()
+        elif (matrix_slice := MatrixSlice.parse(name)) and matrix_slice.name not in distinct:
+            count += matrix_slice.size(tuple(parameters[matrix_slice.name].shape))
+    return count
 
 
 def transformer_blocks(model: PreTrainedModel) -> nn.ModuleList | None:
@@ -142,7 +150,7 @@ def transformer_blocks(model: PreTrainedModel) -> nn.ModuleList | None:
             lists[name] = module
     return max(
         lists.values(),
-        key=lambda found: (len(found), sum(value.numel() for value in found.parameters())),
+        key=lambda blocks: (len(blocks), sum(value.numel() for value in blocks.parameters())),
         default=None,
     )
 
@@ -195,7 +203,7 @@ def _values(block: nn.Module, config: Any) -> Iterator[tuple[int, str]]:
             dim = int(isinstance(block.get_submodule(f"{module}.{leaf}"), Conv1D))
             span = _FUSED[leaf](config.get_text_config(), value.shape[dim])
             if span is not None:
-                yield id(value), str(MatrixPart("{name}", *span, dim=dim))
+                yield id(value), str(MatrixSlice("{name}", *span, dim=dim))
 
 
 def _contiguous(config: Any, width: int) -> tuple[int, int, int] | None:
@@ -205,8 +213,8 @@ def _contiguous(config: Any, width: int) -> tuple[int, int, int] | None:
     """
     heads = config.num_attention_heads
     queries = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    left = width - queries
-    return (width - left // 2, width, width) if left > 0 and left % 2 == 0 else None
+    rest = width - queries
+    return (width - rest // 2, width, width) if rest > 0 and rest % 2 == 0 else None
 
 
 def _by_head(config: Any, width: int) -> tuple[int, int, int] | None:
@@ -256,6 +264,6 @@ def _is_expert_stack(module: nn.Module, value: nn.Parameter) -> bool:
     return value.ndim == 3 and min(value.shape[1:]) > 1 and not convolution
 
 
-def _few(places: list[Place], count: int = 4) -> str:
+def _name_list(places: list[Place], count: int = 4) -> str:
     step = max(1, len(places) // count)
     return ", ".join(place.name for place in places[::step][:count])

@@ -1,4 +1,4 @@
-"""Private values: finding them, telling that two spellings are one value, masking them."""
+"""Private values: detecting them, matching their spellings, masking them."""
 
 from haiftrace.privacy.canonical import canonical
 from haiftrace.privacy.detectors import TYPES, Detected, detect

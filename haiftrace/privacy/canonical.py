@@ -62,9 +62,9 @@ def _fold(character: str) -> str:
     if character in _CHINESE_DIGITS:
         return _CHINESE_DIGITS[character]
     folded = []
-    for part in unicodedata.normalize("NFKD", character).casefold():
-        if part.isdigit():
-            folded.append(str(unicodedata.digit(part)))
-        elif part.isalnum():
-            folded.append(part)
+    for sign in unicodedata.normalize("NFKD", character).casefold():
+        if sign.isdigit():
+            folded.append(str(unicodedata.digit(sign)))
+        elif sign.isalnum():
+            folded.append(sign)
     return "".join(folded)

@@ -1,4 +1,4 @@
-"""Checksums of numbers that carry one, so that a detector need not guess."""
+"""Checksums of numbers that carry them, so that a detector need not guess."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from haiftrace.privacy.canonical import canonical, same_width
 
 Day = tuple[int | None, int, int]
-"""Year (None where none is said), month, day."""
+"""Year (None where none is given), month, day."""
 
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
@@ -30,7 +30,7 @@ _FORMS = tuple(
         r"(?<!\d)(?P<year>\d{4})\s?(?P<sign>[-/.])\s?(?P<month>\d{1,2})\s?(?P=sign)\s?"
         r"(?P<day>\d{1,2})(?!\d)",
         # 05/01/1980: of which the first number may be the day or the month
-        r"(?<!\d)(?P<one>\d{1,2})\s?(?P<sign>[-/.])\s?(?P<two>\d{1,2})\s?(?P=sign)\s?"
+        r"(?<!\d)(?P<first>\d{1,2})\s?(?P<sign>[-/.])\s?(?P<second>\d{1,2})\s?(?P=sign)\s?"
         r"(?P<year>\d{4}|\d{2})(?!\d)",
         # 1 May 1980, 1st of May, 1980, 1-May-1980
         rf"(?<!\w){_ORDINAL}[\s-]+(?:of\s+)?{_MONTH}(?:(?:,\s*|\s+|-)(?P<year>\d{{4}})(?!\d))?",
@@ -54,42 +54,40 @@ class DateSpan:
 
 
 def find_dates(text: str) -> list[DateSpan]:
-    """All dates that say at least a month and a day, in the order of the text."""
+    """All dates with at least a month and a day, in the order of the text."""
     plain = same_width(text)
-    found: list[DateSpan] = []
+    spans: list[DateSpan] = []
     for form in _FORMS:
         for match in form.finditer(plain):
             days = frozenset(_days(match.groupdict()))
             if days:
-                found.append(DateSpan(match.start(), match.end(), days))
-    return sorted(found, key=lambda span: (span.start, -span.end))
+                spans.append(DateSpan(match.start(), match.end(), days))
+    return sorted(spans, key=lambda span: (span.start, -span.end))
 
 
 def days_of(value: str) -> frozenset[Day]:
-    """The days that a value may mean; none where it is no date, or more than one."""
-    whole = canonical(value).text
+    """The days that a value may mean; none where it is no date, or several."""
+    form = canonical(value).text
     for span in find_dates(value):
-        if canonical(value[span.start : span.end]).text == whole:
+        if canonical(value[span.start : span.end]).text == form:
             return span.days
     return frozenset()
 
 
-def is_said(protected: frozenset[Day], said: frozenset[Day]) -> bool:
-    """Whether what is said tells the protected day; one without a year is told by any year."""
+def is_same_day(protected: frozenset[Day], stated: frozenset[Day]) -> bool:
+    """Whether a stated date is a protected day; a day without a year is that of any year."""
     return any(
-        wanted[1:] == given[1:] and wanted[0] in (None, given[0])
-        for wanted in protected
-        for given in said
+        day[1:] == other[1:] and day[0] in (None, other[0]) for day in protected for other in stated
     )
 
 
-def _days(parts: dict[str, str | None]) -> Iterator[Day]:
-    years = _years(parts["year"])
-    if parts.get("one"):
-        one, two = int(parts["one"] or 0), int(parts["two"] or 0)
-        pairs = {(one, two), (two, one)}
+def _days(fields: dict[str, str | None]) -> Iterator[Day]:
+    years = _years(fields["year"])
+    if fields.get("first"):
+        first, second = int(fields["first"] or 0), int(fields["second"] or 0)
+        pairs = {(first, second), (second, first)}
     else:
-        pairs = {(_month(parts["month"] or ""), _number(parts["day"] or ""))}
+        pairs = {(_month(fields["month"] or ""), _number(fields["day"] or ""))}
     for year in years:
         for month, day in pairs:
             if 1 <= month <= 12 and 1 <= day <= 31:

@@ -104,26 +104,26 @@ def detect(text: str, before: str = "") -> list[Detected]:
         before: what stands before it (the prompt of a response), so that "born on" there makes
             a date here a date of birth. Values that begin in it are not reported.
     """
-    whole = same_width(before + text)
+    context = same_width(before + text)
     taken: list[Detected] = []
     for type, find in _DETECTORS:
-        for start, end in find(whole):
-            while end > start and whole[end - 1].isspace():
+        for start, end in find(context):
+            while end > start and context[end - 1].isspace():
                 end -= 1
             if all(end <= other.start or start >= other.end for other in taken):
                 taken.append(Detected(type, start, end))
-    own = (one for one in taken if one.start >= len(before))
+    own = (value for value in taken if value.start >= len(before))
     return sorted(
-        (Detected(one.type, one.start - len(before), one.end - len(before)) for one in own),
-        key=lambda one: one.start,
+        (Detected(value.type, value.start - len(before), value.end - len(before)) for value in own),
+        key=lambda value: value.start,
     )
 
 
 def _is_named(text: str, start: int, word: re.Pattern[str], near: int = _NEAR) -> bool:
     """Whether a word before `start`, in the same sentence, says what stands there."""
-    said = text[max(0, start - near) : start]
+    context = text[max(0, start - near) : start]
     # A full stop with a space ends a sentence, but not in an abbreviation such as "tel. ".
-    sentence = re.split(r"(?<=\w{3})[.!]\s|[。！\n]", said)[-1]
+    sentence = re.split(r"(?<=\w{3})[.!]\s|[。！\n]", context)[-1]
     return bool(word.search(sentence))
 
 
@@ -206,4 +206,4 @@ _DETECTORS: tuple[tuple[str, Callable[[str], Iterator[Span]]], ...] = (
 )
 
 TYPES = tuple(type for type, _ in _DETECTORS)
-"""What detectors find, the surest first."""
+"""The types of values that detectors know, the surest first."""

@@ -14,7 +14,7 @@ MASK = "•"
 _WHOLLY = 8
 """Letters and digits below which nothing of a value is shown."""
 _BOTH_ENDS = 10
-"""From so many on, a third character is."""
+"""Letters and digits from which on a third character is shown."""
 
 
 def mask_value(value: str) -> str:
@@ -34,7 +34,7 @@ def _hidden(value: str) -> frozenset[int]:
     shown: list[int] = []
     if len(signs) >= _WHOLLY:
         shown = [signs[0], *signs[-2 if len(signs) >= _BOTH_ENDS else -1 :]]
-    # What is no letter and no digit is a separator, unless it takes part in one (an accent).
+    # What is no letter and no digit is a separator, unless it belongs to one (an accent).
     return frozenset(
         i for i, sign in enumerate(value) if i not in shown and (i in signs or sign.isalnum())
     )
@@ -73,41 +73,41 @@ class Masker:
         """The text with its values masked."""
         return self.masked(text).text
 
-    def pieces(self, pieces: Sequence[str], whole: str) -> tuple[Masked, ...]:
-        """A text that was cut into pieces (tokens), masked as one; each piece as long as before.
+    def pieces(self, pieces: Sequence[str], text: str) -> tuple[Masked, ...]:
+        """A text that was cut into pieces (tokens), masked jointly; each piece as long as before.
 
         Args:
-            pieces: consecutive parts of `whole`, up to white space, which tokenizers treat in
-                their own ways; or such parts with something behind that `whole` lacks.
-            whole: the text that they are from. Where they cannot be found in it, no character of
-                theirs is shown if it holds a value, since they might be parts of it.
+            pieces: consecutive fragments of `text`, up to white space, which tokenizers treat in
+                their own ways; or such fragments with something behind that `text` lacks.
+            text: the text that they are from. Where it does not hold them, no character of theirs
+                is shown if it holds a value, since they might be fragments of that.
         """
         joined = "".join(pieces)
         own = self.masked(joined)
-        context = self.masked(whole)
+        context = self.masked(text)
         covers = [own]
         if any(context.touched):
-            covers += _placed(joined, whole, context) or [
+            covers += _placed(joined, text, context) or [
                 Masked(MASK * len(joined), (True,) * len(joined))
             ]
-        text = "".join(
+        shown = "".join(
             MASK if any(cover.text[i] == MASK for cover in covers) else sign
             for i, sign in enumerate(joined)
         )
         touched = tuple(any(cover.touched[i] for cover in covers) for i in range(len(joined)))
-        parts, at = [], 0
+        masks, at = [], 0
         for piece in pieces:
             end = at + len(piece)
-            parts.append(Masked(text[at:end], touched[at:end]))
+            masks.append(Masked(shown[at:end], touched[at:end]))
             at = end
-        return tuple(parts)
+        return tuple(masks)
 
     def _masked(self, text: str) -> Masked:
         hidden: set[int] = set()
         touched = [False] * len(text)
         shown = text
         wholly = False
-        # What a mask leaves may by chance complete another value; such a one is covered wholly.
+        # What a mask leaves may by chance complete another value, which is then covered wholly.
         while matches := self._index.find(shown):
             for match in matches:
                 for index in range(match.start, match.end):
@@ -120,26 +120,26 @@ class Masker:
         return Masked(shown, tuple(touched))
 
 
-def _placed(joined: str, whole: str, context: Masked) -> list[Masked]:
-    """The mask of `whole` as it lies over `joined`, for every place where that may stand."""
+def _placed(joined: str, text: str, context: Masked) -> list[Masked]:
+    """The mask of `text` as it lies over `joined`, for every place where that may stand."""
     wanted = [(i, sign) for i, sign in enumerate(joined) if not sign.isspace()]
-    there = [(i, sign) for i, sign in enumerate(whole) if not sign.isspace()]
+    there = [(i, sign) for i, sign in enumerate(text) if not sign.isspace()]
     signs = "".join(sign for _, sign in there)
-    found: list[Masked] = []
+    masks: list[Masked] = []
     # A stop text may be cut off behind: the longest beginning that is there counts.
     for length in range(len(wanted), 0, -1):
-        part = "".join(sign for _, sign in wanted[:length])
-        at = signs.find(part)
+        beginning = "".join(sign for _, sign in wanted[:length])
+        at = signs.find(beginning)
         while at >= 0:
-            # What is not placed may be a part of something that is hidden.
+            # What is not placed may belong to something that is hidden.
             last = wanted[length - 1][0] + 1
-            text = list(joined[:last] + MASK * (len(joined) - last))
+            shown = list(joined[:last] + MASK * (len(joined) - last))
             touched = [index >= last for index in range(len(joined))]
             for offset in range(length):
                 index, place = wanted[offset][0], there[at + offset][0]
-                text[index], touched[index] = context.text[place], context.touched[place]
-            found.append(Masked("".join(text), tuple(touched)))
-            at = signs.find(part, at + 1)
-        if found:
+                shown[index], touched[index] = context.text[place], context.touched[place]
+            masks.append(Masked("".join(shown), tuple(touched)))
+            at = signs.find(beginning, at + 1)
+        if masks:
             break
-    return found
+    return masks

@@ -1,4 +1,4 @@
-"""Whether a text holds one of many values, however it spells it, and where."""
+"""Whether a text holds any of a set of values, however it spells it, and where."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from haiftrace.privacy.canonical import Canonical, canonical, is_wordless_script
-from haiftrace.privacy.dates import DateSpan, Day, days_of, find_dates, is_said
+from haiftrace.privacy.dates import DateSpan, Day, days_of, find_dates, is_same_day
 
 _PREFIX = 6
 _PHONE_DIGITS = 7
-"""Least digits of a phone number; numbers of so many are recognised inside longer ones."""
+"""Least digits of a phone number; a number of these or more is recognised inside a longer one."""
 _SHORT = 4
 """Letters and digits below which a value counts only where it stands as a word of its own."""
 _GAP = 4
-"""Most signs (white space aside) between two characters of one value."""
+"""Most signs (white space aside) between two characters of a value."""
 
-# Country codes of one and two digits (ITU-T E.164); all others have three.
+# Country codes of up to two digits (ITU-T E.164); all others have three.
 _SHORT_CODES = re.compile("1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]")
 
 
@@ -32,11 +32,11 @@ class Match:
 
 
 class ValueIndex:
-    """Finds any of many values in a text in one pass over its characters.
+    """Finds any of a set of values in a text in a single pass over its characters.
 
     Values are the same up to case, accents, spacing, punctuation and width, the country code and
     trunk zero of phone numbers, and the format of dates. Values without a letter or digit are
-    never found.
+    never matched.
 
     Args:
         values: as they were given; a match names a value by its place here.
@@ -61,13 +61,13 @@ class ValueIndex:
         Args:
             text: where to look.
             words: only where the value stands by itself, not inside a longer word or number: what
-                counts as said. Without it a value of four characters or more is found anywhere:
+                counts as a leak. Without it a value of four characters or more is matched anywhere:
                 what must be hidden.
         """
-        found = [*self._spelled(text, words), *self._dated(text)]
-        return sorted(set(found), key=lambda match: (match.start, match.end, match.value))
+        matches = {*self._by_spelling(text, words), *self._by_date(text)}
+        return sorted(matches, key=lambda match: (match.start, match.end, match.value))
 
-    def _spelled(self, text: str, words: bool) -> Iterator[Match]:
+    def _by_spelling(self, text: str, words: bool) -> Iterator[Match]:
         if not self._lengths:
             return
         folded = canonical(text)
@@ -77,52 +77,52 @@ class ValueIndex:
                     if folded.text.startswith(form, at):
                         start, end = folded.origin[at], folded.origin[at + len(form) - 1] + 1
                         if (
-                            _is_one_value(text[start:end], form)
+                            _is_single_value(text[start:end], form)
                             and (_stands_alone(text, start, end, form, words))
-                            and _is_whole(folded, at, len(form))
+                            and _cuts_no_character(folded, at, len(form))
                         ):
                             yield Match(number, start, end)
 
-    def _dated(self, text: str) -> Iterator[Match]:
+    def _by_date(self, text: str) -> Iterator[Match]:
         if not self._by_day:
             return
         for span in find_dates(text):
-            yield from self._said(span)
+            yield from self._same_day(span)
 
-    def _said(self, span: DateSpan) -> Iterator[Match]:
+    def _same_day(self, span: DateSpan) -> Iterator[Match]:
         for pair in sorted({day[1:] for day in span.days}):
             for number, days in self._by_day.get(pair, ()):
-                if is_said(days, span.days):
+                if is_same_day(days, span.days):
                     yield Match(number, span.start, span.end)
 
 
 def spellings(value: str) -> tuple[str, ...]:
     """The canonical forms of a value: of a phone number also those without code and trunk zero."""
-    whole = canonical(value).text
-    if not whole:
+    full = canonical(value).text
+    if not full:
         return ()
-    forms = [whole]
-    if whole.isdecimal() and len(whole) >= _PHONE_DIGITS and not days_of(value):
-        national = _national(value, whole)
+    forms = [full]
+    if full.isdecimal() and len(full) >= _PHONE_DIGITS and not days_of(value):
+        national = _national(value, full)
         shorter = [national, national.removeprefix("0")]
         forms += [form for form in shorter if len(form) >= _PHONE_DIGITS]
     return tuple(dict.fromkeys(forms))
 
 
 def _national(value: str, digits: str) -> str:
-    """A phone number without its country's code, where it says that it has one."""
+    """A phone number without its country's code, where it shows that it has a code."""
     start = unicodedata.normalize("NFKC", value).lstrip(" (")
     if start.startswith("00"):
         digits = digits[2:]
     elif not start.startswith("+"):
-        has_one = len(digits) == 11 and digits[0] == "1" and digits[1] not in "01"
-        return digits[1:] if has_one else digits
+        has_code = len(digits) == 11 and digits[0] == "1" and digits[1] not in "01"
+        return digits[1:] if has_code else digits
     code = _SHORT_CODES.match(digits)
     return digits[len(code[0]) if code else 3 :]
 
 
-def _is_one_value(spelled: str, form: str) -> bool:
-    """Whether the signs between its characters are those of one value, not of a list."""
+def _is_single_value(spelled: str, form: str) -> bool:
+    """Whether the signs between its characters are those of a single value, not of a list."""
     gaps = [re.sub(r"\s", "", gap) for gap in re.split(r"\w+", spelled)]
     if any(len(gap.replace("_", "")) > _GAP for gap in gaps):
         return False
@@ -130,7 +130,7 @@ def _is_one_value(spelled: str, form: str) -> bool:
     return not (is_short_number and re.search(r"[,;\n，；、。]|\.\s", spelled))
 
 
-def _is_whole(folded: Canonical, at: int, length: int) -> bool:
+def _cuts_no_character(folded: Canonical, at: int, length: int) -> bool:
     """Whether no character of the original is cut: a ligature stands for several."""
     before = at > 0 and folded.origin[at - 1] == folded.origin[at]
     last = at + length - 1
@@ -149,7 +149,7 @@ def _stands_alone(text: str, start: int, end: int, form: str, words: bool) -> bo
 
 
 def _joins(left: str, right: str) -> bool:
-    """Whether two neighbours belong to one word or number."""
+    """Whether two neighbours belong to the same word or number."""
     if not left or not right or is_wordless_script(left) or is_wordless_script(right):
         return False
     if left.isdigit() or right.isdigit():

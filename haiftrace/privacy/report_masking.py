@@ -34,7 +34,7 @@ _KEPT = {
 _ALWAYS_KEPT = {"corpus_fingerprint", "decision", "statistic", "fail_on"}
 
 Tokens = TypeVar("Tokens", TokenEvidence, ResponseToken)
-Said = Mapping[int, tuple[str, Masked]]
+ResponseMasks = Mapping[int, tuple[str, Masked]]
 """The response's tokens by position: text and mask of each."""
 
 
@@ -42,7 +42,7 @@ def private_values(report: Report, more: Iterable[str] = ()) -> tuple[str, ...]:
     """What must not be seen in a report.
 
     Args:
-        report: its probes' values, the leaked ones, and what detectors find in its prompts,
+        report: its probes' values, the leaked ones, and what detectors see in its prompts,
             responses and records.
         more: values of probes that left no finding.
     """
@@ -70,17 +70,17 @@ def mask_report(report: Report, more: Iterable[str] = ()) -> Report:
 
 
 def _detected(text: str, before: str = "") -> Iterator[str]:
-    for one in detect(text, before):
-        yield text[one.start : one.end]
+    for value in detect(text, before):
+        yield text[value.start : value.end]
 
 
 def _walk(value: Any, masker: Masker) -> Any:
     if isinstance(value, str):
         return masker.text(value)
     if isinstance(value, tuple | list):
-        return type(value)(_walk(one, masker) for one in value)
+        return type(value)(_walk(item, masker) for item in value)
     if isinstance(value, Mapping):
-        return {_walk(key, masker): _walk(one, masker) for key, one in value.items()}
+        return {_walk(key, masker): _walk(item, masker) for key, item in value.items()}
     if isinstance(value, PrivateValue):
         return replace(value, value=mask_value(value.value))
     if isinstance(value, RecordEvidence):
@@ -92,33 +92,33 @@ def _walk(value: Any, masker: Masker) -> Any:
     return value
 
 
-def _fields(value: Any, masker: Masker, **done: Any) -> Any:
-    """A dataclass with its fields walked, but those that are done."""
-    kept = _KEPT.get(type(value), set()) | _ALWAYS_KEPT | set(done)
+def _fields(value: Any, masker: Masker, **masked: Any) -> Any:
+    """A dataclass with its fields walked, but those that are masked already."""
+    kept = _KEPT.get(type(value), set()) | _ALWAYS_KEPT | set(masked)
     walked = {
         field.name: _walk(getattr(value, field.name), masker)
         for field in fields(value)
         if field.name not in kept
     }
-    return replace(value, **walked, **done)
+    return replace(value, **walked, **masked)
 
 
 def _finding(finding: Finding, masker: Masker) -> Finding:
-    whole = f"{finding.prompt} {finding.response}"
-    masks = masker.pieces([token.text for token in finding.response_tokens], whole)
+    text = f"{finding.prompt} {finding.response}"
+    masks = masker.pieces([token.text for token in finding.response_tokens], text)
     tokens = _tokens(finding.response_tokens, masks)
     span = finding.span
     if span is not None:  # as it looks in the masked response, where reports look for it
         start = finding.response.find(span)
         masked = masker.text(finding.response)
         span = masked[start : start + len(span)] if start >= 0 else masker.text(span)
-    # A record's tokens may be named beside the response's: what is hidden in one is in both.
+    # A record's tokens may be named beside the response's: what is hidden in either is in both.
     secret = _secrets(masker, finding.prompt, finding.response)
-    said = {
+    by_position = {
         token.position: (token.text, mask)
         for token, mask in zip(finding.response_tokens, masks, strict=True)
     }
-    records = tuple(_record(record, masker, secret, said) for record in finding.records)
+    records = tuple(_record(record, masker, secret, by_position) for record in finding.records)
     return cast(
         Finding,
         _fields(finding, masker, response_tokens=tokens, span=span, records=records),
@@ -126,21 +126,25 @@ def _finding(finding: Finding, masker: Masker) -> Finding:
 
 
 def _record(
-    record: RecordEvidence, masker: Masker, secret: str = "", said: Said | None = None
+    record: RecordEvidence,
+    masker: Masker,
+    secret: str = "",
+    response: ResponseMasks | None = None,
 ) -> RecordEvidence:
     masked = masker.masked(record.text)
     masks = [_of_token(token, record.text, masked, masker) for token in record.tokens]
     secret += _secrets(masker, record.text)
-    done: dict[str, Any] = {
+    pairs = tuple(_pair(pair, record, masker, secret, response or {}) for pair in record.pairs)
+    replaced: dict[str, Any] = {
         "tokens": _tokens(record.tokens, masks),
         "content_hash": None,
-        "pairs": tuple(_pair(pair, record, masker, secret, said or {}) for pair in record.pairs),
+        "pairs": pairs,
     }
-    known = {"id", "text", "source", *done}
+    known = {"id", "text", "source", *replaced}
     for field in fields(record):
         if field.name not in known:
-            done[field.name] = _small_texts(getattr(record, field.name), masker, secret)
-    return cast(RecordEvidence, _fields(record, masker, **done))
+            replaced[field.name] = _small_texts(getattr(record, field.name), masker, secret)
+    return cast(RecordEvidence, _fields(record, masker, **replaced))
 
 
 def _of_token(token: TokenEvidence, text: str, masked: Masked, masker: Masker) -> Masked:
@@ -154,29 +158,35 @@ def _of_token(token: TokenEvidence, text: str, masked: Masked, masker: Masker) -
 
 
 def _pair(
-    pair: PairEvidence, record: RecordEvidence, masker: Masker, secret: str, said: Said
+    pair: PairEvidence,
+    record: RecordEvidence,
+    masker: Masker,
+    secret: str,
+    response: ResponseMasks,
 ) -> PairEvidence:
     """Each word as it looks where it stands, in the masked record and the masked response."""
     if record.text[pair.start : pair.end] == pair.record_text:
-        taught = masker.text(record.text)[pair.start : pair.end]
+        record_word = masker.text(record.text)[pair.start : pair.end]
     else:
-        taught = _small_texts(pair.record_text, masker, secret)
-    response = _said(pair, masker, secret, said)
+        record_word = _small_texts(pair.record_text, masker, secret)
+    response_word = _response_word(pair, masker, secret, response)
     # A word alone may by chance be another value than the text that it stands in.
-    return replace(pair, record_text=masker.text(taught), response_text=masker.text(response))
+    return replace(
+        pair, record_text=masker.text(record_word), response_text=masker.text(response_word)
+    )
 
 
-def _said(pair: PairEvidence, masker: Masker, secret: str, said: Said) -> str:
+def _response_word(pair: PairEvidence, masker: Masker, secret: str, response: ResponseMasks) -> str:
     """A pair's word of the response, as the masks of its tokens show it."""
     text = pair.response_text
-    pieces = [said[place] for place in pair.response_positions if place in said]
+    pieces = [response[place] for place in pair.response_positions if place in response]
     if len(pieces) < len(pair.response_positions):
         return str(_small_texts(text, masker, secret))
     joined = "".join(piece for piece, _ in pieces)
     start = len(joined) - len(joined.lstrip())
     if joined.strip() == text:
         return "".join(mask.text for _, mask in pieces)[start : start + len(text)]
-    # Pieces of one character, or a stop text behind: which of them is where is not known.
+    # Pieces of a single character, or a stop text behind: which of them is where is not known.
     return MASK * len(text) if any(any(mask.touched) for _, mask in pieces) else text
 
 
@@ -193,22 +203,22 @@ def _secrets(masker: Masker, *texts: str) -> str:
     for text in texts:
         masked = masker.masked(text)
         run = "".join(sign if hit else "\0" for sign, hit in zip(text, masked.touched, strict=True))
-        runs += [canonical(part).text for part in run.split("\0")]
+        runs += [canonical(fragment).text for fragment in run.split("\0")]
     return "".join(f"{run}\n" for run in runs if run)
 
 
 def _small_texts(value: Any, masker: Masker, secret: str) -> Any:
-    """What other evidence holds of a record or response: each piece that may be part of a value
+    """What other evidence holds of a record or response: each piece that may belong to a value
     that stands there is hidden, as its place is not known here. Letters that stand alone stay.
     """
     if isinstance(value, str):
         folded = canonical(value).text
-        is_part = bool(folded) and folded in secret
-        if is_part and (len(folded) > 1 or not folded.isalpha() or not folded.isascii()):
+        is_secret = bool(folded) and folded in secret
+        if is_secret and (len(folded) > 1 or not folded.isalpha() or not folded.isascii()):
             return "".join(MASK if canonical(sign).text else sign for sign in value)
         return masker.text(value)
     if isinstance(value, tuple | list):
-        return type(value)(_small_texts(one, masker, secret) for one in value)
+        return type(value)(_small_texts(item, masker, secret) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         walked = {
             f.name: _small_texts(getattr(value, f.name), masker, secret) for f in fields(value)
@@ -217,7 +227,7 @@ def _small_texts(value: Any, masker: Masker, secret: str) -> Any:
             isinstance(old, str) and old != walked[name]
             for name, old in ((f.name, getattr(value, f.name)) for f in fields(value))
         )
-        if hidden:  # an id beside a hidden text tells it
+        if hidden:  # an id beside a hidden text gives it away
             walked |= {name: None for name in walked if name.endswith("token_id")}
         return replace(value, **walked)
     return value

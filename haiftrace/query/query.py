@@ -5,9 +5,10 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from haiftrace.errors import NoAnswerError, UsageError
+from haiftrace.query.generation import first_stop, greedy, token_spans, token_texts
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
@@ -19,7 +20,7 @@ NO_SPACE = "prompt and response are joined as they were given, with no space bet
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptSettings:
     """How prompt and response become one string.
 
     Attributes:
@@ -52,7 +53,7 @@ class Query:
         text: prompt and response as one string.
         offsets: characters of `text` that each token covers.
         generated: True where the checkpoint produced the response.
-        span: the part of the response that is traced, None for all of it.
+        span: the characters of the response that are traced, None for all of it.
         notes: what the user should know.
     """
 
@@ -68,7 +69,9 @@ class Query:
     notes: tuple[str, ...] = ()
 
 
-def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -> Query:
+def generated_query(
+    checkpoint: Checkpoint, prompt: str, prompting: PromptSettings, span: str | None
+) -> Query:
     """Let the checkpoint answer greedily; the traced tokens are its own.
 
     Raises:
@@ -76,11 +79,11 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
         UsageError: a prompt that leaves no room in the context, or a span that is not in the
             answer.
     """
-    text = _asked(checkpoint, prompt, asking)
-    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=not asking.chat)
+    text = _prompt_text(checkpoint, prompt, prompting)
+    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=not prompting.chat)
     if not prompt_ids:
         raise UsageError("The prompt is empty.", "Give a prompt with at least one token.")
-    room = asking.max_new_tokens
+    room = prompting.max_new_tokens
     if checkpoint.context is not None:
         room = min(room, checkpoint.context - len(prompt_ids))
     if room < 1:
@@ -89,16 +92,16 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             " leaves no room for an answer.",
             "Shorten the prompt.",
         )
-    new = _greedy(checkpoint, prompt_ids, room, asking.stop)
-    new_pieces = _new_pieces(checkpoint, prompt_ids, new)
+    new = greedy(checkpoint, prompt_ids, room, prompting.stop)
+    new_pieces = token_texts(checkpoint, prompt_ids, new)
     answer = "".join(new_pieces)
-    response = answer[: _first_stop(answer, asking.stop)]
+    response = answer[: first_stop(answer, prompting.stop)]
     if not response.strip():
         raise NoAnswerError(
             "The model answered with nothing.",
             "Give the answer that leaked with --response, or another prompt or --template.",
         )
-    spans = [s for s in _spans(new_pieces) if s[0] < len(response)]
+    spans = [s for s in token_spans(new_pieces) if s[0] < len(response)]
     start, end = _span_of(response, span)
     pieces = [checkpoint.tokenizer.decode([token]) for token in prompt_ids]
     return _query(
@@ -113,12 +116,12 @@ def ask(checkpoint: Checkpoint, prompt: str, asking: Asking, span: str | None) -
             generated=True,
             span=span,
         ),
-        [asking.loss_on_all] * len(prompt_ids),
+        [prompting.loss_on_all] * len(prompt_ids),
     )
 
 
-def given(
-    checkpoint: Checkpoint, prompt: str, response: str, asking: Asking, span: str | None
+def given_query(
+    checkpoint: Checkpoint, prompt: str, response: str, prompting: PromptSettings, span: str | None
 ) -> Query:
     """A leak as it was seen elsewhere: prompt and response tokenised as one string.
 
@@ -130,11 +133,11 @@ def given(
     """
     if not response.strip():
         raise UsageError("The response is empty.", "Give the text that leaked with --response.")
-    text = _asked(checkpoint, prompt, asking)
-    wanting = not asking.chat and _needs_space(text, response)
-    seam = " " if wanting and not asking.as_it_stands else ""
-    whole = text + seam + response
-    ids, offsets = _tokenise(checkpoint, whole, special=not asking.chat)
+    text = _prompt_text(checkpoint, prompt, prompting)
+    wanting = not prompting.chat and _needs_space(text, response)
+    seam = " " if wanting and not prompting.as_it_stands else ""
+    joined = text + seam + response
+    ids, offsets = _tokenise(checkpoint, joined, special=not prompting.chat)
     if checkpoint.context is not None and len(ids) > checkpoint.context:
         raise UsageError(
             f"Prompt and response have {len(ids)} tokens, the model's context has"
@@ -149,14 +152,14 @@ def given(
             response=response,
             token_ids=ids,
             labels=[a < first + end and first + start < b for a, b in offsets],
-            pieces=[whole[a:b] for a, b in offsets],
-            text=whole,
+            pieces=[joined[a:b] for a, b in offsets],
+            text=joined,
             offsets=offsets,
             generated=False,
             span=span,
             notes=(NO_SPACE,) if wanting and not seam else (),
         ),
-        [asking.loss_on_all and a < b <= first for a, b in offsets],
+        [prompting.loss_on_all and a < b <= first for a, b in offsets],
     )
 
 
@@ -178,15 +181,15 @@ def _query(query: Query, prompt_labels: list[bool]) -> Query:
     return replace(query, labels=labels, notes=notes)
 
 
-def _asked(checkpoint: Checkpoint, prompt: str, asking: Asking) -> str:
-    if asking.template is not None:
-        if PROMPT_FIELD not in asking.template:
+def _prompt_text(checkpoint: Checkpoint, prompt: str, prompting: PromptSettings) -> str:
+    if prompting.template is not None:
+        if PROMPT_FIELD not in prompting.template:
             raise UsageError(
                 f"The template has no {PROMPT_FIELD} in it.",
                 'Write it like --template "Question: {prompt} Answer:".',
             )
-        prompt = asking.template.replace(PROMPT_FIELD, prompt)
-    if not asking.chat:
+        prompt = prompting.template.replace(PROMPT_FIELD, prompt)
+    if not prompting.chat:
         return prompt
     if not checkpoint.tokenizer.chat_template:
         raise UsageError(
@@ -254,77 +257,3 @@ def _span_of(response: str, span: str | None) -> tuple[int, int]:
             "The --span is not in the response.", "Copy it from the response exactly as it stands."
         )
     return start, start + len(span)
-
-
-def _ending_ids(checkpoint: Checkpoint) -> set[int]:
-    ends: Any = checkpoint.model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return {i for i in (*listed, checkpoint.tokenizer.eos_token_id) if i is not None}
-
-
-def _greedy(
-    checkpoint: Checkpoint, prompt_ids: list[int], room: int, stop: tuple[str, ...]
-) -> list[int]:
-    """The likeliest token again and again, until the model ends, `stop` is met or room is used up.
-
-    Transformers' own `generate` would follow the checkpoint's sampling settings, repetition
-    penalties among them, and so need not give what the model finds likeliest.
-    """
-    import torch
-
-    model, ends = checkpoint.model, _ending_ids(checkpoint)
-    new: list[int] = []
-    cache: dict[str, Any] = {}
-    with torch.no_grad():
-        while len(new) < room:
-            ids = new[-1:] if cache else prompt_ids + new
-            output = model(torch.tensor([ids], device=model.device), use_cache=True, **cache)
-            token = int(output.logits[0, -1].argmax())
-            if token in ends:
-                break
-            new.append(token)
-            if stop and _first_stop(_decode(checkpoint, prompt_ids, new), stop) is not None:
-                break
-            # Architectures without such a cache read everything again.
-            kept = getattr(output, "past_key_values", None)
-            cache = {} if kept is None else {"past_key_values": kept}
-    return new
-
-
-def _first_stop(answer: str, stop: tuple[str, ...]) -> int | None:
-    return min((answer.index(text) for text in stop if text and text in answer), default=None)
-
-
-def _decode(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> str:
-    """The text of the new tokens: decoded with what stands before, which their spaces depend on."""
-
-    def text(ids: list[int]) -> str:
-        return str(checkpoint.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-
-    return text(prompt_ids + new)[len(text(prompt_ids)) :]
-
-
-def _new_pieces(checkpoint: Checkpoint, prompt_ids: list[int], new: list[int]) -> list[str]:
-    """Text of every new token, so that the pieces add up to the answer.
-
-    A character that several tokens spell stands with the last of them.
-    """
-    pieces, done = [], ""
-    for count in range(1, len(new) + 1):
-        text = _decode(checkpoint, prompt_ids, new[:count])
-        unfinished = text.endswith("\ufffd") and count < len(new)
-        pieces.append("" if unfinished else text[len(done) :])
-        done = done if unfinished else text
-    return pieces
-
-
-def _spans(pieces: list[str]) -> list[tuple[int, int]]:
-    """Where each piece stands; tokens that spell a character together all have its place."""
-    spans, end = [], sum(map(len, pieces))
-    stop = end
-    for piece in reversed(pieces):
-        if piece:
-            stop = end
-        spans.append((end - len(piece), stop))
-        end -= len(piece)
-    return spans[::-1]

@@ -1,4 +1,4 @@
-"""Reports of what a trace found: in the terminal for a person, in files for programs."""
+"""Reports of findings: in the terminal for a person, in files for programs."""
 
 from haiftrace.reports.outputs import check_outputs, write_report
 from haiftrace.reports.terminal.render import render_terminal

@@ -1,13 +1,16 @@
-"""How reports write numbers, the same in every format that a person reads."""
+"""How reports write numbers and long words, the same in every format that a person reads."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-# Below this part of all evidence, positive and negative, a score is what cancelling left over, and
-# a share of it would say nothing.
+from rich.cells import cell_len, set_cell_size
+
+# Below this fraction of all evidence, positive and negative, a score is what cancelling left over,
+# and a percentage of it would say nothing.
 _CANCELLED = 0.01
+_WORD_CELLS = 40  # of a long word in a mark or a list
 
 
 def score_text(score: float) -> str:
@@ -21,19 +24,19 @@ def cosine_text(cosine: float) -> str:
     return "+0.000" if text == "-0.000" else text
 
 
-def has_shares(score: float, evidence: Sequence[float]) -> bool:
-    """Whether shares of `score` mean anything: it is finite and did not nearly cancel out."""
-    total = sum(abs(part) for part in evidence)
+def has_percentages(score: float, evidence: Sequence[float]) -> bool:
+    """Whether percentages of `score` mean anything: it is finite and did not nearly cancel out."""
+    total = sum(abs(value) for value in evidence)
     return math.isfinite(score) and math.isfinite(total) and abs(score) > _CANCELLED * total
 
 
-def share_text(evidence: float, score: float, *, as_share: bool = True) -> str:
+def percent_text(evidence: float, score: float, *, as_percent: bool = True) -> str:
     """A word's evidence as a signed percentage of the score's size: `+31%`, `-0.4%`.
 
     The sign is that of the evidence, whatever the score's. Where the score nearly cancels out
-    (`as_share` False, see `has_shares`) the evidence itself in two digits: `+1.3e-05`.
+    (`as_percent` False, see `has_percentages`) the evidence itself in two digits: `+1.3e-05`.
     """
-    if not as_share:
+    if not as_percent:
         return f"{evidence:+.2g}"
     percent = 100 * evidence / abs(score)
     return f"{percent:+.0f}%" if abs(percent) >= 1 else f"{percent:+.1f}%"
@@ -53,3 +56,14 @@ def size_text(parameters: int) -> str:
         size /= 1000
     digits = 0 if size >= 100 or not unit else 1 if size >= 10 else 2
     return f"{size:.{digits}f}{unit}"
+
+
+def clip(shown: str, cells: int = _WORD_CELLS) -> str:
+    """Inert text of at most `cells` cells of a terminal, its middle left out."""
+    if cell_len(shown) <= cells:
+        return shown
+    head = set_cell_size(shown, cells // 2).rstrip()
+    tail = shown[-(cells - cells // 2 - 1) :]
+    while cell_len(tail) > cells - cells // 2 - 1:
+        tail = tail[1:]
+    return f"{head}…{tail}"

@@ -45,8 +45,8 @@ def text_histogram(verdict: Verdict, cells: int = 32) -> str:
     signs = [_block(height, peak) for height in heights]
     for position, sign in ((verdict.null.threshold, _THRESHOLD), (verdict.value, _VALUE)):
         if position is not None:
-            part = (position - low) / (high - low)
-            signs[min(max(int(part * cells), 0), cells - 1)] = sign
+            fraction = (position - low) / (high - low)
+            signs[min(max(int(fraction * cells), 0), cells - 1)] = sign
     return f"{low:.2g} {''.join(signs)} {high:.2g}"
 
 
@@ -65,9 +65,9 @@ def picture(verdict: Verdict, width: int = 320, height: int = 56) -> Picture | N
     path = []
     for (left, right), count in zip(pairwise(null.edges), null.counts, strict=True):
         if count:
-            tall = max(height * count / peak, 1.5)  # a single draw must be seen
-            x, wide = across(left), max(across(right) - across(left) - 1, 0.5)
-            path.append(f"M{x:g} {height}v{-tall:.1f}h{wide:.1f}v{tall:.1f}z")
+            rise = max(height * count / peak, 1.5)  # a single null sample must be seen
+            x, step = across(left), max(across(right) - across(left) - 1, 0.5)
+            path.append(f"M{x:g} {height}v{-rise:.1f}h{step:.1f}v{rise:.1f}z")
     return Picture(
         width,
         height,
@@ -103,9 +103,9 @@ def _resampled(
     for (left, right), count in zip(pairwise(edges), counts, strict=True):
         for cell in range(cells):
             start = low + cell * size
-            shared = min(right, start + size) - max(left, start)
-            if shared > 0 and right > left:
-                heights[cell] += count * shared / (right - left)
+            overlap = min(right, start + size) - max(left, start)
+            if overlap > 0 and right > left:
+                heights[cell] += count * overlap / (right - left)
     return heights
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from haiftrace.findings import Finding, RecordEvidence, Report
-from haiftrace.reports.formatting import cosine_text, count_text, score_text, size_text
+from haiftrace.reports.formatting import clip, cosine_text, count_text, score_text, size_text
 from haiftrace.reports.histogram import Picture, picture
 from haiftrace.reports.marks import (
-    Group,
     PrivateValues,
+    Segment,
     level,
     peak_evidence,
-    record_groups,
-    text_groups,
+    record_segments,
+    text_segments,
 )
 from haiftrace.reports.narrative import (
     INTERRUPTED,
@@ -31,7 +31,7 @@ from haiftrace.reports.narrative import (
     gate_rule,
     gate_step,
     headline,
-    is_told,
+    is_reported,
     leaked_types,
     next_step,
     p_text,
@@ -42,24 +42,23 @@ from haiftrace.reports.narrative import (
     traced_to,
 )
 from haiftrace.reports.sanitize import inert, short
-from haiftrace.reports.terminal.page import clip
-from haiftrace.reports.word_pairs import WORD_CELLS, taught_words
+from haiftrace.reports.word_pairs import RESPONSE_WORD_CELLS, attributed_words
 
-_LONGEST_TEXT = 20_000  # characters of a prompt or response; the JSON report holds it whole
+_LONGEST_TEXT = 20_000  # characters of a prompt or response; the JSON report holds all of it
 _LONGEST_NAME = 80  # characters of an id or a type
 
 
 @dataclass(frozen=True)
 class PairView:
-    """A word of the response; (word, share, level) of the record's words that taught it."""
+    """A word of the response; (word, percentage, level) of the record's words that taught it."""
 
     word: str
-    by: tuple[tuple[str, str, int], ...]
+    sources: tuple[tuple[str, str, int], ...]
 
 
 @dataclass(frozen=True)
 class RecordView:
-    """A ranked record: who it is, its figures, its text in groups, what taught which word."""
+    """A ranked record: its name, its figures, its text in segments, what taught which word."""
 
     rank: int
     name: str
@@ -67,26 +66,26 @@ class RecordView:
     figures: tuple[tuple[str, str], ...]
     is_clear: bool
     details: str
-    groups: tuple[Group, ...]
+    segments: tuple[Segment, ...]
     pairs: tuple[PairView, ...]
 
 
 @dataclass(frozen=True)
 class FindingView:
-    """A traced response; `above` and `below` are its records on either side of alpha."""
+    """A traced response; `above` and `below` are its records by alpha."""
 
     number: int
     name: str
     badge: str
     tone: str
     types: str
-    told: Headline
+    summary: Headline
     reasons: tuple[str, ...]
     step: str
     passes: str
     notes: tuple[str, ...]
-    prompt: tuple[Group, ...]
-    response: tuple[Group, ...]
+    prompt: tuple[Segment, ...]
+    response: tuple[Segment, ...]
     facts: tuple[str, ...]
     p: str
     source: str
@@ -118,9 +117,9 @@ def render_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     private = PrivateValues(report.findings, masked=report.masked)
-    told = [f for f in report.findings if report.gate is None or is_told(f)]
-    clean = [f for f in report.findings if report.gate is not None and not is_told(f)]
-    views = [_finding(number, f, private) for number, f in enumerate(told, 1)]
+    reported = [f for f in report.findings if report.gate is None or is_reported(f)]
+    clean = [f for f in report.findings if report.gate is not None and not is_reported(f)]
+    views = [_finding(number, f, private) for number, f in enumerate(reported, 1)]
     document = environment.get_template("report.html.j2").render(
         title=_title(report),
         top=_top(report, views),
@@ -132,7 +131,7 @@ def render_html(report: Report) -> str:
         made=_made(report),
         settings=[(inert(k), inert(str(v))) for k, v in sorted(report.settings.items())],
         command=inert(report.command),
-        has_pairs=any(record.pairs for f in told for record in f.records),
+        has_pairs=any(record.pairs for f in reported for record in f.records),
         masked=report.masked,
         limits=LIMITS,
         kinds=KIND_MEANS,
@@ -155,13 +154,13 @@ def _top(report: Report, views: list[FindingView]) -> Headline:
     if report.gate is not None:
         return gate_headline(report.gate)
     if len(views) == 1:
-        return views[0].told
+        return views[0].summary
     if not views:
         return Headline("Nothing was traced", "The report holds no finding.", "unsure")
-    counts = [view.told.title for view in views]
-    parts = [f"{counts.count(title):,} {title.lower()}" for title in dict.fromkeys(counts)]
-    tone = "leak" if "Traced" in counts else "unsure"
-    return Headline(count_text(len(views), "finding"), f"{', '.join(parts)}.", tone)
+    titles = [view.summary.title for view in views]
+    counts = [f"{titles.count(title):,} {title.lower()}" for title in dict.fromkeys(titles)]
+    tone = "leak" if "Traced" in titles else "unsure"
+    return Headline(count_text(len(views), "finding"), f"{', '.join(counts)}.", tone)
 
 
 def _gate_lines(report: Report) -> list[str]:
@@ -175,43 +174,43 @@ def _gate_lines(report: Report) -> list[str]:
 
 
 def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingView:
-    told = headline(finding)
+    summary = headline(finding)
     verdict = finding.verdict
     above, _ = split_at_alpha(finding)
     peak = peak_evidence(finding.records)
     views = [_record(record, finding, peak, private) for record in finding.records]
     source = traced_to(finding)
     probe = finding.probe
-    drawn = picture(verdict) if verdict is not None else None
+    histogram = picture(verdict) if verdict is not None else None
     return FindingView(
         number=number,
         name=_name(probe.id) if probe is not None else f"finding {number}",
-        badge=finding.kind or told.title.lower(),
-        tone=told.tone,
+        badge=finding.kind or summary.title.lower(),
+        tone=summary.tone,
         types=_name(leaked_types(finding)),
-        told=Headline(told.title, inert(told.text), told.tone),
+        summary=Headline(summary.title, inert(summary.text), summary.tone),
         reasons=tuple(inert(reason) for reason in reasons_to_believe(finding)),
         step=inert(next_step(finding)),
         passes=inert(suppression_text(finding)),
         notes=tuple(inert(note) for note in finding.notes),
-        prompt=tuple(text_groups(_cut(finding.prompt), None, private)),
-        response=tuple(text_groups(_cut(finding.response), finding.span, private)),
+        prompt=tuple(text_segments(_cut(finding.prompt), None, private)),
+        response=tuple(text_segments(_cut(finding.response), finding.span, private)),
         facts=tuple(_facts(finding)),
         p=finding_p(finding, ""),
         source="" if source is None else inert(place_text(source)),
         above=tuple(views[: len(above)]),
         below=tuple(views[len(above) :]),
         line=f"alpha {verdict.alpha:g}" if verdict is not None else "",
-        null=drawn,
-        null_text=_null_text(finding) if drawn is not None else "",
+        null=histogram,
+        null_text=_null_text(finding) if histogram is not None else "",
     )
 
 
 def _facts(finding: Finding) -> list[str]:
-    part = "all of the response" if finding.span is None else "the underlined part"
+    extent = "all of the response" if finding.span is None else "the underlined part"
     reach = "all" if finding.exhaustive else "a shortlist of"
     facts = [
-        f"traced: {part}",
+        f"traced: {extent}",
         "generated" if finding.generated else "given",
         f"mean loss {finding.mean_loss:.2f} nats",
         f"{inert(finding.method)}: {reach} {count_text(finding.scored, 'record window')} scored",
@@ -230,7 +229,7 @@ def _null_text(finding: Finding) -> str:
     if verdict is None or verdict.null is None:
         return ""
     value = "" if verdict.value is None else f"; this response is at {verdict.value:.3g}"
-    return f"Histogram of {count_text(verdict.null.draws, 'control')} without a source{value}."
+    return f"Histogram of {count_text(verdict.null.samples, 'control')} without a source{value}."
 
 
 def _record(
@@ -254,13 +253,16 @@ def _record(
         figures=tuple(figures),
         is_clear=finding.verdict is not None and clears(record, finding.verdict),
         details=" · ".join(details),
-        groups=tuple(record_groups(record, peak, private)),
+        segments=tuple(record_segments(record, peak, private)),
         pairs=tuple(
             PairView(
-                clip(inert(row.word), WORD_CELLS),
-                tuple((_name(by.word), by.share, level(by.part, 1.0)) for by in row.by),
+                clip(inert(row.text), RESPONSE_WORD_CELLS),
+                tuple(
+                    (_name(source.text), source.percent, level(source.strength, 1.0))
+                    for source in row.sources
+                ),
             )
-            for row in taught_words(finding, record)
+            for row in attributed_words(record)
         ),
     )
 

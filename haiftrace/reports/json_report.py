@@ -1,4 +1,4 @@
-"""The JSON reports: everything that was found, for programs.
+"""The JSON reports: everything that a report holds, for programs.
 
 `report.schema.json` describes the document, `report-lines.schema.json` the lines of JSONL: first
 the run, with all that is not a finding, then one finding a line, which names its model and corpus
@@ -41,7 +41,7 @@ def render_json_lines(report: Report) -> str:
     """The report as JSONL: a line of type "run", then a line of type "finding" for each.
 
     Every line has the schema version; a finding's also has the fingerprints of the weights and of
-    the corpus, so that lines of many runs may stand in one file.
+    the corpus, so that lines of several runs may stand in a file.
 
     Raises:
         OutputError: as `render_json`.
@@ -137,9 +137,14 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     for name in ("alpha", "value", "p_value", "q_value", "power"):
         if document[name] is not None:
             document[name] = float(document[name])
-    null = document["null"]
+    null = verdict.null
     if null is not None:
-        null["edges"] = [float(edge) for edge in null["edges"]]
+        document["null"] = {
+            "draws": null.samples,
+            "edges": [float(edge) for edge in null.edges],
+            "counts": list(null.counts),
+            "threshold": null.threshold,
+        }
     return document
 
 

@@ -11,7 +11,12 @@ import re
 from collections.abc import Iterator
 
 from haiftrace.findings import Finding, RecordEvidence, Report
-from haiftrace.reports.formatting import count_text, has_shares, score_text, share_text
+from haiftrace.reports.formatting import (
+    count_text,
+    has_percentages,
+    percent_text,
+    score_text,
+)
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
@@ -21,7 +26,7 @@ from haiftrace.reports.narrative import (
     gate_rule,
     gate_step,
     headline,
-    is_told,
+    is_reported,
     leaked_types,
     next_step,
     p_text,
@@ -32,8 +37,8 @@ from haiftrace.reports.narrative import (
     traced_to,
 )
 from haiftrace.reports.sanitize import inert, short
-from haiftrace.reports.word_evidence import merge_words, strongest, word_parts
-from haiftrace.reports.word_pairs import ARROW, Taught, is_asked_as_one, taught_words
+from haiftrace.reports.word_evidence import merge_words, split_punctuation, strongest
+from haiftrace.reports.word_pairs import ARROW, AttributedWord, attributed_words
 
 MOST_BYTES = 1_000_000  # a step's summary holds 1 MiB
 _NAME = 60  # characters of an id or a type
@@ -47,21 +52,21 @@ _ACTS = re.compile(r"[!-/:-@\[-`{-~]")  # all of ASCII's punctuation
 def render_markdown(report: Report) -> str:
     """The report in GitHub's Markdown, within the size of a step's summary.
 
-    Findings that do not fit are left out from the end, and their number is told: rows of the table
+    Findings that do not fit are left out from the end, and their number is given: rows of the table
     take a fourth of the size at most, details the rest.
     """
-    findings = [f for f in report.findings if report.gate is None or is_told(f)]
+    findings = [f for f in report.findings if report.gate is None or is_reported(f)]
     head = "\n".join(_head(report, findings))
     foot = "\n".join(_foot(report))
     room = MOST_BYTES - len(head.encode()) - len(foot.encode()) - 400  # 400: what is left out
-    table, shown = _fitting([_row(f) for f in findings], room // 4, "\n")
+    table, rows = _fitting([_row(f) for f in findings], room // 4, "\n")
     if table:
         columns = "| Finding | Value | Kind | p | Source |\n|---|---|---|---:|---|\n"
-        table = f"{columns}{table}\n{_left_out(len(findings) - shown, 'row')}"
+        table = f"{columns}{table}\n{_left_out(len(findings) - rows, 'row')}"
     details = ["\n".join(_details(n, f)) for n, f in enumerate(findings, 1)]
-    body, told = _fitting(details, room - len(table.encode()), "\n\n")
-    parts = [head, table, body, _left_out(len(findings) - told, "finding"), foot]
-    return "\n\n".join(part for part in parts if part.strip()) + "\n"
+    body, described = _fitting(details, room - len(table.encode()), "\n\n")
+    blocks = [head, table, body, _left_out(len(findings) - described, "finding"), foot]
+    return "\n\n".join(block for block in blocks if block.strip()) + "\n"
 
 
 def literal(text: str) -> str:
@@ -75,14 +80,14 @@ def code(text: str, most: int = _TEXT) -> str:
     return f"<code>{literal(short(text, most)).replace('&#64;', '<span>&#64;</span>')}</code>"
 
 
-def _fitting(parts: list[str], room: int, separator: str) -> tuple[str, int]:
-    """As many parts as `room` bytes hold, joined, and how many."""
+def _fitting(blocks: list[str], room: int, separator: str) -> tuple[str, int]:
+    """The first blocks that `room` bytes hold, joined, and their number."""
     kept: list[str] = []
-    for part in parts:
-        room -= len(part.encode()) + len(separator)
+    for block in blocks:
+        room -= len(block.encode()) + len(separator)
         if room < 0:
             break
-        kept.append(part)
+        kept.append(block)
     return separator.join(kept), len(kept)
 
 
@@ -100,10 +105,10 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
         yield ""
         yield f"{count_text(len(findings), 'traced response')}."
         return
-    told = gate_headline(gate)
-    yield f"## haiftrace: {told.title}"
+    decision = gate_headline(gate)
+    yield f"## haiftrace: {decision.title}"
     yield ""
-    yield f"**{literal(told.text)}** Exit code {gate.exit_code}."
+    yield f"**{literal(decision.text)}** Exit code {gate.exit_code}."
     yield ""
     counts = gate_counts(gate)
     yield "| " + " | ".join(name for name, _ in counts) + " |"
@@ -129,11 +134,11 @@ def _row(finding: Finding) -> str:
 
 
 def _details(number: int, finding: Finding) -> Iterator[str]:
-    told = headline(finding)
+    summary = headline(finding)
     name = code(finding.probe.id, _NAME) if finding.probe is not None else f"finding {number}"
-    yield f"<details><summary>{name}: {finding.kind or told.title.lower()}</summary>"
+    yield f"<details><summary>{name}: {finding.kind or summary.title.lower()}</summary>"
     yield ""
-    yield f"**{told.title}.** {code(told.text)}"
+    yield f"**{summary.title}.** {code(summary.text)}"
     yield ""
     if finding.suppressed is not None:
         yield f"Does not count – {code(suppression_text(finding))}"
@@ -148,7 +153,7 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
         yield f"- Warning: {code(note)}"
     above, below = split_at_alpha(finding)
     for record in above[:_RECORDS]:
-        yield from _record(finding, record)
+        yield from _record(record)
     if below:
         yield ""
         hidden = count_text(len(below), "further record")
@@ -161,7 +166,7 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
     yield "</details>"
 
 
-def _record(finding: Finding, record: RecordEvidence) -> Iterator[str]:
+def _record(record: RecordEvidence) -> Iterator[str]:
     figures = [f"score {literal(score_text(record.score))}"]
     if record.p_value is not None:
         figures.append(f"p {literal(p_text(record.p_value))}")
@@ -172,28 +177,25 @@ def _record(finding: Finding, record: RecordEvidence) -> Iterator[str]:
     yield ""
     yield f"> {code(record.text)}"
     words = merge_words(record)
-    as_share = has_shares(record.score, [word.evidence for word in words])
+    as_percent = has_percentages(record.score, [word.evidence for word in words])
     listed = [
-        f"{code(word_parts(word)[1], _NAME)} "
-        f"{literal(share_text(word.evidence, record.score, as_share=as_share))}"
+        f"{code(split_punctuation(word)[1], _NAME)} "
+        f"{literal(percent_text(word.evidence, record.score, as_percent=as_percent))}"
         for word in strongest(words, _WORDS_FROM)[:_WORDS]
     ]
-    taught = taught_words(finding, record)
     if listed:
         yield ""
-        title = "Share of score" if as_share else "Evidence"
-        # Of the response as one, pairs say what the record's words say.
-        as_one = bool(taught) and is_asked_as_one(record)
-        asked = f"{code(taught[0].word, _NAME)} {ARROW} " if as_one else ""
-        yield f"{title}: {asked}{', '.join(listed)}"
-    if taught and not is_asked_as_one(record):
+        title = "Share of score" if as_percent else "Evidence"
+        yield f"{title}: {', '.join(listed)}"
+    attributed = attributed_words(record)
+    if attributed:
         yield ""
-        yield f"Taught: {'; '.join(_taught(row) for row in taught)}"
+        yield f"Taught: {'; '.join(_attributed(row) for row in attributed)}"
 
 
-def _taught(row: Taught) -> str:
-    by = (f"{code(teacher.word, _NAME)} {literal(teacher.share)}" for teacher in row.by)
-    return f"{code(row.word, _NAME)} {ARROW} {', '.join(by)}"
+def _attributed(row: AttributedWord) -> str:
+    sources = (f"{code(source.text, _NAME)} {literal(source.percent)}" for source in row.sources)
+    return f"{code(row.text, _NAME)} {ARROW} {', '.join(sources)}"
 
 
 def _foot(report: Report) -> Iterator[str]:

@@ -7,9 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from haiftrace.findings import Finding, RecordEvidence
-from haiftrace.reports.formatting import has_shares, share_text
+from haiftrace.reports.formatting import has_percentages, percent_text
 from haiftrace.reports.sanitize import inert
-from haiftrace.reports.word_evidence import WordEvidence, merge_words, strongest, word_parts
+from haiftrace.reports.word_evidence import (
+    WordEvidence,
+    merge_words,
+    split_punctuation,
+    strongest,
+)
 
 # A word's level, by its evidence relative to the strongest word of all records of the finding.
 _LEVELS = (0.05, 0.2, 0.5)
@@ -35,7 +40,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Group:
+class Segment:
     """Pieces that are one private value of a type, or, with an empty type, plain text."""
 
     private: str
@@ -71,16 +76,16 @@ class PrivateValues:
 
     def find(self, text: str) -> list[tuple[int, int, str]]:
         """(start, end, type) of each, in order, none overlapping another."""
-        found: list[tuple[int, int, str]] = []
+        spans: list[tuple[int, int, str]] = []
         if self._pattern is not None:
             for match in self._pattern.finditer(text):
-                found.append((*match.span(), self._types[match[0]]))
+                spans.append((*match.span(), self._types[match[0]]))
         if self._masked and "•" in text:
             for match in _MASKED.finditer(text):
                 start, end = match.span()
-                if not any(left < end and start < right for left, right, _ in found):
-                    found.append((start, end, "private"))
-        return sorted(found)
+                if not any(left < end and start < right for left, right, _ in spans):
+                    spans.append((start, end, "private"))
+        return sorted(spans)
 
 
 def shown(text: str) -> str:
@@ -96,33 +101,33 @@ def peak_evidence(records: Sequence[RecordEvidence]) -> float:
     )
 
 
-def record_groups(record: RecordEvidence, peak: float, private: PrivateValues) -> list[Group]:
+def record_segments(record: RecordEvidence, peak: float, private: PrivateValues) -> list[Segment]:
     """A record's text with its words marked; `peak` is the evidence that the deepest shade means.
 
     A word without a mark joins the text around it: most words of a record carry next to nothing.
     """
     words = merge_words(record)
     evidence = [word.evidence for word in words]
-    as_share = has_shares(record.score, evidence)
+    as_percent = has_percentages(record.score, evidence)
     numbered = {id(word) for word in strongest(words, _NUMBERED_FROM)[:_NUMBERED]}
     spans: list[_Span] = []
     for word in words:
         mark = _mark(word, peak)
         if not mark and id(word) not in numbered:
             continue
-        number = share_text(word.evidence, record.score, as_share=as_share)
-        title = f"{number} of the score" if as_share else f"evidence {number}"
+        number = percent_text(word.evidence, record.score, as_percent=as_percent)
+        title = f"{number} of the score" if as_percent else f"evidence {number}"
         spans.extend(_word_spans(word, mark, title, number if id(word) in numbered else ""))
-    return list(_groups(record.text, spans, private.find(record.text)))
+    return list(_segments(record.text, spans, private.find(record.text)))
 
 
-def text_groups(text: str, traced: str | None, private: PrivateValues) -> list[Group]:
-    """A prompt or a response, the traced part of it marked."""
+def text_segments(text: str, traced: str | None, private: PrivateValues) -> list[Segment]:
+    """A prompt or a response, the traced span of it marked."""
     start = text.find(traced) if traced else -1
     spans = []
     if traced and start >= 0:
         spans.append(_Span(start, start + len(traced), Piece("", "traced", "the part traced")))
-    return list(_groups(text, spans, private.find(text)))
+    return list(_segments(text, spans, private.find(text)))
 
 
 def level(evidence: float, peak: float) -> int:
@@ -132,12 +137,12 @@ def level(evidence: float, peak: float) -> int:
 
 def _mark(word: WordEvidence, peak: float) -> str:
     depth = level(word.evidence, peak)
-    side = "for" if word.evidence > 0 else "against"
-    return f"{side}{depth}" if depth else ""
+    direction = "for" if word.evidence > 0 else "against"
+    return f"{direction}{depth}" if depth else ""
 
 
 def _word_spans(word: WordEvidence, mark: str, title: str, number: str) -> Iterator[_Span]:
-    opening, core, _ = word_parts(word)
+    opening, core, _ = split_punctuation(word)
     if word.start < word.end and word.text.strip(" "):
         start = word.start + len(opening)
         yield _Span(start, start + len(core), Piece("", mark, title, number))
@@ -145,24 +150,24 @@ def _word_spans(word: WordEvidence, mark: str, title: str, number: str) -> Itera
         yield _Span(word.start, word.end, Piece(core, mark, title, number))
 
 
-def _groups(
+def _segments(
     text: str, spans: Sequence[_Span], private: Sequence[tuple[int, int, str]]
-) -> Iterator[Group]:
-    """The whole text as groups: private spans with the pieces in them, and what is between."""
+) -> Iterator[Segment]:
+    """All of the text as segments: private spans with their pieces, and what is between them."""
     at = 0
     for start, end, kind in (*private, (len(text), len(text), "")):
         outside = tuple(_pieces(text, spans, at, start, is_last=start == len(text)))
         if outside:
-            yield Group("", outside)
+            yield Segment("", outside)
         if start < end:
-            yield Group(inert(kind), tuple(_pieces(text, spans, start, end, is_last=False)))
+            yield Segment(inert(kind), tuple(_pieces(text, spans, start, end, is_last=False)))
         at = max(at, end)
 
 
 def _pieces(
     text: str, spans: Sequence[_Span], start: int, end: int, *, is_last: bool
 ) -> Iterator[Piece]:
-    """The pieces of `text[start:end]`; a span that is cut bears its number in its last part."""
+    """The pieces of `text[start:end]`; a span that is cut bears its number in its last piece."""
     at = start
     for span in spans:
         if span.start == span.end:

@@ -1,4 +1,4 @@
-"""What a finding and a gate mean, in words that every report uses; plain text, not yet inert."""
+"""What a finding and a gate mean, in the words of all reports; plain text, not yet inert."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def finding_p(finding: Finding, without: str) -> str:
     return without if verdict is None or verdict.p_value is None else p_text(verdict.p_value)
 
 
-def is_told(finding: Finding) -> bool:
-    """Whether an audit tells of it: a leak, or what could not be decided; clean probes count."""
+def is_reported(finding: Finding) -> bool:
+    """Whether an audit reports it: a leak, or what could not be decided; clean probes count."""
     verdict = finding.verdict
     is_unsure = verdict is not None and verdict.decision == "inconclusive"
     return finding.kind is not None or is_unsure
@@ -57,15 +57,15 @@ def traced_to(finding: Finding) -> RecordEvidence | None:
 
 
 def clears(record: RecordEvidence, verdict: Verdict) -> bool:
-    """Whether a record is beyond what chance alone reaches, at the alpha asked for."""
+    """Whether a record is beyond what chance alone reaches, at the verdict's alpha."""
     return record.p_value is not None and record.p_value <= verdict.alpha
 
 
 def split_at_alpha(finding: Finding) -> tuple[Sequence[RecordEvidence], Sequence[RecordEvidence]]:
     """The records down to the last one that clears alpha, and those below it.
 
-    Without a verdict, and where an inconclusive one leaves nothing above, no line can be drawn and
-    all records are above. What a response is traced to is above, whatever is known of the others.
+    Without a verdict, and where an inconclusive one leaves nothing above, there is no line and all
+    records are above. What a response is traced to is above, whatever is known of the others.
     """
     verdict, records = finding.verdict, finding.records
     if verdict is None:
@@ -123,9 +123,9 @@ def reasons_to_believe(finding: Finding) -> list[str]:
         if null is None:
             sentences.append(f"{figure} for a {what}{value}.")
         else:
-            reaching = max(round(verdict.p_value * (null.draws + 1)) - 1, 0)
+            reaching = max(round(verdict.p_value * (null.samples + 1)) - 1, 0)
             sentences.append(
-                f"{figure}: of {count_text(null.draws, 'control')} whose source was left out,"
+                f"{figure}: of {count_text(null.samples, 'control')} whose source was left out,"
                 f" {reaching:,} reached this {what}{value}."
             )
     if null is not None and null.threshold is not None:
@@ -138,10 +138,10 @@ def reasons_to_believe(finding: Finding) -> list[str]:
         )
     if verdict.power is not None:
         missed = " So a source may be there and be missed." if verdict.power < 0.95 else ""
-        asks_power = verdict.decision == "no source found"
+        mentions_misses = verdict.decision == "no source found"
         sentences.append(
             f"Of controls whose source is there, {verdict.power:.0%} are found."
-            f"{missed if asks_power else ''}"
+            f"{missed if mentions_misses else ''}"
         )
     return sentences
 
@@ -228,7 +228,7 @@ def gate_step(gate: Gate) -> str:
 
 
 def gate_rule(gate: Gate) -> str:
-    """What the gate was told to do."""
+    """On what the gate fails."""
     if gate.fail_on == "none":
         return "Told never to fail on a leak (--fail-on none)."
     which = "leak" if gate.fail_on == "leak" else "traced leak"

@@ -1,8 +1,7 @@
-"""Report files: which format a path asks for, whether it can be written, and writing it whole."""
+"""Report files: which format a path asks for, whether it can be written, and writing it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import sys
@@ -10,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from haiftrace.atomic_write import write_atomically
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
 from haiftrace.reports.html_report import render_html
@@ -58,7 +58,7 @@ def check_outputs(paths: Iterable[str | Path]) -> None:
 def write_report(report: Report, path: str | Path) -> None:
     """Write a report in the format that the suffix of `path` names; `-` writes JSON to stdout.
 
-    The file is there whole or not at all, replaces a former one, and only its owner may read it
+    The file is there complete or not at all, replaces a former one, and only its owner may read it
     (mode 0600), since it holds training text. A symbolic link is followed.
 
     Raises:
@@ -80,9 +80,9 @@ def _renderer(name: str) -> Callable[[Report], str]:
     if suffix.lower() in RENDERERS:
         return RENDERERS[suffix.lower()]
     known = ", ".join(RENDERERS)
-    found = f"the suffix '{suffix}' of '{name}'" if suffix else f"'{name}' without a suffix"
+    given = f"the suffix '{suffix}' of '{name}'" if suffix else f"'{name}' without a suffix"
     raise OutputError(
-        f"The format of a report follows from the suffix of its path, and {found} names none "
+        f"The format of a report follows from the suffix of its path, and {given} names none "
         f"(known: {known}).",
         "Use for example -o report.json, or -o - for JSON on stdout.",
     )
@@ -133,33 +133,6 @@ def _unwritable(name: str, error: OSError) -> OutputError:
         f"The report cannot be written to '{name}': {reason}.",
         "Choose a path in a directory that you may write to, with space left on its disk.",
     )
-
-
-def write_atomically(target: Path, document: bytes) -> None:
-    """Create or replace a file in one step, readable by its owner only. Raises OSError."""
-    # mkstemp creates the file with mode 0600; the name must not outgrow the target's own limits.
-    handle, temporary = tempfile.mkstemp(prefix=".haiftrace-", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_directory(target.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the rename itself durable, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _write_stdout(document: bytes) -> None:

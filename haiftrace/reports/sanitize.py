@@ -24,7 +24,7 @@ _JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
 _VARIATIONS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _SIGNS = {"\n": "↵", "\r": "↵", "\r\n": "↵", "\t": "⇥", "\x7f": "^?"}
 
-# What the reports draw themselves, for a terminal that cannot show more than ASCII.
+# The reports' own signs, for a terminal that cannot show more than ASCII.
 _PLAIN_SIGNS = str.maketrans(
     {
         "…": "...",
@@ -47,7 +47,7 @@ def inert(text: str) -> str:
 
     Line breaks become `↵`, tabs `⇥`, other control characters of ASCII their caret notation
     (`^[`), what is invisible or reorders text its code point (`<U+202E>`), half a surrogate pair
-    U+FFFD. The joiners and variation selectors that emoji and some scripts are spelled with stay.
+    U+FFFD. The joiners and variation selectors in the spelling of emoji and of scripts stay.
     """
     return _STEERS.sub(_sign, text)
 
@@ -79,16 +79,16 @@ def encodable(text: str, encoding: str) -> str:
 
 
 def _sign(match: re.Match[str]) -> str:
-    found = match[0]
-    if found in _SIGNS:
-        return _SIGNS[found]
-    code = ord(found)
+    steering = match[0]
+    if steering in _SIGNS:
+        return _SIGNS[steering]
+    code = ord(steering)
     if code < 0x20:
         return f"^{chr(0x40 + code)}"
     if 0xD800 <= code <= 0xDFFF:
         return "�"
     if _spells_something(match.string, match.start()):
-        return found
+        return steering
     return f"<U+{code:04X}>"
 
 
@@ -108,7 +108,7 @@ def _spells_something(text: str, at: int) -> bool:
 
 
 def _joinable(character: str) -> bool:
-    """Whether it is an emoji or its modifier, or a letter of a script that uses joiners."""
+    """Whether it is an emoji or its modifier, or a letter of a script that has joiners."""
     if not character or character.isascii() or _STEERS.match(character):
         return False
     category = unicodedata.category(character)

@@ -1,8 +1,8 @@
 """SARIF 2.1.0, for code scanning: each leak a result, at the record that taught it or its probe.
 
-SARIF files are uploaded to where many may read them. So the text of prompts, responses and commands
-goes into one only when the report is masked; nothing of a record's text ever does. Places are
-relative to the repository, since code scanning refuses absolute paths and URL schemes.
+SARIF files are uploaded to where others may read them. So the text of prompts, responses and
+commands goes into a file only when the report is masked; nothing of a record's text ever does.
+Places are relative to the repository, since code scanning refuses absolute paths and URL schemes.
 (OASIS, SARIF version 2.1.0.)
 """
 
@@ -61,7 +61,7 @@ def render_sarif(report: Report, root: Path | None = None) -> str:
     """The leaks of a report as a SARIF log.
 
     Args:
-        report: masked, or else what was asked and answered is left out.
+        report: masked, or else prompts and responses are left out.
         root: directory that places are relative to: the repository that holds the working
             directory, or else that directory itself, when None.
 
@@ -155,47 +155,47 @@ def _invocation(report: Report, left_out: int) -> dict[str, Any]:
 def _gate_notifications(gate: Gate | None) -> list[dict[str, Any]]:
     if gate is None:
         return []
-    found = [_notification("note", reason) for reason in gate.reasons]
+    notifications = [_notification("note", reason) for reason in gate.reasons]
     if gate.partial:
-        found.append(
+        notifications.append(
             _notification("error", "The audit was interrupted: these results are a part of it.")
         )
     if not gate.probes:
-        found.append(_notification("error", "The audit asked nothing: it had no probes."))
-    return found
+        notifications.append(_notification("error", "The audit asked nothing: it had no probes."))
+    return notifications
 
 
 def _other_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
-    found = []
+    notifications = []
     notes = Counter(note for finding in report.findings for note in finding.notes)
     if report.masked:
-        found += [_notification("warning", note) for note in sorted(notes)][:100]
+        notifications += [_notification("warning", note) for note in sorted(notes)][:100]
     unsure = sum(
         f.verdict is not None and f.verdict.decision == "inconclusive" for f in report.findings
     )
     if unsure:
-        found.append(
+        notifications.append(
             _notification(
                 "warning", f"Of {count_text(unsure, 'response')} the source stays inconclusive."
             )
         )
     others = sum(finding.kind is None for finding in report.findings)
     if others and report.gate is None:
-        found.append(
+        notifications.append(
             _notification(
                 "note",
                 f"{count_text(others, 'traced response')} not judged to be a leak: no result here.",
             )
         )
     if left_out:
-        found.append(
+        notifications.append(
             _notification(
                 "warning",
                 f"{left_out:,} further leaks were left out: code scanning takes at most"
                 f" {MOST_RESULTS:,} results and 10 MB compressed. The JSON report holds them all.",
             )
         )
-    return found
+    return notifications
 
 
 def _notification(level: str, text: str) -> dict[str, Any]:
@@ -238,22 +238,20 @@ def _result(finding: Finding, masked: bool, root: Path) -> dict[str, Any]:
 
 def _message(finding: Finding, masked: bool) -> str:
     what = leaked_types(finding) or "private value"
-    asked = f" to probe {finding.probe.id}" if finding.probe is not None else ""
-    parts = [f"The checkpoint's answer{asked} holds what it must not say ({what})."]
+    probe = f" to probe {finding.probe.id}" if finding.probe is not None else ""
+    sentences = [f"The checkpoint's answer{probe} holds what it must not say ({what})."]
     source, verdict = _source(finding), finding.verdict
     if source is not None:
-        sure = (
-            "" if verdict is None or verdict.p_value is None else f" (p {p_text(verdict.p_value)})"
-        )
-        parts.append(f"It is traced{sure} to {place_text(source)}: {_means(finding)}.")
+        p = "" if verdict is None or verdict.p_value is None else f" (p {p_text(verdict.p_value)})"
+        sentences.append(f"It is traced{p} to {place_text(source)}: {_means(finding)}.")
     elif verdict is not None and verdict.decision == "inconclusive":
-        parts.append("Whether this corpus holds its source is open.")
+        sentences.append("Whether this corpus holds its source is open.")
     else:
-        parts.append("No source was found in this corpus.")
+        sentences.append("No source was found in this corpus.")
     if masked:
-        parts.append(f'Asked: "{_quoted(finding.prompt)}"')
-        parts.append(f'Answered: "{_quoted(finding.response)}"')
-    return _escaped(" ".join(parts), most=4 * _MOST_CHARACTERS)
+        sentences.append(f'Asked: "{_quoted(finding.prompt)}"')
+        sentences.append(f'Answered: "{_quoted(finding.response)}"')
+    return _escaped(" ".join(sentences), most=4 * _MOST_CHARACTERS)
 
 
 def _means(finding: Finding) -> str:

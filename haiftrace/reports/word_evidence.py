@@ -14,14 +14,14 @@ CLOSERS = "\"'”’)]}.,;:!?…。，、；：！？）」』》〉】"
 
 @dataclass(frozen=True)
 class WordEvidence:
-    """A word of a record's text and the share of the score that its tokens carry together.
+    """A word of a record's text and what its tokens contribute to the score together.
 
     Attributes:
         text: `record.text[start:end]`; for tokens that cover no text the token's own text, which
             may be empty.
         start, end: character offsets in the record's `text`; equal where no text is covered.
         evidence: sum over the word's tokens, in units of the score.
-        loss: sum over the word's tokens, in nats: how surprising the whole word was.
+        loss: sum over the word's tokens, in nats: how surprising the word was.
     """
 
     text: str
@@ -64,15 +64,15 @@ def strongest(words: Sequence[WordEvidence], least: float) -> list[WordEvidence]
     ]
 
 
-def word_parts(word: WordEvidence) -> tuple[str, str, str]:
-    """A word without the punctuation around it, and that; a name for what shows no letter."""
+def split_punctuation(word: WordEvidence) -> tuple[str, str, str]:
+    """Opening punctuation, the word itself, closing punctuation; a name for what has no letter."""
     if word.text and word.start == word.end:
         return "", word.text, ""
-    return text_parts(word.text)
+    return split_text_punctuation(word.text)
 
 
-def text_parts(text: str) -> tuple[str, str, str]:
-    """The same of a word's text alone."""
+def split_text_punctuation(text: str) -> tuple[str, str, str]:
+    """The same for a word's text alone."""
     if not text:
         return "", "(special token)", ""
     if not text.strip(" "):

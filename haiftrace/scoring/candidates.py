@@ -1,4 +1,4 @@
-"""Which windows are scored exactly: what the index's token vectors propose for a question."""
+"""Which windows are scored exactly: what the index's token vectors propose for a query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from haiftrace.engine import Batch, TokenSimilarity
 
 CANDIDATES = 256
-"""Windows that are scored exactly where nothing else is said."""
+"""Windows that are scored exactly by default."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Candidates:
         self._similarity = similarity
         self._sample = sample
 
-    def of(self, questions: Sequence[Batch], budget: SearchBudget) -> list[Collection[int]]:
-        """Rows to be scored exactly for each question: all where none are proposed."""
+    def of(self, queries: Sequence[Batch], budget: SearchBudget) -> list[Collection[int]]:
+        """Rows to be scored exactly for each query: all where none are proposed."""
         if budget.exact or not self.proposes(budget.candidates):
-            return [range(len(self._index)) for _ in questions]
-        return list(self._estimates.proposed(questions, budget.candidates))
+            return [range(len(self._index)) for _ in queries]
+        return list(self._estimates.proposed(queries, budget.candidates))
 
     def proposes(self, count: int) -> bool:
         """Whether the index is larger than so many windows, and its vectors can be searched."""

@@ -20,7 +20,8 @@ def load_indexed(index: Index, model: str | None, device: str) -> Checkpoint:
     Raises:
         HaiftraceError: it cannot be loaded, or is another one.
     """
-    from haiftrace.checkpoint.load import checkpoint_fingerprint, load_checkpoint
+    from haiftrace.checkpoint.files import checkpoint_fingerprint
+    from haiftrace.checkpoint.load import load_checkpoint
 
     path = model or index.settings["model_path"]
     if Path(path).is_dir() and checkpoint_fingerprint(Path(path)) != index.fingerprints["weights"]:

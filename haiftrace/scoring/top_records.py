@@ -1,4 +1,4 @@
-"""The best records by their best window, in memory that does not grow with the corpus."""
+"""The records with the largest scores, in memory that does not grow with the evidence of others."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from haiftrace.store import StoredWindow
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredWindow:
     """A window and its score.
 
     Attributes:
         cosine: None where the method has no record-side vector to take an angle with.
-        evidence: [T] each token's share of the score, which is their sum.
-        pairs: [T] for each position of a query token, its part of `evidence`; None stands for the
-            response as one. Only of methods in which tokens meet.
-        layers: each layer's share of the score, from the first on; None where layers are not
+        evidence: [T] what each token adds to the score, which is their sum.
+        pairs: [T] for each position of a query token, what it and each token add to the score; None
+            of methods that take the query as one vector.
+        layers: what each layer adds to the score, from the first on; None where layers are not
             judged by themselves.
     """
 
@@ -28,51 +28,61 @@ class Scored:
     score: float
     cosine: float | None
     evidence: np.ndarray
-    pairs: Mapping[int | None, np.ndarray] | None = None
+    pairs: Mapping[int, np.ndarray] | None = None
     layers: tuple[float, ...] | None = None
 
 
-class Best:
-    """Keeps the `top` best records, each by its best window; ties by order in the corpus."""
+class TopRecords:
+    """Keeps the `top` records that score highest, each by its best window, and all scores.
+
+    Ties are by order in the corpus.
+    """
 
     def __init__(self, top: int) -> None:
         self._top = top
-        self._best: dict[int, Scored] = {}
-
-    def add(self, scored: Scored) -> None:
-        """One window more."""
-        known = self._best.get(scored.window.record)
-        if known is None or scored.score > known.score:
-            self._best[scored.window.record] = scored
-        if len(self._best) > 2 * self._top + 64:
-            self._best = dict(self._ordered())
-
-    def result(self) -> list[Scored]:
-        """Best first."""
-        return [scored for _, scored in self._ordered()]
-
-    def _ordered(self) -> list[tuple[int, Scored]]:
-        ordered = sorted(self._best.items(), key=lambda item: (-item[1].score, item[0]))
-        return ordered[: self._top]
-
-
-class Tally(Best):
-    """The best records, and the score of every window that was scored."""
-
-    def __init__(self, top: int) -> None:
-        super().__init__(top)
+        self._by_record: dict[int, ScoredWindow] = {}
         self._rows, self._scores = array("q"), array("d")
 
-    def add(self, scored: Scored) -> None:
-        """One window more."""
-        super().add(scored)
-        self.note(scored.window.row, scored.score)
+    def add(self, scored: ScoredWindow) -> None:
+        """A window with its evidence."""
+        known = self._by_record.get(scored.window.record)
+        if known is None or scored.score > known.score:
+            self._by_record[scored.window.record] = scored
+        if len(self._by_record) > 2 * self._top + 64:
+            self._by_record = dict(self._ordered())
+        self.add_score(scored.window.row, scored.score)
 
-    def note(self, row: int, score: float) -> None:
-        """A window that is known not to be among the best."""
+    def add_score(self, row: int, score: float) -> None:
+        """A window that is known not to be of the records that score highest."""
         self._rows.append(row)
         self._scores.append(score)
 
+    def result(self) -> tuple[ScoredWindow, ...]:
+        """The records, best first."""
+        return tuple(scored for _, scored in self._ordered())
+
     def scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows [n] and their scores [n], in the order in which they came."""
-        return np.array(self._rows, dtype=np.int64), np.array(self._scores)
+        """Rows [K], ascending, and their scores [K]."""
+        rows_K, scores_K = np.array(self._rows, dtype=np.int64), np.array(self._scores)
+        order = np.argsort(rows_K, kind="stable")
+        return rows_K[order], scores_K[order]
+
+    def _ordered(self) -> list[tuple[int, ScoredWindow]]:
+        ordered = sorted(self._by_record.items(), key=lambda item: (-item[1].score, item[0]))
+        return ordered[: self._top]
+
+
+def top_rows(scores_K: np.ndarray, rows_K: np.ndarray, record_N: np.ndarray, top: int) -> list[int]:
+    """The best row of each of the `top` records that score highest, ties by order in the corpus.
+
+    Args:
+        scores_K, rows_K: of the windows that were scored, rows ascending.
+        record_N: the record of every window of the index.
+    """
+    rows: dict[int, int] = {}
+    for k in np.argsort(-scores_K, kind="stable"):
+        row = int(rows_K[k])
+        rows.setdefault(int(record_N[row]), row)
+        if len(rows) == top:
+            break
+    return list(rows.values())

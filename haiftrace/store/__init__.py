@@ -1,4 +1,4 @@
-"""The index on disk: private, atomic, resumable. This page is the whole public surface."""
+"""The index on disk: private, atomic, resumable. All that is public is named here."""
 
 from haiftrace.store.manifest import (
     FORMAT_VERSION,
@@ -10,9 +10,9 @@ from haiftrace.store.manifest import (
     Totals,
 )
 from haiftrace.store.reader import Index
-from haiftrace.store.rows import SCALAR_COLUMNS, StoredWindow, Window, WindowRow
+from haiftrace.store.rows import SCALAR_COLUMNS, IndexedWindow, StoredWindow, WindowRow
 from haiftrace.store.supplements import SupplementWriter
-from haiftrace.store.token_codes import encoded
+from haiftrace.store.token_codes import encode_signs
 from haiftrace.store.writer import IndexWriter, ResumePoint
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "FileEntry",
     "Index",
     "IndexWriter",
+    "IndexedWindow",
     "Layout",
     "Manifest",
     "ResumePoint",
@@ -29,7 +30,6 @@ __all__ = [
     "SupplementEntry",
     "SupplementWriter",
     "Totals",
-    "Window",
     "WindowRow",
-    "encoded",
+    "encode_signs",
 ]

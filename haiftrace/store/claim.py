@@ -56,28 +56,29 @@ class Claim:
     discarded: int
 
 
-def claim(root: Path, wanted: Manifest, *, overwrite: bool) -> Claim:
-    """Lock `root` and bring it to the state from which `wanted` can be made.
+def claim(root: Path, new_manifest: Manifest, *, overwrite: bool) -> Claim:
+    """Lock `root` and bring it to the state from which the index of `new_manifest` can be made.
 
     Raises:
         IndexStoreError: it holds something else, or another process is writing it.
         OSError: the disk refuses.
     """
-    _continued(root, wanted, overwrite=overwrite)  # refuse before anything is written there
+    _manifest_to_continue(root, new_manifest, overwrite=overwrite)  # refuse before any writing
     make_private_directory(root)
     lock = DirectoryLock(root)
     try:
         # Once more under the lock: from here on, nobody else changes it.
-        found = _continued(root, wanted, overwrite=overwrite)
+        old_manifest = _manifest_to_continue(root, new_manifest, overwrite=overwrite)
         discarded = 0
-        if found is None:
+        if old_manifest is None:
             # Replacing the manifest turns another index into leftovers in one step.
-            manifest = wanted
+            manifest = new_manifest
             manifest.write(root)
-        elif found.complete:
-            manifest = found
+        elif old_manifest.complete:
+            manifest = old_manifest
         else:
-            manifest, discarded = _sound_part(root, replace(found, model=wanted.model))
+            manifest = replace(old_manifest, model=new_manifest.model)
+            manifest, discarded = _without_damaged_shards(root, manifest)
         if not manifest.complete:
             _make_folders(root)
         _remove_leftovers(root, manifest)
@@ -98,8 +99,10 @@ def _make_folders(root: Path) -> None:
         make_private_directory(path)
 
 
-def _continued(root: Path, wanted: Manifest, *, overwrite: bool) -> Manifest | None:
-    # The index at `root` to go on with (or that is complete), None to begin a new one.
+def _manifest_to_continue(
+    root: Path, new_manifest: Manifest, *, overwrite: bool
+) -> Manifest | None:
+    # Of the index at `root` to go on with (or that is complete), None to begin a new one.
     if not os.path.lexists(root):
         return None
     if not root.is_dir():
@@ -107,12 +110,12 @@ def _continued(root: Path, wanted: Manifest, *, overwrite: bool) -> Manifest | N
             f"{root} is not a directory.", "Give another output directory with -o."
         )
     try:
-        found = read_manifest(root)
+        old_manifest = read_manifest(root)
     except IndexStoreError:
         if overwrite and _is_ours(root):
             return None
         raise
-    if found is None:
+    if old_manifest is None:
         ours = {LOCK_NAME, temporary_name(root / MANIFEST_NAME).name}
         if any(path.name not in ours for path in root.iterdir()):
             raise IndexStoreError(
@@ -121,22 +124,26 @@ def _continued(root: Path, wanted: Manifest, *, overwrite: bool) -> Manifest | N
             )
         return None
 
-    same = found.settings == wanted.settings and found.fingerprints == wanted.fingerprints
-    if same and not found.complete and found.tool_version == wanted.tool_version:
-        return found
+    same = (old_manifest.settings, old_manifest.fingerprints) == (
+        new_manifest.settings,
+        new_manifest.fingerprints,
+    )
+    same_version = old_manifest.tool_version == new_manifest.tool_version
+    if same and not old_manifest.complete and same_version:
+        return old_manifest
     if overwrite:
         return None
-    if same and found.complete:
-        check_files(root, found.files(), checksums=False)
-        return found
+    if same and old_manifest.complete:
+        check_files(root, old_manifest.files(), checksums=False)
+        return old_manifest
     if same:
         raise IndexStoreError(
-            f"The index {root} was begun by haiftrace {found.tool_version} and cannot be "
-            f"continued by {wanted.tool_version}.",
+            f"The index {root} was begun by haiftrace {old_manifest.tool_version} and "
+            f"cannot be continued by {new_manifest.tool_version}.",
             REBUILD_HINT,
         )
     raise IndexStoreError(
-        f"{root} holds another index: {_difference(found, wanted)}.",
+        f"{root} holds another index: {_difference(old_manifest, new_manifest)}.",
         "Replace it with --overwrite, or give another output directory with -o.",
     )
 
@@ -153,35 +160,35 @@ def _is_ours(root: Path) -> bool:
     return not (isinstance(version, int) and version > FORMAT_VERSION)
 
 
-def _difference(found: Manifest, wanted: Manifest) -> str:
-    def changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _difference(old: Manifest, new: Manifest) -> str:
+    def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
 
-    parts = [f"other {name}" for name in changed(found.fingerprints, wanted.fingerprints)]
-    for name in changed(found.settings, wanted.settings):
-        old, new = found.settings.get(name), wanted.settings.get(name)
-        parts.append(f"{name} {json.dumps(old)} there and {json.dumps(new)} now")
-    return "; ".join(parts)
+    differences = [f"other {name}" for name in changed_keys(old.fingerprints, new.fingerprints)]
+    for name in changed_keys(old.settings, new.settings):
+        old_value, new_value = old.settings.get(name), new.settings.get(name)
+        differences.append(f"{name} {json.dumps(old_value)} there and {json.dumps(new_value)} now")
+    return "; ".join(differences)
 
 
-def _sound_part(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
+def _without_damaged_shards(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
     # Records are in order and a shard knows its cursor, so all before the first damaged shard
-    # can be kept, and the rest is made again. What was kept for all of them has to be whole.
-    whole = _is_whole(root, manifest.supplement_files())
-    kept = 0
-    for shard in manifest.shards if whole else ():
-        if not _is_whole(root, [e for e in (shard.records, shard.tokens) if e is not None]):
+    # can be kept, and the rest is made again. Supplements of all shards must be intact.
+    supplements_intact = _is_intact(root, manifest.supplement_files())
+    shard_count = 0
+    for shard in manifest.shards if supplements_intact else ():
+        if not _is_intact(root, [e for e in (shard.records, shard.tokens) if e is not None]):
             break
-        kept += 1
-    if whole and kept == len(manifest.shards):
+        shard_count += 1
+    if supplements_intact and shard_count == len(manifest.shards):
         return manifest, 0
-    supplements = manifest.supplements if whole else {}
-    sound = replace(manifest, shards=manifest.shards[:kept], supplements=supplements)
-    sound.write(root)
-    return sound, len(manifest.shards) - kept
+    supplements = manifest.supplements if supplements_intact else {}
+    shortened = replace(manifest, shards=manifest.shards[:shard_count], supplements=supplements)
+    shortened.write(root)
+    return shortened, len(manifest.shards) - shard_count
 
 
-def _is_whole(root: Path, files: list[FileEntry]) -> bool:
+def _is_intact(root: Path, files: list[FileEntry]) -> bool:
     try:
         check_files(root, files, checksums=True)
     except IndexStoreError:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write aside, fsync, rename, fsync the directory.
+"""What the store needs of a disk: durable files with their checksums, directories, one writer.
 
 Everything here is private (files 0600, directories 0700), since an index holds training text.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from haiftrace.atomic_write import replace_atomically, sync_directory
 from haiftrace.errors import IndexStoreError
 
 LOCK_NAME = ".lock"
@@ -30,7 +31,7 @@ class WrittenFile:
 
 
 class HashingSink:
-    """A write-only stream that hashes what passes, so that the checksum is of what was meant."""
+    """A write-only stream that hashes what passes, so that the checksum is of what was written."""
 
     closed = False
 
@@ -51,10 +52,10 @@ class HashingSink:
         return self._bytes
 
     def flush(self) -> None:
-        """Do nothing: `replace_durably` flushes and syncs."""
+        """Do nothing: `replace_atomically` flushes and syncs."""
 
     def close(self) -> None:
-        """Do nothing: `replace_durably` owns the file."""
+        """Do nothing: `replace_atomically` owns the file."""
 
     def result(self) -> WrittenFile:
         """Checksum and size of all that was written."""
@@ -73,36 +74,16 @@ def replace_durably(target: Path, fill: Callable[[HashingSink], object]) -> Writ
         OSError: the disk is full or refuses; `target` is then the old file or, where only the
             last step failed, the new one, and never a mixture.
     """
-    temporary = temporary_name(target)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb", buffering=1 << 20) as handle:
-            os.fchmod(handle.fileno(), 0o600)
-            sink = HashingSink(handle)
-            fill(sink)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_directory(target.parent)
-    return sink.result()
+    written = WrittenFile("", 0)
 
+    def fill_hashing(file: BinaryIO) -> None:
+        nonlocal written
+        sink = HashingSink(file)
+        fill(sink)
+        written = sink.result()
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems do not know fsync of a directory; their renames are
-        # durable by other means or not at all. Anything else is a real fault.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
+    replace_atomically(target, fill_hashing, temporary=temporary_name(target))
+    return written
 
 
 def make_private_directory(directory: Path) -> None:
@@ -181,7 +162,7 @@ class DirectoryLock:
         import fcntl
 
         if self._descriptor is not None:
-            # Explicit, because a forked child may still share the open file.
+            # Explicit, because a forked child may still hold the open file.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = None

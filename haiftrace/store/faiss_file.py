@@ -51,10 +51,10 @@ def _header(empty: Any, count: int) -> bytes | None:
         return bytes(filled)
 
     probe = np.arange(empty.code_size, dtype=np.uint8)[None]
-    one = faiss.IndexBinaryFlat(empty.d)
-    one.add(probe)
-    known = header(1) + probe.tobytes()
-    return header(count) if known == faiss.serialize_index_binary(one).tobytes() else None
+    single = faiss.IndexBinaryFlat(empty.d)
+    single.add(probe)
+    expected = header(1) + probe.tobytes()
+    return header(count) if expected == faiss.serialize_index_binary(single).tobytes() else None
 
 
 def open_codes(path: Path, dim: int, count: int) -> Any:

@@ -74,7 +74,7 @@ def read_manifest(root: Path) -> Manifest | None:
 
 
 def check_files(root: Path, entries: list[FileEntry], *, checksums: bool) -> None:
-    """Compare files with their entries: existence and size, and the checksum if asked.
+    """Compare files with their entries: existence and size, and the checksum on request.
 
     Raises:
         IndexStoreError: naming the first file that differs.

@@ -1,4 +1,4 @@
-"""Parquet files of the index: written the same for the same rows, read in parts, checked."""
+"""Parquet files of the index: written the same for the same rows, read by columns, checked."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def open_parquet(path: Path, rows: int) -> pq.ParquetFile:
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, "cannot be read") from error
     if file.metadata.num_rows != rows:
-        found = file.metadata.num_rows
+        count = file.metadata.num_rows
         file.close()
-        raise _damaged(path, f"has {found} rows instead of {rows}")
+        raise _damaged(path, f"has {count} rows instead of {rows}")
     return file
 
 
@@ -105,8 +105,8 @@ def lists(values: Sequence[Sequence[Any] | np.ndarray], kind: Any) -> Any:
     import pyarrow as pa
 
     numbers = kind.value_type.to_pandas_dtype()
-    arrays = [np.asarray(each, dtype=numbers) for each in values]
-    starts = np.concatenate([[0], np.cumsum([len(each) for each in arrays])]).astype(np.int32)
+    arrays = [np.asarray(value, dtype=numbers) for value in values]
+    starts = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
     flat = np.concatenate(arrays) if arrays else np.zeros(0, dtype=numbers)
     return pa.ListArray.from_arrays(pa.array(starts), pa.array(flat, kind.value_type), type=kind)
 

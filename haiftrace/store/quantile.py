@@ -35,8 +35,8 @@ def streamed_quantile(chunks: Callable[[], Iterator[np.ndarray]], quantile: floa
 def _order_statistic(chunks: Callable[[], Iterator[np.ndarray]], rank: int) -> float:
     """The number of that rank, from 0.
 
-    The bits of floats that are not negative order like the floats: their digits are found one by
-    one from the highest, each by a count of the numbers that agree in the digits before it.
+    The bits of floats that are not negative order like the floats: their digits are computed
+    in turn from the highest, each by a count of the numbers that agree in the digits before it.
     """
     prefix = 0
     for digit in range(_DIGITS - 1, -1, -1):
@@ -49,7 +49,7 @@ def _order_statistic(chunks: Callable[[], Iterator[np.ndarray]], rank: int) -> f
             last = (digits[alike] & np.uint64((1 << _DIGIT_BITS) - 1)).astype(np.int64)
             counts += np.bincount(last, minlength=len(counts))
         before = np.cumsum(counts) - counts
-        found = int(np.searchsorted(before + counts, rank, side="right"))
-        rank -= int(before[found])
-        prefix = (prefix << _DIGIT_BITS) | found
+        value = int(np.searchsorted(before + counts, rank, side="right"))
+        rank -= int(before[value])
+        prefix = (prefix << _DIGIT_BITS) | value
     return float(np.array([prefix], dtype=np.uint64).view(np.float64)[0])

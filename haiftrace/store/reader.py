@@ -134,8 +134,8 @@ class Index:
 
     def label_losses(self) -> np.ndarray:
         """[all label tokens] float32: their losses in nats, those of a window together."""
-        parts = [column.flatten().to_numpy() for column in self._read_column("token_loss")]
-        return np.concatenate(parts)
+        columns = self._read_column("token_loss")
+        return np.concatenate([column.flatten().to_numpy() for column in columns])
 
     def _read_column(self, name: str) -> Iterator[Any]:
         for shard in self.manifest.shards:

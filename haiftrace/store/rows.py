@@ -37,7 +37,7 @@ OBJECT_BYTES = 160
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Window:
+class IndexedWindow:
     """What is known of one window of a record.
 
     Attributes:
@@ -52,7 +52,7 @@ class Window:
         loss: mean over the labels of the cross-entropy, in nats.
         token_loss: [T] nats; only values at labels are kept, the others read as 0. Kept in float32.
         token_grad_norm: [T] norm of the token gradients that the index was made with; likewise.
-        content_hash: SHA-256 (hex) of the whole record's text; None where it was not given.
+        content_hash: SHA-256 (hex) of the record's text; None where it was not given.
         group: the value of the record's group field; None without one.
     """
 
@@ -74,7 +74,7 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WindowRow(Window):
+class WindowRow(IndexedWindow):
     """A window to be stored.
 
     Attributes:
@@ -86,7 +86,7 @@ class WindowRow(Window):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StoredWindow(Window):
+class StoredWindow(IndexedWindow):
     """A window read back.
 
     Attributes:
@@ -135,9 +135,9 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         "token_codes": (row.token_codes is None and count == 0)
         or (row.token_codes is not None and row.token_codes.shape == (length, count // 8)),
     }
-    wrong = [name for name, fits in shapes.items() if not fits]
-    if wrong:
-        raise ValueError(f"window row does not fit the index: {', '.join(wrong)}")
+    misfits = [name for name, fits in shapes.items() if not fits]
+    if misfits:
+        raise ValueError(f"window row does not fit the index: {', '.join(misfits)}")
 
     place = row.path if row.line is None else f"{row.path}:{row.line}"
     place = place.encode(errors="replace").decode()
@@ -159,7 +159,7 @@ def check_row(row: WindowRow, layout: Layout) -> None:
         )
 
 
-def label_numbers(row: Window) -> tuple[np.ndarray, np.ndarray]:
+def label_numbers(row: IndexedWindow) -> tuple[np.ndarray, np.ndarray]:
     """Losses and norms of the labels as they are kept, [m] float32 each."""
     labels = np.asarray(row.labels, dtype=bool)
     with np.errstate(over="ignore"):  # refused by `check_row`
@@ -168,31 +168,31 @@ def label_numbers(row: Window) -> tuple[np.ndarray, np.ndarray]:
     return losses, norms
 
 
-def row_bytes(row: Window) -> int:
+def row_bytes(row: IndexedWindow) -> int:
     """What a row takes in memory, approximately."""
     return len(row.text.encode()) + OBJECT_BYTES * (len(row.token_ids) + 1)
 
 
-def record_batch(records: Iterable[tuple[int, Sequence[Window]]]) -> pa.RecordBatch:
+def record_batch(records: Iterable[tuple[int, Sequence[IndexedWindow]]]) -> pa.RecordBatch:
     """The rows of records/ for all windows of corpus records, given with their numbers."""
     import pyarrow as pa
 
     numbered = [(number, row) for number, rows in records for row in rows]
     rows = [row for _, row in numbered]
-    kept = [label_numbers(row) for row in rows]
+    numbers = [label_numbers(row) for row in rows]
     spans = [np.asarray(row.offsets, dtype=np.int32).reshape(-1, 2) for row in rows]
     lists_of: dict[str, Sequence[Any]] = {
         "token_ids": [row.token_ids for row in rows],
         "offset_starts": [span[:, 0] for span in spans],
         "offset_ends": [span[:, 1] for span in spans],
         "labels": [row.labels for row in rows],
-        "token_loss": [losses for losses, _ in kept],
-        "token_norm": [norms for _, norms in kept],
+        "token_loss": [losses for losses, _ in numbers],
+        "token_norm": [norms for _, norms in numbers],
     }
     computed: dict[str, list[Any]] = {
         "record": [number for number, _ in numbered],
         "length": [len(row.token_ids) for row in rows],
-        "label_count": [len(losses) for losses, _ in kept],
+        "label_count": [len(losses) for losses, _ in numbers],
     }
     arrays = []
     schema = record_schema()

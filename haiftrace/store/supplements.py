@@ -71,9 +71,9 @@ class SupplementWriter:
         Returns:
             how many of its files are durable already; -1 where all of them are.
         """
-        known = self._manifest.supplements.get(name)
-        if known is not None and known.settings == plain(settings):
-            return -1 if known.complete else len(known.files)
+        entry = self._manifest.supplements.get(name)
+        if entry is not None and entry.settings == plain(settings):
+            return -1 if entry.complete else len(entry.files)
         with storage_errors(self._root):
             make_supplement_folder(self._root, name)
             self._put(name, SupplementEntry(plain(settings)))
@@ -162,7 +162,7 @@ def make_supplement_folder(root: Path, name: str) -> None:
         make_private_directory(folder)
 
 
-def kept_whole(
+def write_tensor_supplement(
     root: Path, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> SupplementEntry:
     """Write a supplement that is one file of tensors; no manifest names it yet."""
@@ -178,8 +178,8 @@ def encoded_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> 
     """A safetensors file, with strings that describe it."""
     from safetensors.torch import save
 
-    kept = {key: value.contiguous().cpu() for key, value in tensors.items()}
-    return bytes(save(kept, {key: str(value) for key, value in about.items()}))
+    contiguous = {key: value.contiguous().cpu() for key, value in tensors.items()}
+    return bytes(save(contiguous, {key: str(value) for key, value in about.items()}))
 
 
 def read_tensors(root: Path, entry: FileEntry) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -216,12 +216,12 @@ class SupplementRows:
 
     def values(self, at: int) -> dict[str, float | np.ndarray]:
         """What is kept of the window at this place of its shard."""
-        kept: dict[str, float | np.ndarray] = {}
+        values: dict[str, float | np.ndarray] = {}
         for name, column in self._columns.items():
             value = column[at]
             listed = hasattr(value, "values")
-            kept[name] = np.asarray(value.values) if listed else float(value.as_py())
-        return kept
+            values[name] = np.asarray(value.values) if listed else float(value.as_py())
+        return values
 
     def column(self, name: str) -> np.ndarray:
         """All numbers of a column, those of its lists one after the other."""

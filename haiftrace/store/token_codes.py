@@ -2,7 +2,7 @@
 
 The numbers are a random projection of unit gradients: about normal, with variance 1/K. Of x the
 signs alone are kept, and of a query q, which keeps its numbers, √(π/2K) Σ_k q_k sign(x_k) estimates
-the inner product without bias. For the same room many signs lose less of it than fewer numbers of
+the inner product without bias. In the same space many signs lose less of it than fewer numbers of
 more bits: what a projection leaves out, 1/√K, is most of the error.
 
 Shape letters: N tokens, K dimensions of a token's vector.
@@ -33,12 +33,12 @@ _SIGNS = _BITS.astype(np.float32) * 2 - 1
 """[256, 8] the signs of a byte."""
 
 
-def encoded(vectors_NK: np.ndarray) -> np.ndarray:
+def encode_signs(vectors_NK: np.ndarray) -> np.ndarray:
     """[..., K/8] uint8, the signs of vectors [..., K] as bits: 1 where a number is positive."""
     return np.packbits(np.asarray(vectors_NK) > 0, axis=-1, bitorder="little")
 
 
-def decoded(codes_NB: np.ndarray) -> np.ndarray:
+def decode_signs(codes_NB: np.ndarray) -> np.ndarray:
     """[N, K] float32: the signs times √(π/2K)."""
     dim = 8 * codes_NB.shape[1]
     scale = np.float32(math.sqrt(math.pi / (2 * dim)))
@@ -65,11 +65,11 @@ def read_codes(path: Path, file: pq.ParquetFile, group: int) -> np.ndarray:
     """
     codes = read_columns(path, file, [CODE], group).column(CODE)
     size = codes.type.byte_width
-    parts = [
+    chunks = [
         np.frombuffer(
             chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * size, offset=chunk.offset * size
         )
         for chunk in codes.chunks
     ]
-    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
+    flat = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.uint8)
     return flat.reshape(-1, size)

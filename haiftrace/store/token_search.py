@@ -1,7 +1,7 @@
 """tokens.faiss: the label tokens' vectors, for inner products with those of query tokens.
 
 A flat FAISS index of bits (see `token_codes`). Its row r is the r-th label token of the index, so
-windows own consecutive rows. It is scanned as a whole, since a score is of all tokens of a window:
+windows own consecutive rows. All of it is scanned, since a score is of all tokens of a window:
 a million tokens of 2,048 signs take a core about four seconds, for one query token or ten.
 """
 
@@ -17,7 +17,7 @@ from haiftrace.errors import IndexStoreError
 from haiftrace.store.durable import HashingSink
 from haiftrace.store.faiss_file import open_codes, write_codes
 from haiftrace.store.manifest import REBUILD_HINT
-from haiftrace.store.token_codes import decoded
+from haiftrace.store.token_codes import decode_signs
 
 _BLOCK_BYTES = 1 << 20
 """Of decoded vectors: while they stay in the cache, a scan takes a third of the time."""
@@ -54,8 +54,7 @@ class TokenSearch:
         self._dim = dim
 
     def products(self, queries_QK: np.ndarray) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
-        """Estimated inner products of every token's vector with queries', in blocks of whole
-        windows.
+        """Estimated inner products of every token's vector with queries', in blocks of windows.
 
         Memory does not grow with the index; every window is in one block, in their order.
 
@@ -70,14 +69,14 @@ class TokenSearch:
         queries_KQ = np.ascontiguousarray(queries_QK.T)
         if queries_QK.shape[1:] != (self._dim,) or not np.isfinite(queries_QK).all():
             raise ValueError(f"queries must have {self._dim} finite numbers each")
-        most = max(1, _BLOCK_BYTES // (4 * self._dim))
+        block_tokens = max(1, _BLOCK_BYTES // (4 * self._dim))
         windows, first = len(self._starts) - 1, 0
         while first < windows:
             begin = int(self._starts[first])
-            after = int(np.searchsorted(self._starts, begin + most, side="right")) - 1
+            after = int(np.searchsorted(self._starts, begin + block_tokens, side="right")) - 1
             after = max(after, first + 1)  # a window that is larger than a block
             tokens = int(self._starts[after]) - begin
-            vectors = decoded(self._index.reconstruct_n(begin, tokens))
+            vectors = decode_signs(self._index.reconstruct_n(begin, tokens))
             counts = np.diff(self._starts[first : after + 1])
             yield range(first, after), counts, vectors @ queries_KQ
             first = after

@@ -1,6 +1,6 @@
 """Writing an index: shards that are durable before the manifest names them.
 
-At every instant the manifest on disk names only whole files, so an interruption of any kind
+At every instant the manifest on disk names only complete files, so an interruption of any kind
 leaves the state before or after the current shard, never one between.
 """
 
@@ -14,29 +14,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from haiftrace import __version__
 from haiftrace.errors import HaiftraceError, IndexStoreError
 from haiftrace.store.claim import Claim, claim
-from haiftrace.store.durable import replace_durably, storage_errors
-from haiftrace.store.manifest import (
-    FileEntry,
-    Layout,
-    Manifest,
-    ShardEntry,
-    Totals,
-    plain,
-    shard_file,
-)
-from haiftrace.store.parquet import write_table
-from haiftrace.store.rows import WindowRow, check_row, record_batch, row_bytes
+from haiftrace.store.durable import storage_errors
+from haiftrace.store.manifest import Layout, Manifest, Totals, plain
+from haiftrace.store.rows import WindowRow, check_row
+from haiftrace.store.shard_buffer import BufferedRecord, write_shard
 from haiftrace.store.staged_tokens import remove_staged, write_token_file
-from haiftrace.store.supplements import kept_whole, read_tensors
-from haiftrace.store.token_codes import TOKEN_ROW_GROUP, code_batch
+from haiftrace.store.supplements import read_tensors, write_tensor_supplement
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from torch import Tensor
 
 SHARD_ROWS = 512
@@ -53,19 +41,10 @@ class ResumePoint:
 
 
 @dataclass(frozen=True)
-class _Buffered:
-    rows: list[WindowRow]  # without their codes
-    tokens: pa.RecordBatch | None
-    label_tokens: int
-    nbytes: int
-    cursor: int
-
-
-@dataclass(frozen=True)
 class _State:
-    # Replaced as a whole, so that an interrupt cannot leave manifest and buffer disagreeing.
+    # Replaced in one assignment, so that an interrupt cannot leave the two disagreeing.
     manifest: Manifest
-    buffer: list[_Buffered] = field(default_factory=list)
+    buffer: list[BufferedRecord] = field(default_factory=list)
 
 
 class IndexWriter:
@@ -124,28 +103,28 @@ class IndexWriter:
         """
         if shard_rows < 1 or shard_bytes < 1:
             raise ValueError("shard_rows and shard_bytes must be positive")
-        wanted = Manifest(
+        manifest = Manifest(
             tool_version=__version__,
             created=_now(),
             settings=plain(settings),
             fingerprints=plain(fingerprints),
             model=plain(model or {}),
         )
-        Layout.from_settings(wanted.settings)  # raises for settings that shape no rows
+        Layout.from_settings(manifest.settings)  # raises for settings that shape no rows
         root = Path(path)
         with storage_errors(root):
-            return cls(root, claim(root, wanted, overwrite=overwrite), shard_rows, shard_bytes)
+            return cls(root, claim(root, manifest, overwrite=overwrite), shard_rows, shard_bytes)
 
     @property
     def resume_after(self) -> ResumePoint:
-        """How far the durable part of the index reaches."""
+        """How far the index is durable."""
         manifest = self._state.manifest
         cursor = manifest.shards[-1].cursor if manifest.shards else 0
         return ResumePoint(manifest.totals.windows, manifest.totals.records, cursor)
 
     @property
     def totals(self) -> Totals:
-        """Sizes of the durable part of the index."""
+        """Sizes of the index as far as it is durable."""
         return self._state.manifest.totals
 
     def append_record(self, rows: Sequence[WindowRow], cursor: int) -> None:
@@ -167,7 +146,7 @@ class IndexWriter:
         for row in rows:
             check_row(row, self._layout)
         buffer = self._state.buffer
-        buffer.append(self._buffered(rows, cursor))
+        buffer.append(BufferedRecord.of(rows, cursor))
         rows_held = sum(len(item.rows) for item in buffer)
         bytes_held = sum(item.nbytes for item in buffer)
         if rows_held >= self._shard_rows or bytes_held >= self._shard_bytes:
@@ -189,14 +168,14 @@ class IndexWriter:
         state = self._state
         self._uncertain = True
         with storage_errors(self._root):
-            entry = kept_whole(self._root, name, settings, tensors)
+            entry = write_tensor_supplement(self._root, name, settings, tensors)
             supplements = {**state.manifest.supplements, name: entry}
             manifest = replace(state.manifest, supplements=supplements)
             manifest.write(self._root)
         self._state = _State(manifest, state.buffer)
         self._uncertain = False
 
-    def kept_tensors(self, name: str) -> dict[str, Tensor] | None:
+    def stored_tensors(self, name: str) -> dict[str, Tensor] | None:
         """What `keep_tensors` kept under that name, of an interrupted run too; None for nothing.
 
         Raises:
@@ -224,22 +203,12 @@ class IndexWriter:
         manifest, buffer = self._state.manifest, self._state.buffer
         if not buffer:
             return
-        number = len(manifest.shards)
-        first = manifest.totals.records
-        batches = [item.tokens for item in buffer if item.tokens is not None]
         # Stays set after any failure: the manifest on disk may then already name this shard,
         # and writing another under its number would break it.
         self._uncertain = True
         with storage_errors(self._root):
-            records = record_batch((first + n, item.rows) for n, item in enumerate(buffer))
-            shard = ShardEntry(
-                records=self._write_table(shard_file("records", number), [records], 1 << 20),
-                tokens=self._write_table(shard_file("tokens", number), batches, TOKEN_ROW_GROUP)
-                if batches
-                else None,
-                label_tokens=sum(item.label_tokens for item in buffer),
-                record_count=len(buffer),
-                cursor=cursor,
+            shard = write_shard(
+                self._root, len(manifest.shards), buffer, manifest.totals.records, cursor
             )
             manifest = replace(manifest, shards=(*manifest.shards, shard))
             manifest.write(self._root)
@@ -319,31 +288,6 @@ class IndexWriter:
             )
         if self._closed or self._state.manifest.complete:
             raise ValueError("the index is complete or its writer is closed")
-
-    def _write_table(
-        self, name: str, batches: Sequence[pa.RecordBatch], row_group_size: int
-    ) -> FileEntry:
-        rows = sum(batch.num_rows for batch in batches)
-        written = replace_durably(
-            self._root / name, lambda sink: write_table(batches, row_group_size, sink)
-        )
-        return FileEntry(name, written.sha256, written.bytes, rows)
-
-    def _buffered(self, rows: Sequence[WindowRow], cursor: int) -> _Buffered:
-        labels = [np.asarray(row.labels, dtype=bool) for row in rows]
-        codes = [
-            row.token_codes[where]
-            for row, where in zip(rows, labels, strict=True)
-            if row.token_codes is not None
-        ]
-        tokens = code_batch(np.concatenate(codes)) if codes else None
-        return _Buffered(
-            rows=[replace(row, token_codes=None) for row in rows],
-            tokens=tokens,
-            label_tokens=sum(int(where.sum()) for where in labels),
-            nbytes=sum(map(row_bytes, rows)) + (tokens.nbytes if tokens is not None else 0),
-            cursor=cursor,
-        )
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""Tokens joined into the words of their text: what a person reads as one."""
+"""Tokens joined into the words of their text, as a person reads it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Word:
     tokens: tuple[int, ...]
 
     def joined(self, other: Word) -> Word:
-        """Both as one, up to the end that is farther."""
+        """The word that spans both, up to the end that is farther."""
         return Word(self.start, max(self.end, other.end), self.tokens + other.tokens)
 
 
@@ -105,5 +105,5 @@ def _is_boundary(text: str, end: int, start: int) -> bool:
 
 
 def _extends(left: str, right: str) -> bool:
-    """Whether `right` is part of the character that `left` begins: a mark, or joined by one."""
+    """Whether `right` continues the character that `left` begins: as a mark, or after a joiner."""
     return _JOINER in (left, right) or unicodedata.category(right) in {"Mn", "Mc", "Me"}

@@ -1,4 +1,4 @@
-"""From what was scored to what a finding says: records, their tokens, the response's tokens."""
+"""From scored windows to a finding's evidence: records, their tokens, the response's tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from haiftrace.findings import (
     TokenEvidence,
 )
 from haiftrace.query.query import Query
-from haiftrace.scoring.top_records import Scored
+from haiftrace.scoring.top_records import ScoredWindow
 from haiftrace.text.words import group_words
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def weakness(mean_loss: float) -> tuple[str, ...]:
 
 
 def response_tokens(query: Query, losses: Tensor) -> tuple[ResponseToken, ...]:
-    """The traced tokens, with losses [T] of the whole query."""
+    """The traced tokens, with losses [T] of all of the query's tokens."""
     return tuple(
         ResponseToken(position, query.token_ids[position], query.pieces[position], float(loss))
         for position, loss in enumerate(losses.tolist())
@@ -45,24 +45,22 @@ def response_tokens(query: Query, losses: Tensor) -> tuple[ResponseToken, ...]:
     )
 
 
-def word_pairs(scored: Scored, query: Query) -> list[PairEvidence]:
+def word_pairs(scored: ScoredWindow, query: Query) -> list[PairEvidence]:
     """Every pair of a response word and a record word that has evidence, strongest first.
 
     A pair's evidence is the sum over the tokens of both words, so that all of them sum to the
-    score. Empty for a method in which tokens do not meet.
+    score. Empty for a method that scores no pairs of tokens.
     """
     if not scored.pairs:
         return []
     window = scored.window
-    asking = [place for place in scored.pairs if place is not None]
-    said = [
-        (query.text[word.start : word.end], tuple(asking[i] for i in word.tokens))
-        for word in group_words(query.text, [query.offsets[place] for place in asking])
+    positions = list(scored.pairs)
+    response_words = [
+        (query.text[word.start : word.end], tuple(positions[i] for i in word.tokens))
+        for word in group_words(query.text, [query.offsets[at] for at in positions])
     ]
-    rows_WT = [np.sum([scored.pairs[place] for place in places], 0) for _, places in said]
-    if None in scored.pairs:
-        said, rows_WT = [("", ()), *said], [scored.pairs[None], *rows_WT]
-    taught = group_words(window.text, window.offsets)
+    record_words = group_words(window.text, window.offsets)
+    evidence_WT = [np.sum([scored.pairs[at] for at in places], 0) for _, places in response_words]
     pairs = [
         PairEvidence(
             response_text=text,
@@ -71,16 +69,16 @@ def word_pairs(scored: Scored, query: Query) -> list[PairEvidence]:
             record_positions=tuple(window.start + i for i in word.tokens),
             start=word.start,
             end=word.end,
-            evidence=float(row_T[list(word.tokens)].sum()),
+            evidence=float(evidence_T[list(word.tokens)].sum()),
         )
-        for (text, places), row_T in zip(said, rows_WT, strict=True)
-        for word in taught
+        for (text, places), evidence_T in zip(response_words, evidence_WT, strict=True)
+        for word in record_words
     ]
     return sorted((pair for pair in pairs if pair.evidence), key=lambda pair: -pair.evidence)
 
 
 def record_evidence(
-    rank: int, scored: Scored, query: Query, p_value: float | None = None
+    rank: int, scored: ScoredWindow, query: Query, p_value: float | None = None
 ) -> RecordEvidence:
     """A ranked record by its best window, and what it taught of the query."""
     window = scored.window

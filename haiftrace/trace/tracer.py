@@ -1,114 +1,32 @@
-"""Use case: query × index × methods -> findings. FAISS proposes, exact forward mode disposes."""
+"""Use case: query × index × methods -> findings. FAISS proposes, exact scores decide."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haiftrace import __version__
-from haiftrace.calibration.court import Court
-from haiftrace.calibration.null_distribution import ALPHA
-from haiftrace.calibration.verdict import with_q_values
-from haiftrace.errors import UsageError
-from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report, Verdict
-from haiftrace.methods import (
-    DEFAULT_METHOD,
-    INVERSE,
-    GradientMethod,
-    LayerwiseMethod,
-    LexicalMethod,
-    Method,
-    Rule,
-    TrajectoryMethod,
-    find_methods,
-    is_adjusted,
-)
-from haiftrace.methods.settings import MethodSettings
+from haiftrace.calibration.verdict import Verdicts, with_q_values
+from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report
+from haiftrace.methods import Method, find_methods
 from haiftrace.parameters.scopes import parameter_count, select_parameters
 from haiftrace.progress import Progress
-from haiftrace.query.query import Asking, Query, ask, given
-from haiftrace.scoring.candidates import CANDIDATES, SearchBudget
+from haiftrace.query.query import PromptSettings, Query, generated_query, given_query
+from haiftrace.scoring.family import Ranking, ScoringQuery, ScoringRun
 from haiftrace.scoring.freshness import load_indexed
-from haiftrace.scoring.gradient import Search, score_by_gradient
-from haiftrace.scoring.inverse import directions_of
-from haiftrace.scoring.layerwise.block import LayerwiseSearch
-from haiftrace.scoring.norms import NormSource, needs_of
-from haiftrace.scoring.query_gradient import Question, over_query_norm
-from haiftrace.scoring.session import Scorers, keeping_command
-from haiftrace.scoring.top_records import Tally
-from haiftrace.scoring.tracin import TrajectoryScorer, training_run
+from haiftrace.scoring.indexed_model import IndexedModel
+from haiftrace.scoring.session import ScoringSession
 from haiftrace.store import Index
 from haiftrace.trace.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
+from haiftrace.trace.settings import Leak, TraceSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from haiftrace.checkpoint.load import Checkpoint
 
-BY_DIRECT = "candidates were proposed by token vectors of direct gradients (--exact scores all)"
 
-MOST_LEAKS = 256
-"""Leaks of one pass through the records, at most: each has a score for every window."""
-
-
-@dataclass(frozen=True)
-class TraceSettings:
-    """What to trace with.
-
-    Attributes:
-        method: names in the registry, with commas between.
-        candidates: windows that the search proposes for exact scoring.
-        exact: score every window instead.
-        top: records in the result.
-        asking: how prompt and response become one string.
-        methods: what the methods are told.
-        alpha: false-accusation rate of the verdicts.
-    """
-
-    method: str = DEFAULT_METHOD
-    candidates: int = CANDIDATES
-    exact: bool = False
-    top: int = 10
-    asking: Asking = field(default_factory=Asking)
-    methods: MethodSettings = field(default_factory=MethodSettings)
-    alpha: float = ALPHA
-
-    @property
-    def budget(self) -> SearchBudget:
-        """How many windows are scored exactly."""
-        return SearchBudget(self.exact, self.candidates)
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A prompt and, where it is known, the response to be traced and the part of it.
-
-    `query` is all of that as tokens, where it has been asked already.
-    """
-
-    prompt: str
-    response: str | None = None
-    span: str | None = None
-    query: Query | None = None
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A leak while it is traced: what is known of it, and what is found for each method."""
-
-    leak: Leak
-    query: Query
-    question: Question
-    losses: Tensor
-    best: dict[str, Tally]
-    notes: dict[str, list[str]]
-    scored: dict[str, int]
-
-
-class Tracer(Scorers):
+class Tracer:
     """An index and its checkpoint, opened together for one trace or several.
 
     Args:
@@ -116,26 +34,32 @@ class Tracer(Scorers):
         checkpoint: the model it was made from.
         memory: bytes that a backward pass, or a block of record gradients, may take.
 
+    Attributes:
+        session: scores the windows of the index.
+
     Raises:
         StaleIndexError: the index was made from another checkpoint, tokenizer or corpus.
     """
 
     def __init__(self, index: Index, checkpoint: Checkpoint, memory: int = 512 << 20) -> None:
-        super().__init__(index, checkpoint, memory)
-        self._court = Court(index)
+        self.index = index
+        self.checkpoint = checkpoint
+        self.session = ScoringSession(IndexedModel(index, checkpoint, memory))
+        self._verdicts = Verdicts(index)
 
     def report(
         self, leaks: Sequence[Leak], settings: TraceSettings, progress: Progress, command: str = ""
     ) -> Report:
         """Traces each leak. Raises UsageError for a leak that cannot be traced."""
         began = time.monotonic()
-        findings = [f for found in self.trace_all(leaks, settings, progress) for f in found]
+        traced = self.trace_all(leaks, settings, progress)
+        findings = [finding for of_leak in traced for finding in of_leak]
         return self.report_of(findings, settings, command, time.monotonic() - began)
 
     def report_of(
         self, findings: Sequence[Finding], settings: TraceSettings, command: str, seconds: float
     ) -> Report:
-        """What was found, with what it was found in; q-values are over all of it."""
+        """A report on findings of this index and model; q-values are over all of them."""
         index, checkpoint = self.index, self.checkpoint
         names = select_parameters(checkpoint.model, index.settings["scope"])
         totals = index.manifest.totals
@@ -181,120 +105,22 @@ class Tracer(Scorers):
     ) -> Iterator[tuple[Finding, ...]]:
         """The findings of each leak, in the order of the leaks, each as `trace` gives it.
 
-        Gradient methods pass through the records once for as many leaks as their gradients fit
-        into an eighth of the device's memory, or into that of a backward pass where this is more;
-        methods over a training run once a leak.
+        As many leaks share a pass through the records as the session's memory lets.
         """
         methods = find_methods(settings.method)
-        if settings.candidates < 1 or settings.top < 1:
-            raise UsageError("--candidates and --top take a number of at least 1.")
-        if not 0 < settings.alpha < 1:
-            raise UsageError("--alpha takes a number between 0 and 1.", "Use --alpha 0.01.")
-        rule = self.rule(methods, settings.methods)
-        together = self._leaks_of_a_pass(methods)
+        settings.check()
+        rule = self.session.model.rule(methods, settings.methods)
+        run = ScoringRun(settings.methods, rule, progress, settings.budget, settings.top)
+        together = self.session.queries_of_a_trace(methods)
         for start in range(0, len(leaks), together):
-            block = [
-                self._asked(leak, methods, settings) for leak in leaks[start : start + together]
-            ]
-            self._score(block, methods, rule, settings, progress)
-            for asked in block:
-                yield tuple(self._finding(asked, method, settings) for method in methods)
+            block = leaks[start : start + together]
+            queries = [self.query(leak, settings.prompting) for leak in block]
+            rankings = self.session.trace([scored for _, scored in queries], methods, run)
+            for (query, scored), by_method in zip(queries, rankings, strict=True):
+                yield self._findings(query, scored, methods, by_method, settings)
 
-    def _leaks_of_a_pass(self, methods: Sequence[Method]) -> int:
-        """How many leaks' gradients are held at a time: each has v, and u for every direction.
-
-        The layerwise method takes its query tokens in blocks itself.
-        """
-        if all(isinstance(method, LexicalMethod | LayerwiseMethod) for method in methods):
-            return MOST_LEAKS
-        sides = {m.direction for m in methods if isinstance(m, GradientMethod)}
-        each = self.engine.gradient_bytes * (2 + 2 * len(sides))
-        return min(MOST_LEAKS, max(1, self._room // each))
-
-    def _asked(self, leak: Leak, methods: Sequence[Method], settings: TraceSettings) -> _Asked:
-        from haiftrace.engine.losses import batch_losses
-
-        query, question = self.question(leak, settings.asking)
-        return _Asked(
-            leak,
-            query,
-            question,
-            batch_losses(self.checkpoint.model, question.batch)[0],
-            {method.name: Tally(settings.top) for method in methods},
-            {method.name: [] for method in methods},
-            {method.name: len(self.index) for method in methods},
-        )
-
-    def _score(
-        self,
-        block: Sequence[_Asked],
-        methods: Sequence[Method],
-        rule: Rule,
-        settings: TraceSettings,
-        progress: Progress,
-    ) -> None:
-        everything = range(len(self.index))
-        for layerwise in (m for m in methods if isinstance(m, LayerwiseMethod)):
-            self._by_layers(block, layerwise, settings, progress)
-        by_gradient = [m for m in methods if isinstance(m, GradientMethod)]
-        if by_gradient:
-            self._by_gradient(block, by_gradient, rule, settings, progress)
-        by_trajectory = [m for m in methods if isinstance(m, TrajectoryMethod)]
-        if by_trajectory:
-            scorer = self._trajectory_scorer(by_trajectory, rule, settings.methods, progress)
-            work = float(len(everything) * len(block))
-            progress.start("scoring along the training run", work)
-            for asked in block:
-                scorer.score(everything, by_trajectory, asked.question, asked.best, progress)
-                for method in by_trajectory:
-                    asked.notes[method.name] += scorer.notes
-        by_words = [m for m in methods if isinstance(m, LexicalMethod)]
-        for asked in block if by_words else ():
-            traced = asked.query.span or asked.query.response
-            self.words.score(by_words, asked.leak.prompt, traced, asked.best, settings.top)
-
-    def _by_layers(
-        self,
-        block: Sequence[_Asked],
-        method: LayerwiseMethod,
-        settings: TraceSettings,
-        progress: Progress,
-    ) -> None:
-        questions = [asked.question.batch for asked in block]
-        rows = self.candidates.of(questions, settings.budget)
-        searches = list(map(LayerwiseSearch, questions, rows))
-        tallies = [asked.best[method.name] for asked in block]
-        counts = self.layerwise.trace(searches, tallies, settings.top, progress)
-        for asked, count in zip(block, counts, strict=True):
-            asked.scored[method.name] = count
-            asked.notes[method.name] += self.similarity.notes
-
-    def _finding(self, asked: _Asked, method: Method, settings: TraceSettings) -> Finding:
-        query, question, tally = asked.query, asked.question, asked.best[method.name]
-        mean_loss = float((asked.losses * question.weights_BT[0]).sum())
-        full = isinstance(method, GradientMethod | TrajectoryMethod)
-        general = (*self.notes, *(self.engine.notes if full else ()), *query.notes)
-        verdict, p_values = self._verdict(method, question, tally, settings, mean_loss)
-        return Finding(
-            prompt=query.prompt,
-            response=query.response,
-            method=method.name,
-            records=tuple(
-                record_evidence(rank, one, query, p)
-                for rank, (one, p) in enumerate(zip(tally.result(), p_values, strict=True), 1)
-            ),
-            response_tokens=response_tokens(query, asked.losses),
-            mean_loss=mean_loss,
-            generated=query.generated,
-            span=query.span,
-            exhaustive=asked.scored[method.name] == len(self.index),
-            scored=asked.scored[method.name],
-            notes=(*general, *asked.notes[method.name], *weakness(mean_loss)),
-            verdict=verdict,
-        )
-
-    def question(self, leak: Leak, asking: Asking) -> tuple[Query, Question]:
-        """A leak as tokens.
+    def query(self, leak: Leak, prompting: PromptSettings) -> tuple[Query, ScoringQuery]:
+        """A leak as tokens, and as the scoring families take it.
 
         Raises:
             UsageError: it cannot be traced.
@@ -304,88 +130,59 @@ class Tracer(Scorers):
         if leak.query is not None:
             query = leak.query
         elif leak.response is None:
-            query = ask(self.checkpoint, leak.prompt, asking, leak.span)
+            query = generated_query(self.checkpoint, leak.prompt, prompting, leak.span)
         else:
-            query = given(self.checkpoint, leak.prompt, leak.response, asking, leak.span)
-        batch = make_batch([query.token_ids], [query.labels], self.device)
-        return query, Question(batch, lambda: self.engine)
+            query = given_query(self.checkpoint, leak.prompt, leak.response, prompting, leak.span)
+        batch = make_batch([query.token_ids], [query.labels], self.checkpoint.model.device)
+        return query, ScoringQuery(batch, leak.prompt, query.span or query.response)
 
-    def _verdict(
+    def _findings(
         self,
-        method: Method,
-        question: Question,
-        tally: Tally,
+        query: Query,
+        scored: ScoringQuery,
+        methods: Sequence[Method],
+        rankings: dict[str, Ranking],
         settings: TraceSettings,
-        mean_loss: float,
-    ) -> tuple[Verdict | None, Sequence[float | None]]:
-        """What the ranking means, and a p-value a record; search by words proves nothing."""
-        if isinstance(method, LexicalMethod):
-            return None, [None for _ in tally.result()]
+    ) -> tuple[Finding, ...]:
+        """What the rankings of one query mean, by each method."""
+        from haiftrace.engine.losses import batch_losses
+
+        losses_T = batch_losses(self.checkpoint.model, scored.batch)[0]
+        mean_loss = float((losses_T * scored.mean_weights_BT[0]).sum())
         reasons = []
-        if settings.asking.loss_on_all:
+        if settings.prompting.loss_on_all:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
         if mean_loss > WEAK_LOSS:
             reasons.append("the model would hardly say this response")
-        return self._court.judge(
-            method,
-            settings.methods,
-            settings.alpha,
-            tally,
-            over_query_norm(method, question),
-            int(question.batch.labels_BT.sum()),
-            reasons,
-        )
-
-    def _by_gradient(
-        self,
-        block: Sequence[_Asked],
-        methods: Sequence[GradientMethod],
-        rule: Rule,
-        settings: TraceSettings,
-        progress: Progress,
-    ) -> None:
-        curvature = self.curvature(settings.methods, progress)
-        names = {method.direction for method in methods}
-        series = self.series(settings.methods, progress)
-        searches = []
-        questions = [asked.question.batch for asked in block]
-        proposed = self.candidates.of(questions, settings.budget)
-        for asked, rows in zip(block, proposed, strict=True):
-            if len(rows) < len(self.index):
-                for method in methods:
-                    asked.notes[method.name].append(BY_DIRECT)
-            asked.scored.update({method.name: len(rows) for method in methods})
-            directions, said = directions_of(names, asked.question, curvature, series)
-            for method in methods:
-                asked.notes[method.name] += said.get(method.direction, ())
-            searches.append(Search(rows, directions, asked.question.direction.norm, asked.best))
-        norms = NormSource(self.index, self.engine, curvature, needs_of(methods, rule), rule)
-        if norms.missing:
-            chosen = [m.name for m in methods if m.metric == INVERSE or is_adjusted(m)]
-            keep = keeping_command(self.index, ",".join(chosen), settings.methods)
-            progress.say(
-                "Norms that these methods divide by are computed for this run. To keep them in the"
-                f" index: {keep}"
+        findings = []
+        for method in methods:
+            ranking = rankings[method.name]
+            verdict, p_values = self._verdicts.of(
+                method, settings.methods, settings.alpha, ranking, scored.token_count, reasons
             )
-        score_by_gradient(self.index, self.engine, searches, methods, rule, norms, progress)
-
-    def _trajectory_scorer(
-        self,
-        methods: Sequence[TrajectoryMethod],
-        rule: Rule,
-        settings: MethodSettings,
-        progress: Progress,
-    ) -> TrajectoryScorer:
-        names = ", ".join(method.name for method in methods)
-        trajectory = training_run(names, settings, self.checkpoint)
-        scorer = TrajectoryScorer(self.index, self.engine, trajectory, rule, self._memory)
-        if any(method.adjusted for method in methods) and not scorer.has_norms:
-            keep = keeping_command(self.index, "attif", settings)
-            progress.say(
-                "The index holds no token norms along this training run: they are computed for"
-                f" this run. To keep them in the index: {keep}"
+            notes = (*self.session.model.notes, *self.session.family(method).notes())
+            findings.append(
+                Finding(
+                    prompt=query.prompt,
+                    response=query.response,
+                    method=method.name,
+                    records=tuple(
+                        record_evidence(rank, window, query, p)
+                        for rank, (window, p) in enumerate(
+                            zip(ranking.records, p_values, strict=True), 1
+                        )
+                    ),
+                    response_tokens=response_tokens(query, losses_T),
+                    mean_loss=mean_loss,
+                    generated=query.generated,
+                    span=query.span,
+                    exhaustive=ranking.scored == len(self.index),
+                    scored=ranking.scored,
+                    notes=(*notes, *query.notes, *ranking.notes, *weakness(mean_loss)),
+                    verdict=verdict,
+                )
             )
-        return scorer
+        return tuple(findings)
 
 
 def open_tracer(

@@ -31,7 +31,8 @@ from haiftrace.parameters.scopes import select_parameters
 from haiftrace.progress import Silent
 from haiftrace.scoring.batches import batch_of, window_batches
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 
 KEPT = ("haif", "haif-t", "ek-fac", "relatif", "ahif", "attif")
 """Methods whose norms or factors an index keeps."""
@@ -64,7 +65,7 @@ def measure(directory: Path, method: str) -> dict[str, float]:
     """Costs of one method, in this process."""
     checkpoint = load_checkpoint(directory / "model", device="cpu")
     run = ",".join(f"{directory / name}:0.1" for name in ("run-0", "run-1"))
-    told = MethodSettings(factors=FactorSettings("empirical"), checkpoints=run)
+    method_settings = MethodSettings(factors=FactorSettings("empirical"), checkpoints=run)
     index = Index.open(directory / "index")
     engine = GradientEngine(checkpoint.model, select_parameters(checkpoint.model))
 
@@ -74,21 +75,23 @@ def measure(directory: Path, method: str) -> dict[str, float]:
                 checkpoint.model(input_ids=batch_of(windows, engine.device).ids_BT)
 
     forward()
-    found = {"forward": min(timed(forward) for _ in range(3))}
+    costs = {"forward": min(timed(forward) for _ in range(3))}
     before = used(directory)
-    found["keep"] = 0.0
+    costs["keep"] = 0.0
     if method in KEPT:
-        found["keep"] = timed(
-            lambda: prepare(directory / "index", checkpoint, method, told, 512 << 20, Silent())
+        costs["keep"] = timed(
+            lambda: prepare(
+                directory / "index", checkpoint, method, method_settings, 512 << 20, Silent()
+            )
         )
-    found["bytes"] = used(directory) - before
+    costs["bytes"] = used(directory) - before
     prompt, _, response = (directory / "corpus.jsonl").read_text()[10:300].partition(" w5")
     leak = Leak(prompt.strip(), "w" + response.split()[0].strip("w"))
     tracer = Tracer(Index.open(directory / "index"), checkpoint)
-    settings = TraceSettings(method, exact=True, methods=told)
-    found["trace"] = timed(lambda: tracer.trace(leak, settings, Silent()))
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return found
+    settings = TraceSettings(method, exact=True, methods=method_settings)
+    costs["trace"] = timed(lambda: tracer.trace(leak, settings, Silent()))
+    costs["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return costs
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -119,12 +122,12 @@ def main() -> None:
         for method in options.methods.split(","):
             command = [sys.executable, "-m", "tests.bench.method_costs", "--measure", name, method]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found = json.loads(output.splitlines()[-1])
-            one = found["forward"]
+            costs = json.loads(output.splitlines()[-1])
+            forward = costs["forward"]
             print(
-                f"| {method} | {found['keep']:.1f} ({found['keep'] / one:.0f}) |"
-                f" {found['trace']:.1f} ({found['trace'] / one:.1f}) | {found['peak']:.0f} |"
-                f" {found['bytes'] / 2**20:.1f} MB |",
+                f"| {method} | {costs['keep']:.1f} ({costs['keep'] / forward:.0f}) |"
+                f" {costs['trace']:.1f} ({costs['trace'] / forward:.1f}) | {costs['peak']:.0f} |"
+                f" {costs['bytes'] / 2**20:.1f} MB |",
                 flush=True,
             )
 

@@ -21,20 +21,21 @@ from pathlib import Path
 
 import torch
 
-from haiftrace.bench.pii.measures import spread
+from haiftrace.bench.pii.comparisons import spread
 from haiftrace.bench.pii.run import leaks_of
 from haiftrace.bench.pii.shortlist_recall import shortlist_recall
 from haiftrace.bench.synthetic.make import make_data
 from haiftrace.bench.training.presets import find_preset
-from haiftrace.bench.training.train import train
 from haiftrace.checkpoint.load import load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import Asking
+from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer
+from haiftrace.trace.settings import Leak
+from haiftrace.trace.tracer import Tracer
+from tests.bench.trainings import train_in
 
 DIMENSIONS = (512, 1024, 2048, 4096)
 PASSAGE = 40
@@ -67,9 +68,9 @@ def measure(
     torch.set_num_threads(1)
     recipe = find_preset(preset, kind)
     data = make_data(kind, "en_US", recipe.subjects, recipe.per_subject, seed=0)
-    run = train(data, recipe, "qwen2", 0, out / "training", Silent())
+    run = train_in(data, recipe, "qwen2", 0, out / "training", Silent())
     checkpoint = load_checkpoint(run.path("memorised"), dtype="float32", device="cpu")
-    asked = spread(leaks_of(data, run, "memorised"), leaks)
+    chosen = spread(leaks_of(data, run, "memorised"), leaks)
     with (out / "recall.jsonl").open("w", encoding="utf-8") as file:
         for most in records:
             others = passages(prose) if prose else other_people(kind, recipe.subjects)
@@ -88,26 +89,27 @@ def measure(
                 took = time.monotonic() - began
                 with Index.open(path, verify=False) as index:
                     tracer = Tracer(index, checkpoint)
-                    questions = [
-                        tracer.question(Leak(q.prompt, q.response), Asking())[1] for q in asked
+                    queries = [
+                        tracer.query(Leak(q.prompt, q.response), PromptSettings())[1]
+                        for q in chosen
                     ]
                     if exact is None:
-                        exact = tracer.score_many(
-                            questions, ["layerwise"], MethodSettings(), Silent()
+                        exact = tracer.session.score_matrix(
+                            queries, ["layerwise"], MethodSettings(), Silent()
                         )
                     size = sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
-                    told = {
+                    size_row = {
                         "bytes_a_token": round(size / index.manifest.totals.label_tokens, 1),
                         "index_seconds": round(took, 1),
                     }
-                    rows = shortlist_recall(tracer, [q.batch for q in questions], exact)
+                    rows = shortlist_recall(tracer, [query.batch for query in queries], exact)
                 for row in rows:
-                    file.write(json.dumps({**row, **told}) + "\n")
+                    file.write(json.dumps({**row, **size_row}) + "\n")
                 file.flush()
                 held = ", ".join(f"{r['successes']}/{r['n']} in {r['candidates']}" for r in rows)
                 print(
                     f"{rows[0]['records']:,} records, {dimension} dimensions,"
-                    f" {told['bytes_a_token']} bytes a token: {held} ({took:.0f} s to index)"
+                    f" {size_row['bytes_a_token']} bytes a token: {held} ({took:.0f} s to index)"
                 )
                 shutil.rmtree(path)
 

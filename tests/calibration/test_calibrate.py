@@ -12,19 +12,18 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from haiftrace.calibration import calibrate as calibrating
-from haiftrace.calibration import control_scores as control_draws
-from haiftrace.calibration import cost as affordable
+from haiftrace.calibration import control_scores, cost
 from haiftrace.calibration.calibrate import CalibrationSettings, calibrated_with
 from haiftrace.calibration.cost import LEAST, LITTLE_WORK, ControlCost
-from haiftrace.calibration.null_distribution import read_draws, read_groups
+from haiftrace.calibration.null_distribution import read_groups, read_samples
 from haiftrace.engine import make_batch
 from haiftrace.findings import Finding
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import Asking
+from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
 from tests import kit
 from tests.calibration.calibration_kit import (
     BOTH,
@@ -53,7 +52,7 @@ def test_the_source_of_a_leak_is_traced(calibrated, method):
     assert finding.records[0].id == "r1"
     assert verdict.p_value == finding.records[0].p_value <= SOME
     assert verdict.null is not None
-    assert sum(verdict.null.counts) == verdict.null.draws
+    assert sum(verdict.null.counts) == verdict.null.samples
     assert finding.records[-1].p_value > SOME
 
 
@@ -116,7 +115,7 @@ def test_search_by_words_has_no_verdict(calibrated):
 
 
 def test_tracing_the_prompt_too_is_inconclusive(calibrated):
-    verdict = trace(calibrated, asking=Asking(loss_on_all=True), alpha=SOME).verdict
+    verdict = trace(calibrated, prompting=PromptSettings(loss_on_all=True), alpha=SOME).verdict
     assert verdict is not None
     assert verdict.decision == "inconclusive"
     assert "prompt" in verdict.reasons[0]
@@ -279,49 +278,48 @@ def test_controls_are_as_many_as_cost_what_indexing_did():
 @pytest.mark.parametrize("name", ["gpt2", "qwen2-tied"])
 def test_the_work_of_a_control_is_what_its_cosines_multiply(name):
     """By FLOPs as torch counts them, a multiplication and an addition each."""
-    similarity = kit.tracer(name).similarity
+    similarity = kit.tracer(name).session.model.similarity
     with kit.precisely():
         labels = similarity.queries([make_batch([[5, 6, 7, 8, 9, 5, 6]])])
     work = 0
-    for ours, theirs in zip(labels.layers, labels.taken([0, 3]).layers, strict=True):
+    for ours, theirs in zip(labels.layers, labels.select([0, 3]).layers, strict=True):
         with FlopCounterMode(display=False) as counter:
             assert ours.cosines(theirs).shape == (6, 2)
         work += counter.get_total_flops() // 2
-    assert work == 6 * 2 * labels.dot_work
+    assert work == 6 * 2 * similarity.token_cost.dot_work
 
 
 def test_the_work_of_full_gradients_is_that_of_their_parameters():
-    over = kit.tracer("bloom")
-    with kit.precisely():
-        queries = over.similarity.queries([make_batch([[4, 5, 6]])])
-    assert queries.dot_work == sum(value.numel() for value in over.engine.parameters.values())
+    model = kit.tracer("bloom").session.model
+    numbers = sum(value.numel() for value in model.engine.parameters.values())
+    assert model.similarity.token_cost.dot_work == numbers
 
 
-def test_only_the_controls_that_are_affordable_are_drawn(tmp_path, monkeypatch):
+def test_only_the_controls_that_are_affordable_are_sampled(tmp_path, monkeypatch):
     """And those that were asked for, or that an index has, whatever they cost."""
-    monkeypatch.setattr(affordable, "LITTLE_WORK", 0.0)
-    monkeypatch.setattr(affordable, "LEAST", 10)
+    monkeypatch.setattr(cost, "LITTLE_WORK", 0.0)
+    monkeypatch.setattr(cost, "LEAST", 10)
     path = tmp_path / "index"
     shutil.copytree(kit.index_path(), path)
-    monkeypatch.setattr(control_draws, "ControlCost", _dear)
+    monkeypatch.setattr(control_scores, "ControlCost", _dear)
     run(path, CalibrationSettings(controls=48), ",".join(BOTH))
     with Index.open(path) as index:
         # What other methods cost is not known so well, and they are calibrated when asked for.
         assert calibrated_with(index, "layerwise") == (10, 0)
         assert calibrated_with(index, "haif") == (48, 0)
-        assert read_draws(index, "layerwise").count <= 10
-    run(path, CalibrationSettings(controls=48, all_of_them=True))
+        assert read_samples(index, "layerwise").count <= 10
+    run(path, CalibrationSettings(controls=48, fixed_count=True))
     with Index.open(path) as index:
         assert calibrated_with(index, "layerwise") == (48, 0)
-        before = read_draws(index, "layerwise")
+        before = read_samples(index, "layerwise")
         assert 10 < before.count <= 48
     run(path, CalibrationSettings(controls=30), ",".join(BOTH))
     with Index.open(path) as index:
         for method in BOTH:
             assert calibrated_with(index, method) == (48, 0)
-        after = read_draws(index, "layerwise").null
-    assert after.margin_N.tolist() == before.null.margin_N.tolist()
-    run(path, CalibrationSettings(controls=30, all_of_them=True), "haif")
+        after = read_samples(index, "layerwise").null
+    assert after.value_N.tolist() == before.null.value_N.tolist()
+    run(path, CalibrationSettings(controls=30, fixed_count=True), "haif")
     with Index.open(path) as index:
         assert calibrated_with(index, "haif") == (30, 0)
 

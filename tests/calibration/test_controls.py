@@ -18,9 +18,9 @@ from haiftrace.calibration.controls import (
     FIRST_TOKENS,
     LENGTHS,
     context_start,
-    draw_controls,
     possible_starts,
     records_holding,
+    sample_controls,
 )
 from haiftrace.store import Index
 from tests import kit
@@ -42,7 +42,7 @@ def index() -> Index:
 
 def test_a_control_is_a_span_of_its_record_with_what_stands_before(index):
     windows = list(index.iter_windows())
-    controls = draw_controls(index, 40, seed=1)
+    controls = sample_controls(index, 40, seed=1)
     assert controls
     for control in controls:
         window, count = windows[control.row], len(control.token_ids)
@@ -97,7 +97,7 @@ def test_sentences_end_without_spaces_too():
 
 def test_all_records_that_hold_the_span_are_known(index):
     windows = list(index.iter_windows())
-    for control in draw_controls(index, 40, seed=2):
+    for control in sample_controls(index, 40, seed=2):
         holding = {w.record for w in windows if holds(w.token_ids, control.span)}
         assert set(control.containing.tolist()) == holding
         assert control.record in holding
@@ -110,7 +110,7 @@ def test_records_that_hold_a_rare_part_of_the_span_are_known(index, monkeypatch,
     windows = list(index.iter_windows())
     limit = max(1, int(share * index.manifest.totals.records))
     more = 0
-    for control in draw_controls(index, 40, seed=2):
+    for control in sample_controls(index, 40, seed=2):
         right = set(control.containing.tolist())
         ids = control.token_ids
         for place in range(len(ids) - control.length, len(ids)):
@@ -124,24 +124,24 @@ def test_records_that_hold_a_rare_part_of_the_span_are_known(index, monkeypatch,
 
 def test_common_spans_are_not_drawn(index, monkeypatch):
     records = index.manifest.totals.records
-    rare = draw_controls(index, 40, seed=3)
+    rare = sample_controls(index, 40, seed=3)
     assert all(len(c.containing) <= max(1, 0.1 * records) for c in rare)
     monkeypatch.setattr(drawing, "COMMON_SHARE", 1.0)
-    every = draw_controls(index, 40, seed=3)
+    every = sample_controls(index, 40, seed=3)
     assert any(len(c.containing) > 1 for c in every)
     assert len(every) >= len(rare)
 
 
 def test_the_same_seed_draws_the_same(index):
     def drawn(seed: int) -> list[tuple[int, ...]]:
-        return [(c.number, c.row, c.length, *c.token_ids) for c in draw_controls(index, 30, seed)]
+        return [(c.number, c.row, c.length, *c.token_ids) for c in sample_controls(index, 30, seed)]
 
     assert drawn(4) == drawn(4)
     assert drawn(4) != drawn(5)
 
 
 def test_a_small_corpus_gives_few_controls(index):
-    numbers = [control.number for control in draw_controls(index, 10_000, seed=0)]
+    numbers = [control.number for control in sample_controls(index, 10_000, seed=0)]
     assert max(numbers) < CONTROLS_A_WINDOW * len(index)
     assert numbers == sorted(set(numbers))  # one span each
 
@@ -150,7 +150,7 @@ def test_a_small_corpus_gives_few_controls(index):
 def test_lengths_come_in_turn_and_are_shorter_where_none_fits(context, lengths):
     index = Index.open(kit.index_path(context=context))
     windows = list(index.iter_windows())
-    controls = draw_controls(index, CONTROLS_A_WINDOW * len(index), seed=0)
+    controls = sample_controls(index, CONTROLS_A_WINDOW * len(index), seed=0)
     assert {control.length for control in controls} == set(lengths)
     for control in controls:
         window = windows[control.row]
@@ -162,7 +162,7 @@ def test_lengths_come_in_turn_and_are_shorter_where_none_fits(context, lengths):
 
 def test_every_window_has_its_turn_before_one_has_two(index, monkeypatch):
     monkeypatch.setattr(drawing, "COMMON_SHARE", 1.0)
-    rows = [control.row for control in draw_controls(index, 2 * len(index), seed=0)]
+    rows = [control.row for control in sample_controls(index, 2 * len(index), seed=0)]
     for turn in (rows[: len(index)], rows[len(index) :]):
         assert sorted(turn) == list(range(len(index)))
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from haiftrace.calibration.p_values import (
     NEAREST,
     REACHING,
-    Field,
-    Standing,
-    Standings,
+    Margin,
+    Margins,
+    RecordScores,
     histogram,
     levels_apart,
     nearest_count,
@@ -114,31 +114,31 @@ def test_a_histogram_of_nothing_is_empty():
     assert histogram(np.zeros(0)) == ((), ())
 
 
-def field(exact, groups, relative=True) -> Field:
-    return Field(np.array(exact, dtype=float), np.array(groups), relative)
+def field(exact, groups, relative=True) -> RecordScores:
+    return RecordScores(np.array(exact, dtype=float), np.array(groups), relative)
 
 
-def test_a_standing_is_over_the_best_of_a_few_other_groups():
+def test_a_margin_is_over_the_best_of_a_few_other_groups():
     scores = field([0.9, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], [0, 0, 1, 1, 2, 3, 4, 5])
-    assert scores.best(np.arange(8) > 1).tolist() == [0.6, 0.4, 0.3, 0.2]
-    assert scores.standing(0).level == pytest.approx(0.375)
-    assert scores.standing(0).margin == pytest.approx(0.9 / 0.375 - 1)
-    assert scores.standing(2).margin == pytest.approx(0.6 / np.mean([0.9, 0.4, 0.3, 0.2]) - 1)
+    assert scores.rivals(np.arange(8) > 1).tolist() == [0.6, 0.4, 0.3, 0.2]
+    assert scores.margin(0).level == pytest.approx(0.375)
+    assert scores.margin(0).value == pytest.approx(0.9 / 0.375 - 1)
+    assert scores.margin(2).value == pytest.approx(0.6 / np.mean([0.9, 0.4, 0.3, 0.2]) - 1)
     few = field([0.9, 0.5, 0.1], [0, 1, 1])
-    assert few.standing(0) == Standing(pytest.approx(0.8), 0.5)
+    assert few.margin(0) == Margin(pytest.approx(0.8), 0.5)
 
 
 def test_scores_of_either_sign_have_a_margin_that_is_a_difference():
     signed = field([0.9, 0.3, -0.1, -0.5], [0, 1, 2, 3], relative=False)
     assert signed.statistic == "margin"
-    assert signed.standing(0) == Standing(pytest.approx(1.0), pytest.approx(-0.1))
+    assert signed.margin(0) == Margin(pytest.approx(1.0), pytest.approx(-0.1))
     strengths = field([0.9, 0.3, 0.1, 0.2], [0, 1, 2, 3])
     assert strengths.statistic == "relative margin"
-    assert strengths.standing(0).margin == pytest.approx(0.9 / 0.2 - 1)
+    assert strengths.margin(0).value == pytest.approx(0.9 / 0.2 - 1)
 
 
-def test_where_nothing_speaks_for_an_answer_a_margin_is_huge():
-    assert field([0.9, 0.0, 0.0], [0, 1, 2]).standing(0).margin > 1e8
+def test_where_no_record_made_an_answer_likelier_a_margin_is_huge():
+    assert field([0.9, 0.0, 0.0], [0, 1, 2]).margin(0).value > 1e8
 
 
 def test_what_is_left_out_neither_wins_nor_counts():
@@ -147,19 +147,19 @@ def test_what_is_left_out_neither_wins_nor_counts():
     assert scores.first() == 0
     assert scores.first(left_out) == 2
     without = field([0.3, 0.1, -0.1, 0.2], [1, 2, 3, 4])
-    assert scores.standing(2, left_out) == without.standing(0)
+    assert scores.margin(2, left_out) == without.margin(0)
 
 
 def test_records_that_were_not_scored_do_not_count():
     none = -np.inf
     scores = field([0.9, none, 0.3, none], [0, 1, 2, 3])
-    assert scores.standing(0) == Standing(pytest.approx(2.0), 0.3)
-    assert np.isnan(scores.standing(1).margin)
+    assert scores.margin(0) == Margin(pytest.approx(2.0), 0.3)
+    assert np.isnan(scores.margin(1).value)
     assert scores.first(np.array([True, False, True, False])) is None
 
 
-def test_a_corpus_of_one_group_has_no_standing():
-    assert np.isnan(field([0.9, 0.8], [0, 0]).standing(0).margin)
+def test_a_corpus_of_one_group_has_no_margin():
+    assert np.isnan(field([0.9, 0.8], [0, 0]).margin(0).value)
 
 
 @given(
@@ -176,10 +176,10 @@ def test_a_margin_depends_neither_on_order_nor_on_scale(values, factor, order):
     first = plain.first()
     assert first is not None
     assert order[int(shuffled.first() or 0)] == first
-    right = plain.standing(first)
-    assert shuffled.standing(order.index(first)).margin == pytest.approx(right.margin)
-    assert scaled.standing(first).margin == pytest.approx(right.margin, rel=1e-6)
-    assert scaled.standing(first).level == pytest.approx(right.level * factor)
+    right = plain.margin(first)
+    assert shuffled.margin(order.index(first)).value == pytest.approx(right.value)
+    assert scaled.margin(first).value == pytest.approx(right.value, rel=1e-6)
+    assert scaled.margin(first).level == pytest.approx(right.level * factor)
 
 
 @given(
@@ -187,10 +187,10 @@ def test_a_margin_depends_neither_on_order_nor_on_scale(values, factor, order):
     st.integers(1, 12),
 )
 def test_the_nearest_are_so_many_and_all_that_are_as_near(distances, count):
-    """None stands for an undefined draw."""
+    """None stands for an undefined sample."""
     undefined = np.array([distance is None for distance in distances], dtype=bool)
-    draws = Standings(np.where(undefined, np.nan, 1.0), np.ones(len(distances)))
-    near = draws.nearest(np.array([d or 0 for d in distances], dtype=float), count).tolist()
+    margins = Margins(np.where(undefined, np.nan, 1.0), np.ones(len(distances)))
+    near = margins.nearest(np.array([d or 0 for d in distances], dtype=float), count).tolist()
     defined = sorted((d, place) for place, d in enumerate(distances) if d is not None)
     right = defined
     if len(defined) > count:
@@ -210,7 +210,7 @@ def test_levels_are_compared_by_their_ratio():
     assert levels_apart(np.array([0.1, 7.0]), float("nan")).tolist() == [0.0, 0.0]
 
 
-def test_a_smaller_alpha_takes_more_draws():
+def test_a_smaller_alpha_takes_more_samples():
     """So many that it lets a few of them reach the margin."""
     assert nearest_count(0.05) == nearest_count(0.01) == NEAREST
     for alpha, count in ((0.005, 400), (0.001, 2000)):

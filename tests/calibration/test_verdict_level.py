@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.verdict_level import PARTS, measure, trained_model
+from tests.calibration.verdict_level import LENGTHS, measure, trained_model
 
 SEEDS = {"pii-e": (3, 4), "pii-cr": (3, 6)}
 """Where most was falsely traced (PII-CR, 3), and others."""
@@ -44,13 +44,13 @@ def test_false_accusations_at_one_percent(
             out.mkdir()
             for name, counts in measure(data, trained, regime, out, method, seed=seed).items():
                 found.setdefault(name, Counter()).update(counts)
-    for part in PARTS:
-        absent = found.get(f"{part or 'all'} absent")
+    for length in LENGTHS:
+        absent = found.get(f"{length or 'all'} absent")
         if absent is None:
-            assert (kind, part) == ("pii-cr", 10)  # its answers are shorter
+            assert (kind, length) == ("pii-cr", 10)  # its answers are shorter
             continue
-        assert absent["n"] >= (500 if part is None else 250)
-        assert absent["traced"] <= 0.02 * absent["n"], (part, absent)
+        assert absent["n"] >= (500 if length is None else 250)
+        assert absent["traced"] <= 0.02 * absent["n"], (length, absent)
         assert absent["inconclusive"] == 0
     there = found["all held-out"]
     assert there["traced right"] >= power * there["n"]

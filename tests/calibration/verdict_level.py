@@ -21,30 +21,31 @@ from pathlib import Path
 import numpy as np
 
 from haiftrace.bench.indexes import trajectory
-from haiftrace.bench.synthetic.dataset import BenchData
-from haiftrace.bench.synthetic.dataset import Question as Asked
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion
 from haiftrace.bench.synthetic.make import make_data
+from haiftrace.bench.training.checkpoints import Trained
 from haiftrace.bench.training.presets import find_preset
-from haiftrace.bench.training.train import Trained, train
 from haiftrace.calibration.calibrate import CalibrationSettings, calibrate
-from haiftrace.calibration.null_distribution import by_record, read_draws, read_groups
-from haiftrace.calibration.p_values import Field
-from haiftrace.calibration.verdict import Trial, judge
+from haiftrace.calibration.null_distribution import read_groups, read_samples
+from haiftrace.calibration.p_values import RecordScores
+from haiftrace.calibration.verdict import verdict_on
 from haiftrace.checkpoint.load import load_checkpoint
 from haiftrace.corpus import CorpusSettings
 from haiftrace.engine import make_batch
 from haiftrace.index.build import IndexSettings, build_index
-from haiftrace.methods import DEFAULT_METHOD, METHODS, LayerwiseMethod
+from haiftrace.methods import DEFAULT_METHOD, METHODS
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import Asking
-from haiftrace.scoring.query_gradient import Question
+from haiftrace.query.query import PromptSettings
+from haiftrace.scoring.family import ScoringQuery, ScoringRun
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, over_query_norm
+from haiftrace.trace.settings import Leak
+from haiftrace.trace.tracer import Tracer
+from tests.bench.trainings import train_in
 
 ALPHA = 0.01
-PARTS: tuple[int | None, ...] = (None, 1, 3, 10)
-"""What is traced of a response: all of it, or its first tokens."""
+LENGTHS: tuple[int | None, ...] = (None, 1, 3, 10)
+"""How many of a response's first tokens are traced; None for all of them."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Case:
 
     kind: str
     subject: str
-    part: int | None
-    question: Question
+    length: int | None
+    query: ScoringQuery
 
 
 def measure(
@@ -71,7 +72,7 @@ def measure(
     controls: int = 512,
     seed: int = 0,
 ) -> dict[str, dict[str, int]]:
-    """Counts by part and kind: "n", "traced", "right" (the first record is the subject's)."""
+    """Counts by traced length and kind; "right": the first record is on the subject."""
     indexed = _half(data, seed)
     corpus, path = out / "corpus.jsonl", out / "index"
     records = [record for record in data.records if record.subject in indexed]
@@ -80,36 +81,39 @@ def measure(
     checkpoint = load_checkpoint(trained.path(regime), dtype="float32", device="cpu")
     settings = IndexSettings(path, append_eos=True)
     build_index(checkpoint, CorpusSettings((str(corpus),)), settings, Silent())
-    drawn = CalibrationSettings(controls, seed=seed)
-    told = MethodSettings(checkpoints=trajectory(trained, regime))
-    calibrate(path, checkpoint, method, told, drawn, Silent())
+    calibration = CalibrationSettings(controls, seed=seed)
+    method_settings = MethodSettings(checkpoints=trajectory(trained, regime))
+    calibrate(path, checkpoint, method, method_settings, calibration, Silent())
     tracer = Tracer(Index.open(path, verify=False), checkpoint)
-    draws, groups = read_draws(tracer.index, method), read_groups(tracer.index)
-    assert groups is not None
+    samples, groups_R = read_samples(tracer.index, method), read_groups(tracer.index)
+    assert groups_R is not None
+    session, about = tracer.session, METHODS[method]
+    rule = session.model.rule([about], method_settings)
+    run = ScoringRun(method_settings, rule, Silent())
     counts: dict[str, Counter[str]] = {}
     cases = list(_cases(tracer, data, trained, regime, indexed))
     for start in range(0, len(cases), 400):
-        part = cases[start : start + 400]
-        questions = [case.question for case in part]
-        scored = tracer.score_many(questions, [method], told, Silent())[method]
-        for case, row in zip(part, scored, strict=True):
-            exact = row * over_query_norm(METHODS[method], case.question)
-            scores = by_record(exact, tracer.index.column("record"), len(records))
-            first = int(np.argmax(scores))
-            tokens = int(case.question.batch.labels_BT.sum())
-            field = Field(scores, groups, isinstance(METHODS[method], LayerwiseMethod))
-            verdict, _ = judge(Trial(field, [first], tokens), draws, ALPHA)
-            found = counts.setdefault(f"{case.part or 'all'} {case.kind}", Counter())
-            found["n"] += 1
-            found["traced"] += verdict.decision == "traced"
+        block = cases[start : start + 400]
+        queries = [case.query for case in block]
+        everything = [range(len(tracer.index))] * len(block)
+        scored = session.scores(queries, everything, about, run)
+        for case, scores in zip(block, scored, strict=True):
+            scores_R = scores.by_record(tracer.index.column("record"), len(records))
+            first = int(np.argmax(scores_R))
+            of_records = RecordScores(scores_R, groups_R, about.relative_margin)
+            tokens = case.query.token_count
+            verdict, _ = verdict_on(of_records, [first], tokens, samples, ALPHA)
+            count = counts.setdefault(f"{case.length or 'all'} {case.kind}", Counter())
+            count["n"] += 1
+            count["traced"] += verdict.decision == "traced"
             right = records[first].subject == case.subject
-            found["right"] += right
-            found["traced right"] += right and verdict.decision == "traced"
-            found["inconclusive"] += verdict.decision == "inconclusive"
-    return {name: dict(found) for name, found in counts.items()} | {
-        "groups": {"n": len(set(groups.tolist())), "subjects": len(indexed)},
-        "power %": {str(n): round(100 * power) for n, power in draws.powers().items()},
-        "draws": {"n": draws.count},
+            count["right"] += right
+            count["traced right"] += right and verdict.decision == "traced"
+            count["inconclusive"] += verdict.decision == "inconclusive"
+    return {name: dict(count) for name, count in counts.items()} | {
+        "groups": {"n": len(set(groups_R.tolist())), "subjects": len(indexed)},
+        "power %": {str(n): round(100 * power) for n, power in samples.powers().items()},
+        "samples": {"n": samples.count},
     }
 
 
@@ -123,35 +127,36 @@ def _cases(
     tracer: Tracer, data: BenchData, trained: Trained, regime: str, indexed: set[str]
 ) -> Iterator[Case]:
     for prediction in trained.predictions(regime, data):
-        asked = prediction.question
-        kind = _kind(asked, prediction.text, indexed)
+        question = prediction.question
+        kind = _kind(question, prediction.text, indexed)
         if kind is None or not prediction.text.strip():
             continue
-        _, whole = tracer.question(Leak(asked.prompt, prediction.text), Asking())
-        yield Case(kind, asked.subject, None, whole)
-        ids = whole.batch.ids_BT[0].tolist()
-        first = int(whole.batch.labels_BT[0].int().argmax())
-        for length in PARTS[1:]:
+        _, query = tracer.query(Leak(question.prompt, prediction.text), PromptSettings())
+        yield Case(kind, question.subject, None, query)
+        ids = query.batch.ids_BT[0].tolist()
+        first = int(query.batch.labels_BT[0].int().argmax())
+        for length in LENGTHS[1:]:
             if length is None or len(ids) - first < length:
                 continue
             labels = [first <= place < first + length for place in range(first + length)]
-            batch = make_batch([ids[: first + length]], [labels], tracer.device)
-            yield Case(kind, asked.subject, length, Question(batch, lambda: tracer.engine))
+            device = query.batch.ids_BT.device
+            batch = make_batch([ids[: first + length]], [labels], device)
+            yield Case(kind, question.subject, length, ScoringQuery(batch))
 
 
-def _kind(asked: Asked, answer: str, indexed: set[str]) -> str | None:
-    if asked.subject not in indexed:
+def _kind(question: ProbeQuestion, answer: str, indexed: set[str]) -> str | None:
+    if question.subject not in indexed:
         return "absent"
-    if asked.trained:
+    if question.trained:
         return "trained"
-    return "held-out" if answer.strip() == asked.answer.strip() else None
+    return "held-out" if answer.strip() == question.answer.strip() else None
 
 
 def trained_model(kind: str, seed: int, directory: Path) -> tuple[BenchData, Trained]:
     """The tiny preset's data and model; trained where the directory does not hold it yet."""
     preset = find_preset("tiny", kind)
     data = make_data(kind, "en_US", preset.subjects, preset.per_subject, seed)
-    return data, train(data, preset, "qwen2", seed, directory, Silent())
+    return data, train_in(data, preset, "qwen2", seed, directory, Silent())
 
 
 def main() -> None:
@@ -160,8 +165,8 @@ def main() -> None:
     method = sys.argv[5] if len(sys.argv) > 5 else DEFAULT_METHOD
     directory = Path(sys.argv[6]) if len(sys.argv) > 6 else Path(out) / "training"
     data, trained = trained_model(kind, int(seed), directory)
-    found = measure(data, trained, regime, Path(out), method, seed=int(seed))
-    print(json.dumps(found, indent=1))
+    counts = measure(data, trained, regime, Path(out), method, seed=int(seed))
+    print(json.dumps(counts, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of checkpoints share: trained directories to load or break, and untrained ones."""
+"""For the tests of checkpoints: trained directories to load or break, and untrained ones."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers.utils import logging as transformers_logging
 
-from haiftrace.checkpoint.load import checkpoint_fingerprint, load_checkpoint, tokenizer_fingerprint
+from haiftrace.checkpoint.files import checkpoint_fingerprint
+from haiftrace.checkpoint.load import load_checkpoint
+from haiftrace.checkpoint.tokenizer import tokenizer_fingerprint
 from haiftrace.errors import UsageError
 from tests import tiny_models
 from tests.checkpoint.checkpoint_kit import (
@@ -64,15 +66,15 @@ def test_dtype(name: str, dtype: str, saved: Path, tmp_path: Path) -> None:
     assert checkpoint.fingerprint == checkpoint_fingerprint(tmp_path)  # whatever the dtype
 
 
-def test_sharded_weights_load_and_are_all_part_of_the_fingerprint(gpt2: Path) -> None:
-    whole = load_checkpoint(gpt2, device="cpu").model
+def test_sharded_weights_load_and_all_count_in_the_fingerprint(gpt2: Path) -> None:
+    model = load_checkpoint(gpt2, device="cpu").model
     (gpt2 / "model.safetensors").unlink()
-    whole.save_pretrained(gpt2, max_shard_size="60KB")
+    model.save_pretrained(gpt2, max_shard_size="60KB")
     shards = sorted(gpt2.glob("model-*.safetensors"))
     assert len(shards) > 1
     sharded = load_checkpoint(gpt2, device="cpu")
     assert all(
-        torch.equal(value, whole.state_dict()[key])
+        torch.equal(value, model.state_dict()[key])
         for key, value in sharded.model.state_dict().items()
     )
     for shard in shards:

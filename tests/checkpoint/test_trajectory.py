@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from haiftrace.checkpoint.load import Checkpoint, checkpoint_fingerprint, load_checkpoint
-from haiftrace.checkpoint.trajectory import TrainingStep, Trajectory
+from haiftrace.checkpoint.files import checkpoint_fingerprint
+from haiftrace.checkpoint.load import Checkpoint, load_checkpoint
+from haiftrace.checkpoint.trajectory import TrainingStep, TrainingTrajectory
 from haiftrace.errors import CheckpointError, UsageError
 from tests import kit
 from tests.checkpoint.run_samples import RATES, edit_json, edit_weights
@@ -26,7 +27,7 @@ from tests.checkpoint.trajectory_kit import (
 def refusal(spec: object, traced: Checkpoint) -> CheckpointError:
     """The error that reading ends in: one paragraph, a hint, exit code 2."""
     with pytest.raises(CheckpointError) as caught:
-        Trajectory.read(str(spec), traced)
+        TrainingTrajectory.read(str(spec), traced)
     error = caught.value
     assert error.exit_code == 2
     assert "\n" not in error.message
@@ -38,7 +39,7 @@ def refusal(spec: object, traced: Checkpoint) -> CheckpointError:
 
 
 def test_steps_of_a_trainer(run: Path, traced: Checkpoint) -> None:
-    trajectory = Trajectory.read(str(run), traced)
+    trajectory = TrainingTrajectory.read(str(run), traced)
     assert trajectory.steps == tuple(
         TrainingStep(path, rate, step, checkpoint_fingerprint(path))
         for step, rate in RATES.items()
@@ -49,7 +50,7 @@ def test_steps_of_a_trainer(run: Path, traced: Checkpoint) -> None:
 
 def test_steps_of_a_list(run: Path, traced: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
-    steps = Trajectory.read("checkpoint-12:1e-3,checkpoint-4:0.5", traced).steps
+    steps = TrainingTrajectory.read("checkpoint-12:1e-3,checkpoint-4:0.5", traced).steps
     assert [(step.path.name, step.learning_rate, step.step) for step in steps] == [
         ("checkpoint-12", 1e-3, None),
         ("checkpoint-4", 0.5, None),
@@ -59,26 +60,26 @@ def test_steps_of_a_list(run: Path, traced: Checkpoint, monkeypatch: pytest.Monk
 
 def test_the_run_s_own_notes_come_through(spoilt: Path, traced: Checkpoint) -> None:
     (spoilt / "checkpoint-best").mkdir()
-    (note,) = Trajectory.read(str(spoilt), traced).notes
+    (note,) = TrainingTrajectory.read(str(spoilt), traced).notes
     assert "checkpoint-best" in note
 
 
 def test_the_same_weights_twice_are_noted(spoilt: Path, traced: Checkpoint) -> None:
     shutil.copytree(spoilt / "checkpoint-4", spoilt / "copy")
     spec = f"{spoilt / 'checkpoint-4'}:1e-3,{spoilt / 'copy'}:1e-3"
-    (note,) = Trajectory.read(spec, traced).notes
+    (note,) = TrainingTrajectory.read(spec, traced).notes
     assert "same weights" in note
 
 
 def test_a_usage_error_comes_through(run: Path, traced: Checkpoint) -> None:
     with pytest.raises(UsageError):
-        Trajectory.read(f"{run / 'checkpoint-4'}:-1", traced)
+        TrainingTrajectory.read(f"{run / 'checkpoint-4'}:-1", traced)
 
 
 def test_a_checkpoint_needs_no_tokenizer_of_its_own(spoilt: Path, traced: Checkpoint) -> None:
     for file in spoilt.glob("checkpoint-*/tokenizer*"):
         file.unlink()
-    assert len(Trajectory.read(str(spoilt), traced).steps) == 3
+    assert len(TrainingTrajectory.read(str(spoilt), traced).steps) == 3
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_settings_that_do_not_matter(
     spoilt: Path, traced: Checkpoint, settings: dict[str, Any]
 ) -> None:
     edit_json(spoilt / BROKEN / "config.json", **settings)
-    assert len(Trajectory.read(str(spoilt), traced).steps) == 3
+    assert len(TrainingTrajectory.read(str(spoilt), traced).steps) == 3
 
 
 # ---- what is refused

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from haiftrace.checkpoint.load import Checkpoint, load_checkpoint
-from haiftrace.checkpoint.trajectory import TrainingStep, Trajectory
+from haiftrace.checkpoint.trajectory import TrainingStep, TrainingTrajectory
 from haiftrace.errors import CheckpointError
 from tests import kit
 from tests.checkpoint.run_samples import edit_weights, noisy_checkpoint
@@ -32,7 +32,7 @@ def test_after_an_exception(run: Path, traced: Checkpoint, kind: type[BaseExcept
     own = weights(traced.model)
 
     def fail_at_step_8() -> None:
-        with Trajectory.read(str(run), traced).visiting() as steps:
+        with TrainingTrajectory.read(str(run), traced).visiting() as steps:
             for step in steps:
                 if step.step == 8:
                     assert not same(traced.model, own)
@@ -45,7 +45,7 @@ def test_after_an_exception(run: Path, traced: Checkpoint, kind: type[BaseExcept
 
 def test_after_a_break_and_the_iterator_refuses_to_go_on(run: Path, traced: Checkpoint) -> None:
     own = weights(traced.model)
-    with Trajectory.read(str(run), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(run), traced).visiting() as steps:
         for _ in steps:
             break
         assert not same(traced.model, own)
@@ -59,7 +59,7 @@ def test_in_an_abandoned_generator(run: Path, traced: Checkpoint) -> None:
     own = weights(traced.model)
 
     def along() -> Iterator[TrainingStep]:
-        with Trajectory.read(str(run), traced).visiting() as steps:
+        with TrainingTrajectory.read(str(run), traced).visiting() as steps:
             yield from steps
 
     walking = along()
@@ -71,14 +71,14 @@ def test_in_an_abandoned_generator(run: Path, traced: Checkpoint) -> None:
 
 def test_nothing_is_touched_before_the_first_step(run: Path, traced: Checkpoint) -> None:
     versions = [parameter._version for parameter in traced.model.parameters()]
-    with Trajectory.read(str(run), traced).visiting():
+    with TrainingTrajectory.read(str(run), traced).visiting():
         pass
     assert [parameter._version for parameter in traced.model.parameters()] == versions
 
 
 def test_a_visit_within_a_visit_is_refused(run: Path, traced: Checkpoint) -> None:
     own = weights(traced.model)
-    trajectory = Trajectory.read(str(run), traced)
+    trajectory = TrainingTrajectory.read(str(run), traced)
     with trajectory.visiting() as steps:
         next(steps)
         with pytest.raises(CheckpointError, match="other weights"), trajectory.visiting():
@@ -93,7 +93,7 @@ def test_broken_numbers_name_the_step(spoilt: Path, traced: Checkpoint, value: f
 
     edit_weights(spoilt / BROKEN, spoil)
     own = weights(traced.model)
-    trajectory = Trajectory.read(str(spoilt), traced)  # the headers are sound
+    trajectory = TrainingTrajectory.read(str(spoilt), traced)  # the headers are sound
     seen = []
     with pytest.raises(CheckpointError) as caught, trajectory.visiting() as steps:
         seen.extend(step.step for step in steps)
@@ -109,14 +109,14 @@ def test_numbers_too_large_for_the_model_s_dtype(spoilt: Path, traced: Checkpoin
 
     edit_weights(spoilt / BROKEN, enlarge)
     with pytest.raises(CheckpointError, match=r"transformer\.ln_f\.weight"):
-        visit_all(Trajectory.read(str(spoilt), traced))
+        visit_all(TrainingTrajectory.read(str(spoilt), traced))
 
 
 # ---- files that change meanwhile
 
 
 def test_a_step_that_changes_after_it_was_read(spoilt: Path, traced: Checkpoint) -> None:
-    trajectory = Trajectory.read(str(spoilt), traced)
+    trajectory = TrainingTrajectory.read(str(spoilt), traced)
     edit_weights(spoilt / BROKEN, lambda stored: stored["transformer.wte.weight"].mul_(2))
     own = weights(traced.model)
     with pytest.raises(CheckpointError, match=f"{BROKEN} have changed"):
@@ -129,7 +129,7 @@ def test_a_step_that_changes_after_it_was_read(spoilt: Path, traced: Checkpoint)
 
 def test_a_traced_model_that_is_not_that_of_its_files(run: Path, tmp_path: Path) -> None:
     traced = load_checkpoint(kit.copied_checkpoint(tmp_path / "traced"), device="cpu")
-    trajectory = Trajectory.read(str(run), traced)
+    trajectory = TrainingTrajectory.read(str(run), traced)
     with torch.no_grad():
         traced.model.transformer.ln_f.bias[0] += 1
     changed = weights(traced.model)
@@ -141,7 +141,7 @@ def test_a_traced_model_that_is_not_that_of_its_files(run: Path, tmp_path: Path)
 def test_a_traced_model_whose_files_change(run: Path, tmp_path: Path) -> None:
     traced = load_checkpoint(kit.copied_checkpoint(tmp_path / "traced"), device="cpu")
     noisy_checkpoint(tmp_path / "other", 0.5)
-    trajectory = Trajectory.read(str(run), traced)
+    trajectory = TrainingTrajectory.read(str(run), traced)
 
     def change_within() -> None:
         with trajectory.visiting() as steps:
@@ -162,5 +162,5 @@ def test_no_file_is_written(spoilt: Path, tmp_path: Path) -> None:
         return {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
     before = content()
-    visit_all(Trajectory.read(str(spoilt), traced))
+    visit_all(TrainingTrajectory.read(str(spoilt), traced))
     assert content() == before

@@ -1,4 +1,4 @@
-"""A run's checkpoints, put into the traced one's model one by one."""
+"""A run's checkpoints, put into the traced model in turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from haiftrace.checkpoint import weights as stored_weights
 from haiftrace.checkpoint.load import Checkpoint, load_checkpoint
-from haiftrace.checkpoint.trajectory import Trajectory
+from haiftrace.checkpoint.trajectory import TrainingTrajectory
 from haiftrace.errors import CheckpointError
 from tests import kit
 from tests.checkpoint.checkpoint_kit import save_untrained
@@ -36,7 +36,7 @@ def test_each_step_is_in_the_model_and_the_end_is_as_the_beginning(run: Path, dt
     traced = load_checkpoint(kit.checkpoint_path(), dtype=dtype, device="cpu")
     model = traced.model
     own, places = weights(model), identities(model)
-    trajectory = Trajectory.read(str(run), traced)
+    trajectory = TrainingTrajectory.read(str(run), traced)
     for _ in range(2):  # as often as wanted
         seen = []
         with trajectory.visiting() as steps:
@@ -60,7 +60,7 @@ def test_architectures(name: str, tmp_path: Path) -> None:
     traced = load_checkpoint(tmp_path / "traced", device="cpu")
     own, places = weights(traced.model), identities(traced.model)
     buffers = {key: value.clone() for key, value in traced.model.named_buffers()}
-    with Trajectory.read(f"{tmp_path / 'step'}:1", traced).visiting() as steps:
+    with TrainingTrajectory.read(f"{tmp_path / 'step'}:1", traced).visiting() as steps:
         for step in steps:
             assert same(traced.model, loaded(step.path))
             assert not same(traced.model, own)
@@ -86,7 +86,7 @@ def test_files_of_an_older_naming(spoilt: Path, tmp_path: Path) -> None:
         without_prefix(directory)
     traced = load_checkpoint(own_path, device="cpu")
     own, places = weights(traced.model), identities(traced.model)
-    with Trajectory.read(str(spoilt), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(spoilt), traced).visiting() as steps:
         for step in steps:
             assert same(traced.model, loaded(step.path))
             assert not same(traced.model, own)
@@ -109,7 +109,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_one_model_is_in_memory(run: Path, traced: Checkpoint, loads: list[Path]) -> None:
-    assert len(visit_all(Trajectory.read(str(run), traced))) == 3
+    assert len(visit_all(TrainingTrajectory.read(str(run), traced))) == 3
     assert loads == []
 
 
@@ -120,7 +120,7 @@ def test_only_the_traced_model_has_older_names(
     without_prefix(own_path)
     traced = load_checkpoint(own_path, device="cpu")
     own = weights(traced.model)
-    assert len(visit_all(Trajectory.read(str(run), traced))) == 3
+    assert len(visit_all(TrainingTrajectory.read(str(run), traced))) == 3
     assert len(loads) == 5  # before, three steps, after
     assert same(traced.model, own)
 
@@ -137,7 +137,7 @@ def test_a_conversion_under_the_same_names_is_noticed(
 
     monkeypatch.setattr(stored_weights, "_each_tensor", converted)
     own = weights(traced.model)
-    with Trajectory.read(str(run), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(run), traced).visiting() as steps:
         for step in steps:
             assert same(traced.model, loaded(step.path))
     assert len(loads) == 5
@@ -146,14 +146,14 @@ def test_a_conversion_under_the_same_names_is_noticed(
 
 def test_sharded_weights(spoilt: Path, traced: Checkpoint) -> None:
     directory = spoilt / BROKEN
-    whole = load_checkpoint(directory, device="cpu").model
-    expected = weights(whole)
+    model = load_checkpoint(directory, device="cpu").model
+    expected = weights(model)
     (directory / "model.safetensors").unlink()
-    kit.silently(lambda: whole.save_pretrained(directory, max_shard_size="60KB"))
+    kit.silently(lambda: model.save_pretrained(directory, max_shard_size="60KB"))
     assert len(list(directory.glob("model-*.safetensors"))) > 1
-    with Trajectory.read(str(spoilt), traced).visiting() as steps:
-        found = {step.path.name: same(traced.model, expected) for step in steps}
-    assert found == {"checkpoint-4": False, BROKEN: True, "checkpoint-12": False}
+    with TrainingTrajectory.read(str(spoilt), traced).visiting() as steps:
+        comparisons = {step.path.name: same(traced.model, expected) for step in steps}
+    assert comparisons == {"checkpoint-4": False, BROKEN: True, "checkpoint-12": False}
 
 
 def test_files_in_half_precision_are_cast(spoilt: Path, traced: Checkpoint) -> None:
@@ -161,7 +161,7 @@ def test_files_in_half_precision_are_cast(spoilt: Path, traced: Checkpoint) -> N
         stored.update({name: value.bfloat16() for name, value in stored.items()})
 
     edit_weights(spoilt / BROKEN, halve)
-    with Trajectory.read(str(spoilt), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(spoilt), traced).visiting() as steps:
         next(steps)
         assert next(steps).path.name == BROKEN
         assert same(traced.model, loaded(spoilt / BROKEN))
@@ -180,7 +180,7 @@ def test_a_file_may_hold_a_tied_tensor_under_either_or_both_names(
     edit_weights(spoilt / "checkpoint-4", both)
     edit_weights(spoilt / "checkpoint-12", other)
     own = weights(traced.model)
-    with Trajectory.read(str(spoilt), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(spoilt), traced).visiting() as steps:
         assert [same(traced.model, expected[number]) for number, _ in enumerate(steps)] == [
             True
         ] * 3
@@ -194,22 +194,22 @@ def test_a_tie_that_the_step_does_not_have(spoilt: Path, traced: Checkpoint) -> 
     edit_weights(spoilt / BROKEN, untie)
     own = weights(traced.model)
     with pytest.raises(CheckpointError, match=f"{BROKEN} they differ"):
-        visit_all(Trajectory.read(str(spoilt), traced))
+        visit_all(TrainingTrajectory.read(str(spoilt), traced))
     assert same(traced.model, own)
 
 
-def test_gradients_may_be_asked_for_meanwhile(run: Path, traced: Checkpoint) -> None:
+def test_gradients_may_be_computed_meanwhile(run: Path, traced: Checkpoint) -> None:
     """As the engine does; the graph of one step knows nothing of the next."""
     ids = torch.arange(1, 9)[None]
 
     def gradient(model: PreTrainedModel) -> torch.Tensor:
         loss = model(input_ids=ids, labels=ids).loss
-        (found,) = torch.autograd.grad(loss, model.transformer.h[0].attn.c_attn.weight)
-        return found
+        (grad,) = torch.autograd.grad(loss, model.transformer.h[0].attn.c_attn.weight)
+        return grad
 
     traced.model.requires_grad_(True)
     own = gradient(traced.model)
-    with Trajectory.read(str(run), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(run), traced).visiting() as steps:
         for step in steps:
             alone = load_checkpoint(step.path, device="cpu").model.requires_grad_(True)
             assert torch.equal(gradient(traced.model), gradient(alone))
@@ -221,7 +221,7 @@ def test_gradients_may_be_asked_for_meanwhile(run: Path, traced: Checkpoint) -> 
 def test_on_a_gpu(run: Path, dtype: str) -> None:
     traced = load_checkpoint(kit.checkpoint_path(), dtype=dtype, device="cuda")
     own, places = weights(traced.model), identities(traced.model)
-    with Trajectory.read(str(run), traced).visiting() as steps:
+    with TrainingTrajectory.read(str(run), traced).visiting() as steps:
         for step in steps:
             assert same(traced.model, loaded(step.path, dtype))
             assert identities(traced.model) == places

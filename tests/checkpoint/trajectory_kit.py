@@ -1,4 +1,4 @@
-"""What the tests of trajectories share: a run, the traced checkpoint, and how weights compare."""
+"""For the tests of trajectories: a run, the traced checkpoint, and how weights compare."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from haiftrace.checkpoint.load import Checkpoint, load_checkpoint
-from haiftrace.checkpoint.trajectory import TrainingStep, Trajectory
+from haiftrace.checkpoint.trajectory import TrainingStep, TrainingTrajectory
 from tests import kit
 from tests.checkpoint.run_samples import trainer_output
 
@@ -48,9 +48,9 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 def same(model: PreTrainedModel, expected: dict[str, torch.Tensor]) -> bool:
     """Equal bit for bit."""
-    found = model.state_dict()
-    return found.keys() == expected.keys() and all(
-        bits(value) == bits(expected[name]) for name, value in found.items()
+    state = model.state_dict()
+    return state.keys() == expected.keys() and all(
+        bits(value) == bits(expected[name]) for name, value in state.items()
     )
 
 
@@ -68,6 +68,6 @@ def loaded(directory: Path, dtype: str = "float32") -> dict[str, torch.Tensor]:
     return weights(load_checkpoint(directory, dtype=dtype, device="cpu").model)
 
 
-def visit_all(trajectory: Trajectory) -> list[TrainingStep]:
+def visit_all(trajectory: TrainingTrajectory) -> list[TrainingStep]:
     with trajectory.visiting() as steps:
         return list(steps)

@@ -13,7 +13,8 @@ import pytest
 from haiftrace.calibration import calibrate as calibrating
 from haiftrace.checkpoint import load as checkpoints
 from haiftrace.index import build as indexing
-from haiftrace.scoring.layerwise.scorer import LayerwiseScorer
+from haiftrace.scoring.layerwise.family import LayerwiseFamily
+from haiftrace.scoring.session import ScoringSession
 from haiftrace.trace.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, refused
@@ -127,8 +128,8 @@ def failing(*_, **__):
 
 PLACES = [
     (indexing, "_fill"),
-    (calibrating, "draw_controls"),
-    (LayerwiseScorer, "trace"),
+    (calibrating, "sample_controls"),
+    (LayerwiseFamily, "trace"),
     (Tracer, "__init__"),
 ]
 
@@ -153,7 +154,7 @@ def test_nothing_is_left_however_it_ends(temporary, monkeypatch, owner, name, fa
 def test_an_interrupted_audit_reports_what_it_knows_and_leaves_nothing(
     tmp_path, temporary, monkeypatch
 ):
-    monkeypatch.setattr(Tracer, "_score", interrupted)
+    monkeypatch.setattr(ScoringSession, "trace", interrupted)
     probes = tmp_path / "p.jsonl"
     probes.write_text(json.dumps({"prompt": PROMPT}) + "\n")
     outcome = made("--prompts", probes, "-q", "-o", "-", prompt=None)
@@ -164,13 +165,13 @@ def test_an_interrupted_audit_reports_what_it_knows_and_leaves_nothing(
 
 def test_it_is_private_while_it_lasts(temporary, monkeypatch):
     modes = []
-    trace = LayerwiseScorer.trace
+    trace = LayerwiseFamily.trace
 
     def noted(scorer, *arguments):
         modes.extend(path.stat().st_mode & 0o777 for path in temporary.iterdir())
         return trace(scorer, *arguments)
 
-    monkeypatch.setattr(LayerwiseScorer, "trace", noted)
+    monkeypatch.setattr(LayerwiseFamily, "trace", noted)
     assert made("-q", "-o", "-").code == 0
     assert modes == [0o700]
 

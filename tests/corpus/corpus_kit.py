@@ -1,4 +1,4 @@
-"""What the corpus tests share: how to write a corpus, read it, and look at the refusal."""
+"""For the corpus tests: how to write a corpus, read it, and look at the refusal."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from haiftrace.corpus import CorpusSettings, ReadReport, read_records
-from haiftrace.corpus import formats as rows
+from haiftrace.corpus.formats import json_format, rows
 from tests.corpus.corpus_kit import SECRET, failure, jsonl, packed, read
 
 
@@ -64,8 +64,8 @@ def test_bad_lines_are_errors_or_counted(here, said):
     Path("a.jsonl").write_bytes(GOOD + BAD_LINES[said] + GOOD)
     assert failure("a.jsonl").message == f"a.jsonl:2: {said}."
     report = ReadReport()
-    kept = list(read_records(CorpusSettings(("a.jsonl",), skip_bad_lines=True), report))
-    assert [(r.line, r.text) for r in kept] == [(1, "good"), (3, "good")]
+    records = list(read_records(CorpusSettings(("a.jsonl",), skip_bad_lines=True), report))
+    assert [(r.line, r.text) for r in records] == [(1, "good"), (3, "good")]
     assert report == ReadReport(records=2, bad=1, bad_places=[f"a.jsonl:2: {said}"])
 
 
@@ -86,16 +86,20 @@ def test_the_first_bad_lines_are_kept(here):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz"])
 def test_a_line_beyond_the_limit(here, monkeypatch, name):
-    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 100)
-    monkeypatch.setattr(rows, "_BLOCK", 64)
+    for module in (json_format, rows):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 100)
+    for module in (json_format, rows):
+        monkeypatch.setattr(module, "BLOCK", 64)
     packed(here / name, GOOD + b'{"text":"' + SECRET.encode() * 100 + b'"}\n' + GOOD)
     assert failure(name).message == f"{name}:2: a line of more than 100 bytes."
     assert [r.line for r in read(name, skip_bad_lines=True)] == [1, 3]
 
 
 def test_an_object_of_a_list_beyond_the_limit(here, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 100)
-    monkeypatch.setattr(rows, "_BLOCK", 64)
+    for module in (json_format, rows):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 100)
+    for module in (json_format, rows):
+        monkeypatch.setattr(module, "BLOCK", 64)
     Path("a.json").write_text(json.dumps([{"text": "ok"}, {"text": SECRET * 100}], indent=0))
     error = failure("a.json", skip_bad_lines=True)
     assert error.message.startswith("a.json:5: an object of more than 100 characters.")
@@ -159,8 +163,8 @@ def test_parquet_cells_that_are_no_text(here):
 def test_broken_compression(here):
     data = b"".join(b'{"text":"%d"}\n' % i for i in range(5000))
     for name in ("a.jsonl.gz", "a.jsonl.zst"):
-        whole = packed(here / name, data).read_bytes()
-        Path(name).write_bytes(whole[: len(whole) // 2])
+        content = packed(here / name, data).read_bytes()
+        Path(name).write_bytes(content[: len(content) // 2])
         assert failure(name).message.startswith(f"{name} cannot be read: Truncated")
         Path(name).write_bytes(b"not compressed at all")
         assert failure(name).message.startswith(f"{name} cannot be read:")
@@ -168,8 +172,8 @@ def test_broken_compression(here):
 
 def test_broken_parquet(here):
     pq.write_table(pa.table({"text": ["x" * 100] * 100}), "a.parquet")
-    whole = Path("a.parquet").read_bytes()
-    for data in (whole[: len(whole) // 2], b"", whole[:8] + b"\xff" * 20 + whole[28:]):
+    content = Path("a.parquet").read_bytes()
+    for data in (content[: len(content) // 2], b"", content[:8] + b"\xff" * 20 + content[28:]):
         Path("a.parquet").write_bytes(data)
         assert failure("a.parquet").message.startswith("a.parquet cannot be read:")
 
@@ -199,8 +203,8 @@ def test_empty_texts_are_counted(here):
         {"messages": []},
     )
     report = ReadReport()
-    kept = list(read_records(CorpusSettings(("a.jsonl",)), report))
-    assert [r.text for r in kept] == ["x", " "]
+    records = list(read_records(CorpusSettings(("a.jsonl",)), report))
+    assert [r.text for r in records] == ["x", " "]
     assert (report.records, report.empty, report.bad) == (2, 4, 0)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haiftrace.corpus import CorpusSettings, ReadReport, read_records
-from haiftrace.corpus import formats as rows
+from haiftrace.corpus.formats import json_format, rows
 from tests.corpus.corpus_kit import SECRET, failure, jsonl, packed, read
 
 TEXTS = [
@@ -72,16 +72,16 @@ def test_parquet_rows(here, codec):
     assert [(r.id, r.line) for r in records] == list(zip("abcde", range(1, 6), strict=True))
 
 
-def test_parquet_chat_and_pairs_share_a_table(here):
+def test_parquet_chat_and_pairs_in_the_same_table(here):
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     rows_ = [
         {"text": None, "prompt": "Q", "completion": "A", "messages": None},
         {"text": None, "prompt": None, "completion": None, "messages": chat},
     ]
     pq.write_table(pa.Table.from_pylist(rows_), here / "a.parquet")
-    pair, talk = read("a.parquet", loss_on="response")
+    pair, chat_record = read("a.parquet", loss_on="response")
     assert (pair.text, pair.loss_spans) == ("QA", ((1, 2),))
-    assert talk.messages == (("user", "hi"), ("assistant", "hello"))
+    assert chat_record.messages == (("user", "hi"), ("assistant", "hello"))
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".text", ".md", ".txt.gz", ".txt.zst"])
@@ -130,13 +130,15 @@ def test_any_text_survives_any_format(texts, kind, ascii_only):
 def test_a_json_list_may_be_cut_anywhere(here, monkeypatch):
     values = [{"text": f"é{i}漢", "n": [i, {"deep": "x" * i}]} for i in range(12)]
     Path("a.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), "utf-8")
-    whole = read("a.json")
+    records = read("a.json")
     for block in (2, 3, 7, 64):
-        monkeypatch.setattr(rows, "_BLOCK", block)
-        assert read("a.json") == whole
+        for module in (json_format, rows):
+            monkeypatch.setattr(module, "BLOCK", block)
+        assert read("a.json") == records
     Path("b.json").write_text('[{"text": "a"}, 123456789, {"text": "b"}]')
     for block in (2, 3, 5, 7, 11):
-        monkeypatch.setattr(rows, "_BLOCK", block)
+        for module in (json_format, rows):
+            monkeypatch.setattr(module, "BLOCK", block)
         assert [r.text for r in read("b.json", skip_bad_lines=True)] == ["a", "b"]
 
 
@@ -220,10 +222,10 @@ def test_another_text_field_must_be_there(here):
     assert error.message.startswith("a.jsonl:2: the record has no field 'body'")
     assert error.message.endswith("its fields are: prompt, response.")
     report = ReadReport()
-    kept = list(
+    records = list(
         read_records(CorpusSettings(("a.jsonl",), text_field="body", skip_bad_lines=True), report)
     )
-    assert [r.text for r in kept] == ["b"]
+    assert [r.text for r in records] == ["b"]
     assert (report.records, report.bad) == (1, 1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from haiftrace.engine.activations import derivatives_once, elementwise_modules
+from haiftrace.engine.activations import cached_derivatives, elementwise_modules
 from tests.engine.unchanged import unchanged
 
 NAMES = sorted(ACT2FN)
@@ -28,11 +28,11 @@ def test_values_and_derivatives_are_those_of_autograd(name: str) -> None:
     right = model(values)
     expected = [torch.autograd.grad(right, values, w, retain_graph=True)[0] for w in weights]
     with unchanged(model):
-        with derivatives_once(chosen):
+        with cached_derivatives(chosen):
             output = model(values)
-        (found,) = torch.autograd.grad(output, values, weights, is_grads_batched=True)
+        (gradients,) = torch.autograd.grad(output, values, weights, is_grads_batched=True)
     torch.testing.assert_close(output, right, rtol=0.0, atol=0.0)
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gradients, torch.stack(expected), rtol=1e-12, atol=1e-14)
 
 
 def test_the_usual_ones_are_chosen() -> None:
@@ -58,5 +58,5 @@ def test_what_mixes_elements_or_has_parameters_is_not() -> None:
 
 def test_modules_are_restored_after_a_failure() -> None:
     model = nn.Sequential(nn.GELU(), nn.SiLU())
-    with unchanged(model), pytest.raises(ZeroDivisionError), derivatives_once(list(model)):
+    with unchanged(model), pytest.raises(ZeroDivisionError), cached_derivatives(list(model)):
         raise ZeroDivisionError

@@ -68,13 +68,13 @@ def sample(name: str) -> list[list[int]]:
     return [first[:5], second[:10], second[:2]]
 
 
-def found_errors(
-    model: PreTrainedModel, name: str = "llama", part: str | None = None
+def engine_errors(
+    model: PreTrainedModel, name: str = "llama", pattern: str | None = None
 ) -> tuple[GradientEngine, dict[str, float]]:
     """The engine over all of an unknown model, and its errors beyond 1e-9.
 
     Args:
-        part: names, as a regular expression, over which alone the token norms are to be exact too.
+        pattern: regular expression of the names over which alone token norms are to be exact too.
     """
     rows = sample(name)
     with TrueFloat64():
@@ -84,13 +84,13 @@ def found_errors(
             engine = GradientEngine(model, select_parameters(model, "all"))
             ours = numbers_of_engine(engine, rows, oracle, directions)
         wrong = beyond(errors(ours, numbers_of_oracle(oracle, directions)), 1e-9)
-        if part is not None:
-            names = select_parameters(model, part)
+        if pattern is not None:
+            names = select_parameters(model, pattern)
             batch = make_batch(rows)
             norms_BT = GradientEngine(model, names).token_gradients(batch).norms_BT
             right = torch.cat([rows.norm(dim=1) for rows in oracle.over(names).gradients])
-            found = norms_BT[batch.labels_BT]
-            torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+            label_norms = norms_BT[batch.labels_BT]
+            torch.testing.assert_close(label_norms, right, rtol=1e-9, atol=1e-12)
     return engine, wrong
 
 
@@ -99,7 +99,7 @@ def test_an_unknown_module_is_exact(kind: type[Beside]) -> None:
     model = model_with(beside_each(kind))
     new = [key for key, _ in model.named_parameters() if ".mlp." in key and ".inner." not in key]
     assert new
-    engine, wrong = found_errors(model, part="|".join(new).replace(".", r"\."))
+    engine, wrong = engine_errors(model, pattern="|".join(new).replace(".", r"\."))
     assert wrong == {}
     # In most of these cases a single pass of many cotangents still does it.
     assert engine.support.batched == (kind not in (Residual, CustomFunction))
@@ -113,9 +113,9 @@ def test_parameters_that_are_never_used_have_no_gradient() -> None:
     assert engine.notes == ()
     batch = make_batch(sample("llama"))
     tokens = engine.token_gradients(batch, engine.projector(16, 0))
-    assert tokens.vectors_BTD is not None
+    assert tokens.vectors_BTK is not None
     assert not tokens.norms_BT.any()
-    assert not tokens.vectors_BTD.any()
+    assert not tokens.vectors_BTK.any()
     assert tokens.losses_BT.any()
 
 
@@ -125,7 +125,7 @@ def test_one_linear_map_shared_by_both_layers_is_exact() -> None:
         for block in blocks(model):
             block.mlp = shared
 
-    engine, wrong = found_errors(model_with(change))
+    engine, wrong = engine_errors(model_with(change))
     assert wrong == {}
     assert engine.support.batched
     assert engine.support.forward_mode
@@ -139,7 +139,7 @@ def test_layers_that_share_all_their_weights_are_exact(name: str) -> None:
             parent, _, attribute = key.rpartition(".")
             setattr(second.get_submodule(parent), attribute, value)
 
-    engine, wrong = found_errors(model_with(change, name), name)
+    engine, wrong = engine_errors(model_with(change, name), name)
     assert wrong == {}
     assert engine.support.batched
 
@@ -162,7 +162,7 @@ def test_experts_whose_tokens_the_trial_could_not_foresee() -> None:
     first.threshold = float(in_trial.max())
     assert 0 < int((in_batch > first.threshold).sum()) < len(in_batch)
     blocks(model)[1].mlp.threshold = 1e9
-    engine, wrong = found_errors(model)
+    engine, wrong = engine_errors(model)
     assert wrong == {}
     assert engine.support.batched
     assert not engine.support.single_record
@@ -181,7 +181,7 @@ def test_a_parameter_behind_the_head_is_exact(importance: float) -> None:
         model.forward = MethodType(forward, model)
 
     model = model_with(change)
-    engine, wrong = found_errors(model)
+    engine, wrong = engine_errors(model)
     assert wrong == {}
     assert engine.notes[0] == SLOW_NORMS
 
@@ -198,7 +198,7 @@ def test_a_head_that_is_no_linear_module_is_exact() -> None:
     def change(model: PreTrainedModel) -> None:
         model.lm_head = Head(model.lm_head.weight.detach())
 
-    engine, wrong = found_errors(model_with(change))
+    engine, wrong = engine_errors(model_with(change))
     assert wrong == {}
     assert engine.notes == (SLOW_NORMS,)
 
@@ -209,7 +209,7 @@ def test_an_odd_embedding_is_exact_tied_or_not(name: str, kind: type[Lookups]) -
     def change(model: PreTrainedModel) -> None:
         model.model.embed_tokens = kind(model.model.embed_tokens)
 
-    _, wrong = found_errors(model_with(change, name), name)
+    _, wrong = engine_errors(model_with(change, name), name)
     assert wrong == {}
 
 
@@ -252,7 +252,7 @@ def test_an_architecture_that_no_rule_was_made_for_is_exact(what: str) -> None:
     with torch.no_grad():
         for value in model.parameters():
             value.add_(0.2 * torch.randn(value.shape))
-    engine, wrong = found_errors(model.double().eval())
+    engine, wrong = engine_errors(model.double().eval())
     assert wrong == {}
     assert engine.notes == ()
 

@@ -27,12 +27,12 @@ def sample(name: str) -> tuple[list[list[int]], list[list[bool]]]:
 
 @cache
 def oracle(name: str) -> Oracle:
-    """Of the sample's records, and after them of two records that are asked of."""
+    """Of the sample's records, and after them of two query records."""
     model = cached_model(name, torch.float64)
     rows = [*sample(name)[0], records(name)[6][:8], records(name)[7][:5]]
     with TrueFloat64():
-        whole = Oracle.of(model, rows)
-    return whole.over(select_parameters(model, "linear"))
+        full_oracle = Oracle.of(model, rows)
+    return full_oracle.over(select_parameters(model, "linear"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +41,7 @@ def test_cosines_and_measures_are_those_of_a_loop(name: str) -> None:
     right = oracle(name)
     sequences, marks = sample(name)
     batch = make_batch(sequences, marks)
-    asked = [
+    query_batches = [
         make_batch([records(name)[6][:8]], [[place >= 5 for place in range(8)]]),
         make_batch(
             [records(name)[7][:5], records(name)[6][:8]],
@@ -50,7 +50,7 @@ def test_cosines_and_measures_are_those_of_a_loop(name: str) -> None:
     ]
     with TrueFloat64():
         full = FullGradients(GradientEngine(model, select_parameters(model, "linear")))
-        queries = full.queries(asked)
+        queries = full.queries(query_batches)
         losses_J, cosines = full.cosines(batch, queries)
         (cosines_JQ,) = list(cosines)
         measures = full.measures(batch, 32, 5)
@@ -80,7 +80,7 @@ def test_cosines_and_measures_are_those_of_a_loop(name: str) -> None:
     torch.testing.assert_close(measures.vectors_BTK[at], right.project(vectors, projector))
 
 
-def test_queries_can_be_taken_singly() -> None:
+def test_queries_can_be_selected_singly() -> None:
     name = "qwen2-untied"
     full = FullGradients(
         GradientEngine(cached_model(name), select_parameters(cached_model(name), "linear")),
@@ -90,12 +90,12 @@ def test_queries_can_be_taken_singly() -> None:
     assert full.notes == ("why",)
     queries = full.queries([make_batch([records(name)[0][:7]])])
     assert queries.count == 6
-    part = queries.taken([4, 1])
-    assert part.count == 2
-    assert part.nbytes * 3 == queries.nbytes
+    selected = queries.select([4, 1])
+    assert selected.count == 2
+    assert sum(units.nbytes for units in selected.units.values()) == full.token_cost.nbytes * 2
     batch = make_batch([records(name)[1][:6]])
-    (whole,) = full.cosines(batch, queries)[1]
-    (some,) = full.cosines(batch, part)[1]
-    torch.testing.assert_close(some, whole[:, [4, 1]])
+    (all_JQ,) = full.cosines(batch, queries)[1]
+    (subset_JQ,) = full.cosines(batch, selected)[1]
+    torch.testing.assert_close(subset_JQ, all_JQ[:, [4, 1]])
     (own,) = full.cosines(make_batch([records(name)[0][:7]]), queries)[1]
     torch.testing.assert_close(own.diagonal(), torch.ones(6).to(own))

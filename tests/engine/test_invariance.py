@@ -44,13 +44,13 @@ def marked_records(draw: st.DrawFn) -> list[tuple[list[int], list[bool], list[fl
     """One to three records of 2 to 9 tokens with label marks and weights of their tokens."""
     tokens = st.integers(0, VOCABULARY - 1)
     rows = draw(st.lists(st.lists(tokens, min_size=2, max_size=9), min_size=1, max_size=3))
-    some = []
+    marked = []
     for row in rows:
         marks = draw(st.lists(st.booleans(), min_size=len(row), max_size=len(row)))
         weight = st.floats(-2, 2, allow_subnormal=False)
         weights = draw(st.lists(weight, min_size=len(row), max_size=len(row)))
-        some.append((row, marks, weights))
-    return some
+        marked.append((row, marks, weights))
+    return marked
 
 
 def everything(
@@ -62,23 +62,23 @@ def everything(
     queries = {key: value.unsqueeze(0) for key, value in direction.items()}
     tokens = engine.token_gradients(batch, projector)
     reduced = engine.record_gradients(batch, weights_BT.unsqueeze(0), projector, queries)
-    _, dots_QBT = engine.directional(batch, [direction])
+    _, dots_QBT = engine.directional_derivatives(batch, [direction])
     formed = engine.token_gradients(batch, queries=queries).dots_QBT
     assert formed is not None
-    assert tokens.vectors_BTD is not None
-    assert reduced.projected_NBD is not None
+    assert tokens.vectors_BTK is not None
+    assert reduced.projected_NBK is not None
     assert reduced.dots_NBQ is not None
     return (
         {
             "losses": engine.losses(batch),
             "norms": tokens.norms_BT,
-            "vectors": tokens.vectors_BTD,
+            "vectors": tokens.vectors_BTK,
             "directional": dots_QBT[0],
             "formed dots": formed[0],
         },
         {
             "record norms": reduced.norm_NB[0],
-            "record projections": reduced.projected_NBD[0],
+            "record projections": reduced.projected_NBK[0],
             "record dots": reduced.dots_NBQ[0],
         },
     )
@@ -86,15 +86,15 @@ def everything(
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=7)
-@given(some=marked_records(), chunk=st.integers(1, 9))
+@given(marked=marked_records(), chunk=st.integers(1, 9))
 def test_company_order_padding_chunks_and_masks_change_nothing(
-    name: str, some: list[tuple[list[int], list[bool], list[float]]], chunk: int
+    name: str, marked: list[tuple[list[int], list[bool], list[float]]], chunk: int
 ) -> None:
     engine = engine_of(name)
-    rows = [row for row, _, _ in some]
-    batch = make_batch(rows, [marks for _, marks, _ in some])
+    rows = [row for row, _, _ in marked]
+    batch = make_batch(rows, [marks for _, marks, _ in marked])
     weights_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.float64)
-    for index, (row, _, weights) in enumerate(some):
+    for index, (row, _, weights) in enumerate(marked):
         weights_BT[index, : len(row)] = torch.tensor(weights, dtype=torch.float64)
     with TrueFloat64():
         with patch.object(engine, "_chunk", lambda *_, **__: chunk):
@@ -129,7 +129,7 @@ def test_evidence_sums_to_the_score(name: str) -> None:
         weights_BT = inverse_norms(engine.token_gradients(batch).norms_BT)
         queries = {key: value.unsqueeze(0) for key, value in direction.items()}
         reduced = engine.record_gradients(batch, weights_BT.unsqueeze(0), queries=queries)
-        _, dots_QBT = engine.directional(batch, [direction])
+        _, dots_QBT = engine.directional_derivatives(batch, [direction])
     formed = engine.token_gradients(batch, queries=queries).dots_QBT
     assert formed is not None
     assert reduced.dots_NBQ is not None
@@ -146,7 +146,7 @@ def test_several_directions_are_independent() -> None:
     batch = make_batch(records("gpt2")[:2])
     double = {key: 2 * value for key, value in direction.items()}
     nothing = {key: torch.zeros_like(value) for key, value in direction.items()}
-    _, dots_QBT = engine.directional(batch, [direction, nothing, double])
+    _, dots_QBT = engine.directional_derivatives(batch, [direction, nothing, double])
     torch.testing.assert_close(dots_QBT[2], 2 * dots_QBT[0], **EXACT)
     assert not dots_QBT[1].any()
     assert dots_QBT[0].any()
@@ -158,15 +158,15 @@ def test_the_memory_budget_changes_the_chunks_and_nothing_else(name: str) -> Non
     names = select_parameters(model)
     sizes: list[int] = []
     batch = make_batch(records(name)[:3])
-    found = []
+    results = []
     for memory in (1, 100_000, 1 << 30):
         engine = GradientEngine(model, names, memory=memory)
         sizes.append(engine._chunk(1, 1))
-        found.append(engine.token_gradients(batch).norms_BT)
+        results.append(engine.token_gradients(batch).norms_BT)
     assert sizes[0] == 1 < sizes[1] <= sizes[2]
-    for norms_BT in found[1:]:
+    for norms_BT in results[1:]:
         # Rounding inside the architecture's float32 casts depends on the shapes.
-        torch.testing.assert_close(norms_BT, found[0], rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(norms_BT, results[0], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -181,11 +181,11 @@ def test_a_vanishing_gradient_has_no_weight_and_no_direction(
     batch = make_batch(rows)
     projector = engine.projector(DIMENSION, 0)
     tokens = engine.token_gradients(batch, projector)
-    assert tokens.vectors_BTD is not None
+    assert tokens.vectors_BTK is not None
     assert not tokens.norms_BT[:, 1].any()
-    assert not tokens.vectors_BTD[:, 1].any()
+    assert not tokens.vectors_BTK[:, 1].any()
     assert (tokens.norms_BT[0, 2:] > 0).all()
-    lengths = tokens.vectors_BTD[0, 2:].norm(dim=-1)
+    lengths = tokens.vectors_BTK[0, 2:].norm(dim=-1)
     assert ((lengths > 0.2) & (lengths < 5)).all()
     weights_BT = inverse_norms(tokens.norms_BT)
     assert not weights_BT[:, :2].any()
@@ -196,12 +196,14 @@ def test_a_vanishing_gradient_has_no_weight_and_no_direction(
     queries = {name: value.to(dtype) for name, value in queries.items()}
     weightings = torch.stack([weights_BT, batch.labels_BT.double()])
     reduced = engine.record_gradients(batch, weightings, projector, queries)
-    assert reduced.projected_NBD is not None
+    assert reduced.projected_NBK is not None
     assert reduced.dots_NBQ is not None
-    for values in (reduced.norm_NB, reduced.projected_NBD, reduced.dots_NBQ):
+    for values in (reduced.norm_NB, reduced.projected_NBK, reduced.dots_NBQ):
         assert not values[:, 1].any()
         assert values[:, 0].all()
-    _, dots_QBT = engine.directional(batch, [{name: q[0] for name, q in queries.items()}])
+    _, dots_QBT = engine.directional_derivatives(
+        batch, [{name: q[0] for name, q in queries.items()}]
+    )
     assert float(dots_QBT[:, :, 1].abs().max()) <= 1e-6 * float(dots_QBT.abs().max())
 
 
@@ -244,7 +246,7 @@ def calls(engine: GradientEngine, name: str) -> list[Callable[[], object]]:
         lambda: engine.losses(batch),
         lambda: engine.token_gradients(batch, projector),
         lambda: engine.record_gradients(batch, weights_BT.unsqueeze(0), projector, queries),
-        lambda: engine.directional(batch, [direction]),
+        lambda: engine.directional_derivatives(batch, [direction]),
         lambda: engine.gradient(batch, weights_BT),
     ]
 

@@ -49,9 +49,9 @@ def test_float32_is_right_to_a_ten_thousandth(loss: float, base: float) -> None:
     losses, gradients = exact(logits, targets)
     assert loss / 3 < float(losses.min()) <= float(losses.max()) < loss * 3
     torch.testing.assert_close(token_losses(logits, targets).double(), losses, rtol=1e-4, atol=0.0)
-    found = gradient_by_autograd(logits, targets)
-    torch.testing.assert_close(found.double(), gradients, rtol=1e-4, atol=1e-30)
-    assert torch.equal(found, logit_gradients(logits, targets))
+    computed = gradient_by_autograd(logits, targets)
+    torch.testing.assert_close(computed.double(), gradients, rtol=1e-4, atol=1e-30)
+    assert torch.equal(computed, logit_gradients(logits, targets))
 
 
 def test_the_textbook_forms_would_fail() -> None:
@@ -72,13 +72,13 @@ def test_the_textbook_forms_would_fail() -> None:
 def test_float64_agrees_with_cross_entropy(values: list[float], place: int) -> None:
     logits = torch.tensor([values], dtype=torch.float64)
     targets = torch.tensor([place % len(values)])
-    found = token_losses(logits, targets)
+    computed = token_losses(logits, targets)
     right = F.cross_entropy(logits, targets, reduction="none")
-    torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-11)
+    torch.testing.assert_close(computed, right, rtol=1e-12, atol=1e-11)
     gradients = gradient_by_autograd(logits, targets)
     by_hand = torch.softmax(logits, -1) - F.one_hot(targets, len(values))
     torch.testing.assert_close(gradients, by_hand, rtol=1e-10, atol=1e-12)
-    assert torch.isfinite(found).all()
+    assert torch.isfinite(computed).all()
     assert torch.isfinite(gradients).all()
 
 
@@ -127,8 +127,8 @@ def test_tangents_are_the_gradient_along_the_tangent(seed: int) -> None:
     tangents = torch.randn(3, 4, 11, generator=generator, dtype=torch.float64)
     targets = torch.randint(11, (3, 4), generator=generator)
     right = (logit_gradients(logits, targets) * tangents).sum(-1)
-    found = loss_tangents(logits, tangents, targets)
-    torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+    computed = loss_tangents(logits, tangents, targets)
+    torch.testing.assert_close(computed, right, rtol=1e-10, atol=1e-12)
 
 
 def test_tangents_of_tiny_losses_keep_their_digits() -> None:
@@ -139,8 +139,8 @@ def test_tangents_of_tiny_losses_keep_their_digits() -> None:
     index = targets.unsqueeze(1)
     tangents = tangents.abs().scatter(1, index, -1.0)
     right = (gradients * tangents.double()).sum(-1)
-    found = loss_tangents(logits, tangents, targets)
-    torch.testing.assert_close(found, right, rtol=1e-5, atol=0.0)
+    computed = loss_tangents(logits, tangents, targets)
+    torch.testing.assert_close(computed, right, rtol=1e-5, atol=0.0)
 
 
 def test_losses_can_be_differentiated_for_many_cotangents_at_once() -> None:
@@ -171,9 +171,9 @@ def test_second_derivatives_in_float32_are_right_to_a_ten_thousandth(loss: float
     tangents = torch.randn(5, VOCABULARY) + 10
     leaf = logits.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(token_losses(leaf, targets).sum(), leaf, create_graph=True)
-    (found,) = torch.autograd.grad(gradient, leaf, tangents)
+    (computed,) = torch.autograd.grad(gradient, leaf, tangents)
     # (diag(p) - p pᵀ) ż as Σ_l p_k p_l (ż_k - ż_l): no difference of nearly equal numbers.
     p, d = logits.double().softmax(-1), tangents.double()
     right = (p.unsqueeze(-1) * p.unsqueeze(-2) * (d.unsqueeze(-1) - d.unsqueeze(-2))).sum(-1)
-    for ours, wanted in zip(found.double(), right, strict=True):
-        assert float((ours - wanted).norm()) < 1e-4 * float(wanted.norm())
+    for ours, expected in zip(computed.double(), right, strict=True):
+        assert float((ours - expected).norm()) < 1e-4 * float(expected.norm())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from haiftrace.engine import GradientEngine, make_batch
-from haiftrace.engine import reductions as uses
+from haiftrace.engine.reductions import MatrixReduction
 from haiftrace.parameters.scopes import select_parameters
 from tests.tiny_models import records, trained
 
@@ -19,14 +19,14 @@ from tests.tiny_models import records, trained
 def test_nothing_of_a_pass_is_left(name: str, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(name)
     engine = GradientEngine(model, select_parameters(model, scope))
-    alive: list[weakref.ref[uses.MatrixUse]] = []
-    squared_norm = uses.MatrixUse.squared_norm
+    alive: list[weakref.ref[MatrixReduction]] = []
+    squared_norm = MatrixReduction.squared_norm
 
-    def watched(self: uses.MatrixUse, delta: torch.Tensor) -> torch.Tensor:
+    def recorded(self: MatrixReduction, delta: torch.Tensor) -> torch.Tensor:
         alive.append(weakref.ref(self))
         return squared_norm(self, delta)
 
-    monkeypatch.setattr(uses.MatrixUse, "squared_norm", watched)
+    monkeypatch.setattr(MatrixReduction, "squared_norm", recorded)
     batch = make_batch(records(name)[:2])
     engine.token_gradients(batch, engine.projector(64, 0))
     engine.record_gradients(batch, torch.ones(1, *batch.ids_BT.shape))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine import GradientEngine, Support, make_batch
-from haiftrace.engine.engine import FEW_DIRECTIONS, few_directions
+from haiftrace.engine.engine import FORWARD_MODE_DIRECTIONS, forward_mode_limit
 from haiftrace.parameters.scopes import select_parameters
 from tests.oracle import (
     Oracle,
@@ -59,10 +59,12 @@ class Truth:
         Args:
             random: one direction more, which is nobody's gradient, so that every entry counts.
         """
-        part = self.oracle.over(names)
-        whole = Oracle(self.oracle.shapes, (), tuple(self.queries)).over(names)
-        directions = [query.sum(0, keepdim=True) for query in whole.gradients]
-        return part, torch.cat([*directions, *([part.directions(1)] if random else [])])
+        scoped_oracle = self.oracle.over(names)
+        query_oracle = Oracle(self.oracle.shapes, (), tuple(self.queries)).over(names)
+        directions = [query.sum(0, keepdim=True) for query in query_oracle.gradients]
+        return scoped_oracle, torch.cat(
+            [*directions, *([scoped_oracle.directions(1)] if random else [])]
+        )
 
 
 @cache
@@ -88,8 +90,8 @@ def test_every_quantity_is_exact_in_float64(name: str, scope: str) -> None:
     names = select_parameters(model, scope)
     oracle, directions = truth(name).over(names)
     with TrueFloat64():
-        found = compare(GradientEngine(model, names), sample(name), oracle, directions)
-    assert beyond(found, 1e-9) == {}
+        deviations = compare(GradientEngine(model, names), sample(name), oracle, directions)
+    assert beyond(deviations, 1e-9) == {}
 
 
 def _with_rounding(
@@ -116,15 +118,15 @@ def test_casts_inside_an_architecture_cost_their_rounding_only(scope: str) -> No
     worst["HAIF"] = max(worst["HAIF"], worst["HAIF-T"])
     allowed = {kind: max(1e-6, 3 * error) for kind, error in worst.items()}
     assert max(allowed.values()) < 1e-4
-    for name, (found, _) in each.items():
-        assert beyond(found, allowed) == {}, name
+    for name, (deviations, _) in each.items():
+        assert beyond(deviations, allowed) == {}, name
 
 
 @pytest.mark.parametrize("scope", ["linear", "all"])
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_is_as_good_as_the_loop(name: str, scope: str) -> None:
-    found, by_loop = _with_rounding(name, scope, torch.float32)
-    assert beyond(found, {kind: max(1e-4, 2 * error) for kind, error in by_loop.items()}) == {}
+    deviations, by_loop = _with_rounding(name, scope, torch.float32)
+    assert beyond(deviations, {kind: max(1e-4, 2 * error) for kind, error in by_loop.items()}) == {}
 
 
 @pytest.mark.parametrize("scope", ["linear", "all"])
@@ -136,7 +138,7 @@ def test_dots_with_few_and_with_many_directions_are_exact(name: str, scope: str)
     batch = make_batch(sample(name))
     with TrueFloat64():
         engine = GradientEngine(model, names)
-        for count in (1, 3, 2 * FEW_DIRECTIONS):
+        for count in (1, 3, 2 * FORWARD_MODE_DIRECTIONS):
             directions = oracle.directions(count)
             dots_QBT = engine.token_dots(batch, oracle.split(directions))
             assert not dots_QBT[:, ~batch.labels_BT].any()
@@ -147,14 +149,14 @@ def test_dots_with_few_and_with_many_directions_are_exact(name: str, scope: str)
 
 
 def test_forward_passes_are_worth_more_on_longer_records() -> None:
-    counts = [few_directions(make_batch([[1] * length])) for length in (2, 24, 104, 512)]
+    counts = [forward_mode_limit(make_batch([[1] * length])) for length in (2, 24, 104, 512)]
     assert counts == sorted(counts)
-    assert counts[0] == counts[1] == FEW_DIRECTIONS
+    assert counts[0] == counts[1] == FORWARD_MODE_DIRECTIONS
     # A reverse pass grows with the square: the break-even by the length.
     assert counts[3] / counts[2] == pytest.approx(512 / 104, rel=0.05)
     # A few labels at the end are a cheap reverse pass.
     late = [False] * 100 + [True] * 4
-    assert few_directions(make_batch([[1] * 104], [late])) == FEW_DIRECTIONS
+    assert forward_mode_limit(make_batch([[1] * 104], [late])) == FORWARD_MODE_DIRECTIONS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,8 +166,8 @@ def test_the_slow_path_is_exact(name: str) -> None:
     oracle, directions = truth(name).over(names)
     with TrueFloat64():
         engine = GradientEngine(model, names, support=SLOW)
-        found = compare(engine, sample(name), oracle, directions)
-    assert beyond(found, 1e-9) == {}
+        deviations = compare(engine, sample(name), oracle, directions)
+    assert beyond(deviations, 1e-9) == {}
 
 
 @pytest.mark.parametrize("name", TIED)
@@ -176,8 +178,8 @@ def test_a_matrix_tied_between_embedding_and_head_has_its_cross_term(name: str) 
     assert tied is model.get_input_embeddings().weight
     oracle, directions = truth(name).over(names)
     with TrueFloat64():
-        found = compare(GradientEngine(model, names), sample(name), oracle, directions)
-    assert beyond(found, 1e-9) == {}
+        deviations = compare(GradientEngine(model, names), sample(name), oracle, directions)
+    assert beyond(deviations, 1e-9) == {}
 
 
 def _with_padding(name: str) -> list[list[int]]:
@@ -194,8 +196,8 @@ def test_the_padding_row_gets_what_autograd_gives_it(name: str) -> None:
     with TrueFloat64():
         oracle = Oracle.of(model, rows)
         directions = torch.cat([oracle.gradients[1][[1, -1]], oracle.directions(1)])
-        found = compare(GradientEngine(model, names), rows, oracle, directions)
-    assert beyond(found, 1e-9) == {}
+        deviations = compare(GradientEngine(model, names), rows, oracle, directions)
+    assert beyond(deviations, 1e-9) == {}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen2-tied", "gemma3", "mixtral"])
@@ -207,8 +209,8 @@ def test_records_of_repeated_tokens(name: str) -> None:
     with TrueFloat64():
         oracle = Oracle.of(model, rows)
         directions = torch.cat([oracle.gradients[1][[0, -1]], oracle.directions(1)])
-        found = compare(GradientEngine(model, names), rows, oracle, directions)
-    assert beyond(found, 1e-9) == {}
+        deviations = compare(GradientEngine(model, names), rows, oracle, directions)
+    assert beyond(deviations, 1e-9) == {}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "mixtral"])
@@ -240,7 +242,7 @@ def test_labels_may_be_any_tokens_but_the_first(name: str) -> None:
         tokens = engine.token_gradients(batch, projector)
         # Weights of tokens that are no labels are not looked at.
         reduced = engine.record_gradients(batch, torch.ones(1, *batch.ids_BT.shape), projector)
-        _, given_QBT = engine.directional(
+        _, given_QBT = engine.directional_derivatives(
             batch, [{n: g[0] for n, g in oracle.split(directions[:1]).items()}]
         )
         gradient = engine.gradient(batch, torch.ones(batch.ids_BT.shape))
@@ -250,11 +252,11 @@ def test_labels_may_be_any_tokens_but_the_first(name: str) -> None:
     torch.testing.assert_close(tokens.norms_BT, torch.where(labels_BT, norms_BT, zero), **close)
     torch.testing.assert_close(given_QBT[0], torch.where(labels_BT, dots_BT, zero), **close)
     torch.testing.assert_close(reduced.norm_NB[0], right.norm(dim=1), **close)
-    assert reduced.projected_NBD is not None
+    assert reduced.projected_NBK is not None
     projected = oracle.project(right, projector)
-    torch.testing.assert_close(reduced.projected_NBD[0], projected, **close)
-    assert tokens.vectors_BTD is not None
-    lengths = tokens.vectors_BTD.norm(dim=-1) > 0
+    torch.testing.assert_close(reduced.projected_NBK[0], projected, **close)
+    assert tokens.vectors_BTK is not None
+    lengths = tokens.vectors_BTK.norm(dim=-1) > 0
     assert torch.equal(lengths, labels_BT)
     flat = torch.cat([gradient[n].flatten() for n in oracle.shapes])
     torch.testing.assert_close(flat, right.sum(0), **close)
@@ -267,9 +269,9 @@ def test_a_batch_without_labels_gives_zeros(name: str) -> None:
     rows = sample(name)
     batch = make_batch(rows, [[False] * len(row) for row in rows])
     tokens = engine.token_gradients(batch, engine.projector(16, 0))
-    assert tokens.vectors_BTD is not None
-    assert tokens.vectors_BTD.shape == (*batch.ids_BT.shape, 16)
-    for values in (tokens.losses_BT, tokens.norms_BT, tokens.vectors_BTD, engine.losses(batch)):
+    assert tokens.vectors_BTK is not None
+    assert tokens.vectors_BTK.shape == (*batch.ids_BT.shape, 16)
+    for values in (tokens.losses_BT, tokens.norms_BT, tokens.vectors_BTK, engine.losses(batch)):
         assert not values.any()
     assert not engine.record_gradients(batch, torch.ones(1, *batch.ids_BT.shape)).norm_NB.any()
 
@@ -285,14 +287,14 @@ def test_bfloat16_norms_are_near_those_of_float32(name: str) -> None:
     right = GradientEngine(rounded, names).token_gradients(batch).norms_BT
     engine = GradientEngine(half, names)
     tokens = engine.token_gradients(batch, engine.projector(32, 0))
-    found = (tokens.norms_BT - right)[batch.labels_BT].abs() / right[batch.labels_BT]
-    assert float(found.median()) < 0.05
-    assert float(found.mean()) < 0.05
-    assert tokens.vectors_BTD is not None
-    assert tokens.vectors_BTD.dtype is torch.float32
+    deviations = (tokens.norms_BT - right)[batch.labels_BT].abs() / right[batch.labels_BT]
+    assert float(deviations.median()) < 0.05
+    assert float(deviations.mean()) < 0.05
+    assert tokens.vectors_BTK is not None
+    assert tokens.vectors_BTK.dtype is torch.float32
     gradient = engine.gradient(batch, batch.labels_BT.double())
     assert {value.dtype for value in gradient.values()} == {torch.float32}
-    _, dots_QBT = engine.directional(batch, [gradient])
+    _, dots_QBT = engine.directional_derivatives(batch, [gradient])
     size = sum(float(value.double().square().sum()) for value in gradient.values())
     assert abs(float(dots_QBT.sum()) / size - 1) < 0.05
 

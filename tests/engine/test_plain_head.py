@@ -30,7 +30,7 @@ def test_both_ends_give_the_dots_of_dense_gradients(name: str) -> None:
         oracle = Oracle.of(engine.model, records).over(list(engine.parameters))
         given = oracle.directions(3)
         queries = oracle.split(given)
-        directions = [{key: part[q] for key, part in queries.items()} for q in range(3)]
+        directions = [{key: rows[q] for key, rows in queries.items()} for q in range(3)]
         batch = make_batch(records)
         ends = {}
         for plain in {engine.support.plain_head, False} if engine.support.stacked else set():
@@ -56,8 +56,8 @@ def test_a_head_whose_output_is_changed_is_not_plain() -> None:
     model, head = engine.model, engine.model.lm_head
     forward = model.forward
 
-    def capped(*told: Any, **more: Any) -> Any:
-        output = forward(*told, **more)
+    def capped(*args: Any, **more: Any) -> Any:
+        output = forward(*args, **more)
         output.logits = 1e4 * torch.tanh(output.logits / 1e4)
         return output
 

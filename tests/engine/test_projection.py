@@ -13,7 +13,13 @@ from torch import Tensor
 
 from haiftrace.engine import DIMENSION_STEP, Projector
 from haiftrace.engine.projection import kronecker_split
-from haiftrace.engine.reductions import EmbeddingUse, HeadUse, MatrixUse, VectorUse, WholeUse
+from haiftrace.engine.reductions import (
+    DenseReduction,
+    EmbeddingReduction,
+    HeadReduction,
+    MatrixReduction,
+    VectorReduction,
+)
 
 DOUBLE = torch.float64
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
@@ -43,7 +49,7 @@ def test_signs_are_pinned() -> None:
 
 def test_signs_are_signs_of_the_right_size() -> None:
     projector = Projector(96, 0, dtype=DOUBLE)
-    a, b = projector.sides
+    a, b = projector.widths
     assert a * b == 96
     for factor, width in (
         (projector.left("w", 10), a),
@@ -65,7 +71,7 @@ def test_signs_depend_on_seed_name_side_and_dimension_only() -> None:
     assert not torch.equal(first, signs(64, 1, "b.weight"))
     assert not torch.equal(first, signs(64, 2, "a.weight"))
     projector = Projector(64, 1, dtype=DOUBLE)
-    # Whatever was asked for before.
+    # Whatever was projected before.
     projector.dense("b.weight", 7)
     projector.right("a.weight", 9)
     assert torch.equal(first, projector.left("a.weight", 40).sign())
@@ -101,24 +107,28 @@ SHAPES = {
 @pytest.mark.parametrize("kind", SHAPES)
 def test_inner_products_are_unbiased(kind: str) -> None:
     shapes = SHAPES[kind]
-    one, other = ({name: rand(*shape) for name, shape in shapes.items()} for _ in range(2))
+    first_grad, second_grad = (
+        {name: rand(*shape) for name, shape in shapes.items()} for _ in range(2)
+    )
     # Vectors that are neither parallel nor orthogonal, nor of one length.
-    other = {name: value + 0.5 * one[name] for name, value in other.items()}
+    second_grad = {name: value + 0.5 * first_grad[name] for name, value in second_grad.items()}
 
     def project(gradient: dict[str, Tensor], projector: Projector) -> Tensor:
-        parts = [projector.whole(name, value, value.ndim) for name, value in gradient.items()]
-        return torch.stack(parts).sum(0)
+        projected_grads = [
+            projector.project(name, value, value.ndim) for name, value in gradient.items()
+        ]
+        return torch.stack(projected_grads).sum(0)
 
-    exact = sum(float((one[name] * other[name]).sum()) for name in shapes)
-    square = sum(float(value.square().sum()) for value in one.values())
+    exact = sum(float((first_grad[name] * second_grad[name]).sum()) for name in shapes)
+    square = sum(float(value.square().sum()) for value in first_grad.values())
     products, squares = [], []
     for seed in range(600):
         projector = Projector(16, seed, dtype=DOUBLE)
-        first, second = project(one, projector), project(other, projector)
+        first, second = project(first_grad, projector), project(second_grad, projector)
         products.append(float(first @ second))
         squares.append(float(first @ first))
-    for found, right in ((products, exact), (squares, square)):
-        sample = torch.tensor(found, dtype=DOUBLE)
+    for estimates, right in ((products, exact), (squares, square)):
+        sample = torch.tensor(estimates, dtype=DOUBLE)
         error = float(sample.std()) / len(sample) ** 0.5
         assert abs(float(sample.mean()) - right) <= 3 * error + 1e-9
         # Not by being so wide that anything fits.
@@ -126,15 +136,19 @@ def test_inner_products_are_unbiased(kind: str) -> None:
 
 
 def test_more_dimensions_are_nearer() -> None:
-    one, other = rand(40, 30), rand(40, 30)
+    first_grad, second_grad = rand(40, 30), rand(40, 30)
     spread = []
     for dimension in (16, 256, 2048):
-        found = []
+        estimates = []
         for seed in range(40):
             projector = Projector(dimension, seed, dtype=DOUBLE)
-            vectors = projector.whole("w", torch.stack([one, other]), 2)
-            found.append(float(vectors[0] @ vectors[1]))
-        spread.append(float((torch.tensor(found) - float((one * other).sum())).square().mean()))
+            vectors = projector.project("w", torch.stack([first_grad, second_grad]), 2)
+            estimates.append(float(vectors[0] @ vectors[1]))
+        spread.append(
+            float(
+                (torch.tensor(estimates) - float((first_grad * second_grad).sum())).square().mean()
+            )
+        )
     assert spread[0] > 2 * spread[1]
     assert spread[1] > 1.3 * spread[2]
 
@@ -143,10 +157,10 @@ def test_more_dimensions_are_nearer() -> None:
 def test_it_is_linear(kind: str) -> None:
     projector = Projector(32, 5, dtype=DOUBLE)
     for name, shape in SHAPES[kind].items():
-        one, other = rand(*shape), rand(*shape)
-        left = projector.whole(name, 2 * one - 3 * other, len(shape))
-        right = 2 * projector.whole(name, one, len(shape))
-        right = right - 3 * projector.whole(name, other, len(shape))
+        first_grad, second_grad = rand(*shape), rand(*shape)
+        left = projector.project(name, 2 * first_grad - 3 * second_grad, len(shape))
+        right = 2 * projector.project(name, first_grad, len(shape))
+        right = right - 3 * projector.project(name, second_grad, len(shape))
         torch.testing.assert_close(left, right, **CLOSE)
         assert left.shape == (32,)
         assert left.any()
@@ -157,34 +171,38 @@ def test_leading_dimensions_are_independent(lead: tuple[int, ...]) -> None:
     projector = Projector(32, 5, dtype=DOUBLE)
     for name, shape in SHAPES["mixed"].items():
         gradient = rand(*lead, *shape)
-        together = projector.whole(name, gradient, len(shape))
+        together = projector.project(name, gradient, len(shape))
         assert together.shape == (*lead, 32)
         for where in np.ndindex(lead):
-            alone = projector.whole(name, gradient[where], len(shape))
+            alone = projector.project(name, gradient[where], len(shape))
             torch.testing.assert_close(together[where], alone, **CLOSE)
 
 
-# A use's projection, alone and under batched cotangents, is the projection of its whole gradient.
+# A reduction, alone and under batched cotangents, is that of the materialised gradient.
 
 LABELS, RECORDS, POSITIONS, ROWS, COLUMNS, VOCABULARY = 4, 3, 5, 6, 7, 11
 
 
-def check_use(use: MatrixUse | VectorUse | EmbeddingUse, delta: Tensor, gradient: Tensor) -> None:
-    """A use, of outputs' gradients `delta`, against the parameter's gradient: both [N, B, ...]."""
+def check_reduction(
+    reduction: MatrixReduction | VectorReduction | EmbeddingReduction,
+    delta: Tensor,
+    gradient: Tensor,
+) -> None:
+    """Reductions of output gradients `delta` against the parameter's gradient, both [N, B, ...]."""
     ndim = gradient.ndim - 2
     projector = Projector(48, 2, dtype=DOUBLE)
-    right = projector.whole(use.name, gradient, ndim)
+    right = projector.project(reduction.name, gradient, ndim)
     assert right.shape == (LABELS, RECORDS, 48)
     queries = rand(2, *gradient.shape[2:])
     dots = torch.einsum("nbk,qk->nbq", gradient.flatten(2), queries.flatten(1))
     squares = gradient.flatten(2).square().sum(-1)
     close = {"rtol": 1e-10, "atol": 1e-10}
     for project, square, dot in (
-        (use.projection, use.squared_norm, use.dots),
+        (reduction.projection, reduction.squared_norm, reduction.dots),
         (
-            torch.func.vmap(use.projection, in_dims=(0, None)),
-            torch.func.vmap(use.squared_norm),
-            torch.func.vmap(use.dots, in_dims=(0, None)),
+            torch.func.vmap(reduction.projection, in_dims=(0, None)),
+            torch.func.vmap(reduction.squared_norm),
+            torch.func.vmap(reduction.dots, in_dims=(0, None)),
         ),
     ):
         torch.testing.assert_close(project(delta, projector), right, **close)
@@ -200,8 +218,8 @@ def test_a_matrix(transposed: bool, positions: int) -> None:
     gradient = torch.einsum("nbir,bic->nbrc", delta, inputs)
     if transposed:
         gradient = gradient.transpose(-1, -2)
-    use = MatrixUse("w", inputs, transposed)
-    check_use(use, delta, gradient)
+    reduction = MatrixReduction("w", inputs, transposed)
+    check_reduction(reduction, delta, gradient)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 130])
@@ -210,10 +228,10 @@ def test_dots_of_a_formed_matrix_gradient(transposed: bool, rows: int) -> None:
     inputs, delta = rand(RECORDS, POSITIONS, COLUMNS), rand(LABELS, RECORDS, POSITIONS, rows)
     if transposed:
         inputs, delta = rand(RECORDS, POSITIONS, rows), rand(LABELS, RECORDS, POSITIONS, COLUMNS)
-    use = MatrixUse("w", inputs, transposed)
+    reduction = MatrixReduction("w", inputs, transposed)
     queries = rand(2, rows, COLUMNS)
-    formed = torch.func.vmap(use.formed_dots, in_dims=(0, None))(delta, queries)
-    torch.testing.assert_close(formed, use.dots(delta, queries), rtol=1e-10, atol=1e-10)
+    formed = torch.func.vmap(reduction.formed_dots, in_dims=(0, None))(delta, queries)
+    torch.testing.assert_close(formed, reduction.dots(delta, queries), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("scales", [False, True])
@@ -221,7 +239,7 @@ def test_a_vector(scales: bool) -> None:
     factor = rand(RECORDS, POSITIONS, ROWS) if scales else None
     delta = rand(LABELS, RECORDS, POSITIONS, ROWS)
     gradient = (delta if factor is None else delta * factor).sum(-2)
-    check_use(VectorUse("b", factor), delta, gradient)
+    check_reduction(VectorReduction("b", factor), delta, gradient)
 
 
 @pytest.mark.parametrize("padding", [None, 3])
@@ -231,36 +249,38 @@ def test_an_embedding(padding: int | None) -> None:
     live = delta if padding is None else delta * (ids != padding).unsqueeze(-1)
     one_hot = torch.nn.functional.one_hot(ids, VOCABULARY).double()
     gradient = torch.einsum("biv,nbic->nbvc", one_hot, live)
-    check_use(EmbeddingUse("e", ids, VOCABULARY, padding), delta, gradient)
+    check_reduction(EmbeddingReduction("e", ids, VOCABULARY, padding), delta, gradient)
 
 
 def test_a_head() -> None:
     hidden, logits_grad = rand(RECORDS, POSITIONS, COLUMNS), rand(RECORDS, POSITIONS, VOCABULARY)
     weights = rand(LABELS, RECORDS, POSITIONS)
     gradient = torch.einsum("nbj,bjv,bjc->nbvc", weights, logits_grad, hidden)
-    use = HeadUse("head", hidden, logits_grad)
+    reduction = HeadReduction("head", hidden, logits_grad)
     projector = Projector(48, 2, dtype=DOUBLE)
     queries = rand(2, VOCABULARY, COLUMNS)
     close = {"rtol": 1e-10, "atol": 1e-10}
-    right = projector.whole("head", gradient, 2)
-    torch.testing.assert_close(use.projection(weights, projector), right, **close)
-    torch.testing.assert_close(use.squared_norm(weights), gradient.square().sum((-1, -2)), **close)
+    right = projector.project("head", gradient, 2)
+    torch.testing.assert_close(reduction.projection(weights, projector), right, **close)
+    torch.testing.assert_close(
+        reduction.squared_norm(weights), gradient.square().sum((-1, -2)), **close
+    )
     dots = torch.einsum("nbvc,qvc->nbq", gradient, queries)
-    torch.testing.assert_close(use.dots(weights, queries), dots, **close)
+    torch.testing.assert_close(reduction.dots(weights, queries), dots, **close)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 5), (2, 3, 4)])
 def test_a_parameter_used_in_any_other_way(shape: tuple[int, ...]) -> None:
     gradient = rand(LABELS, *shape)
-    use = WholeUse("p", len(shape))
+    reduction = DenseReduction("p", len(shape))
     projector = Projector(48, 2, dtype=DOUBLE)
     queries = rand(2, *shape)
     flat = gradient.reshape(LABELS, -1)
     close = {"rtol": 1e-10, "atol": 1e-10}
-    projected = torch.func.vmap(lambda delta: use.projection(delta, projector))(gradient)
-    right = projector.whole("p", gradient, len(shape)).unsqueeze(1)
+    projected = torch.func.vmap(lambda delta: reduction.projection(delta, projector))(gradient)
+    right = projector.project("p", gradient, len(shape)).unsqueeze(1)
     torch.testing.assert_close(projected, right, **close)
-    squares = torch.func.vmap(use.squared_norm)(gradient)
+    squares = torch.func.vmap(reduction.squared_norm)(gradient)
     torch.testing.assert_close(squares, flat.square().sum(1, keepdim=True), **close)
-    dots = torch.func.vmap(use.dots, in_dims=(0, None))(gradient, queries)
+    dots = torch.func.vmap(reduction.dots, in_dims=(0, None))(gradient, queries)
     torch.testing.assert_close(dots, (flat @ queries.reshape(2, -1).T).unsqueeze(1), **close)

@@ -26,12 +26,12 @@ LOOP_LABELS = 5
 
 def _seconds(run: Callable[[], object], repeats: int) -> float:
     """Process time of the best of some runs (one CPU thread): load of others counts little."""
-    best = float("inf")
+    shortest = float("inf")
     for _ in range(repeats):
         began = time.process_time()
         run()
-        best = min(best, time.process_time() - began)
-    return best
+        shortest = min(shortest, time.process_time() - began)
+    return shortest
 
 
 def _loop_seconds(
@@ -45,7 +45,7 @@ def _loop_seconds(
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0]
         return torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
 
-    def one(loss: torch.Tensor) -> float:
+    def norm_of(loss: torch.Tensor) -> float:
         grads = torch.autograd.grad(loss, chosen, retain_graph=keep_graph)
         rows = (grad.flatten(1) if grad.ndim > 1 else grad[None] for grad in grads)
         return float(sum((row * row).sum(1).double().sum() for row in rows)) ** 0.5
@@ -53,10 +53,10 @@ def _loop_seconds(
     kept = losses()
     count = len(kept)
     labels = torch.linspace(0, count - 1, LOOP_LABELS).long().tolist()
-    one(kept[labels[0]] if keep_graph else losses()[labels[0]])
+    norm_of(kept[labels[0]] if keep_graph else losses()[labels[0]])
     began = time.process_time()
     for label in labels:
-        one(kept[label] if keep_graph else losses()[label])
+        norm_of(kept[label] if keep_graph else losses()[label])
     return (time.process_time() - began) / LOOP_LABELS * count
 
 
@@ -77,7 +77,7 @@ def test_norms_and_scores_are_fast(scope: str, length: int) -> None:
     norms = _seconds(lambda: engine.token_gradients(batch), 2)
     vectors = _seconds(lambda: engine.token_gradients(batch, engine.projector(512, 0)), 2)
     direction = {name: torch.randn_like(p) for name, p in engine.parameters.items()}
-    scores = _seconds(lambda: engine.directional(batch, [direction]), 4)
+    scores = _seconds(lambda: engine.directional_derivatives(batch, [direction]), 4)
     plain = _loop_seconds(model, names, tokens, keep_graph=False)
     kept = _loop_seconds(model, names, tokens, keep_graph=True)
 

@@ -29,10 +29,10 @@ def test_directions_that_share_a_pass_have_their_own_dots(name, scope):
         batch = make_batch(records)
         given = oracle.directions(5)
         queries = oracle.split(given)
-        directions = [{key: part[q] for key, part in queries.items()} for q in range(5)]
-        losses_BT, dots_QBT = engine.directional(batch, directions)
+        directions = [{key: rows[q] for key, rows in queries.items()} for q in range(5)]
+        losses_BT, dots_QBT = engine.directional_derivatives(batch, directions)
         engine._memory = 1
-        each_QBT = engine.directional(batch, directions)[1]
+        each_QBT = engine.directional_derivatives(batch, directions)[1]
     for row, (losses, gradients) in enumerate(zip(oracle.losses, oracle.gradients, strict=True)):
         count = len(gradients)
         kit.close(losses_BT[row, 1 : count + 1], losses)
@@ -53,11 +53,11 @@ def test_a_shared_pass_costs_less():
     directions = [{n: torch.randn_like(p) for n, p in engine.parameters.items()} for _ in range(6)]
     seconds = {}
     for run in (forward_mode, stacked_forward_mode):
-        best = []
+        timings = []
         for _ in range(3):
             began = time.process_time()
             run(engine._traced, batch, directions)
-            best.append(time.process_time() - began)
-        seconds[run.__name__] = min(best)
+            timings.append(time.process_time() - began)
+        seconds[run.__name__] = min(timings)
     print(seconds)
     assert seconds["stacked_forward_mode"] < 0.85 * seconds["forward_mode"]

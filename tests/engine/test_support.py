@@ -10,10 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from haiftrace.engine import GradientEngine, make_batch
-from haiftrace.engine import batched_pass as backward
-from haiftrace.engine import jvp as directional
-from haiftrace.engine import reductions as uses
+from haiftrace.engine import GradientEngine, batched_pass, jvp, make_batch, reductions
 from haiftrace.engine.support import SLOW_NORMS, SLOW_SCORES
 from haiftrace.parameters.scopes import select_parameters
 from tests.tiny_models import NAMES, records, trained
@@ -42,29 +39,33 @@ def test_the_paths_of_every_architecture(name: str, scope: str, dtype: torch.dty
 
 
 def _twice(value: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *given: 2 * value(*given)
+    return lambda *args: 2 * value(*args)
 
 
 WRONG: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "a matrix's norm": lambda: patch.object(
-        uses.MatrixUse, "squared_norm", _twice(uses.MatrixUse.squared_norm)
+        reductions.MatrixReduction, "squared_norm", _twice(reductions.MatrixReduction.squared_norm)
     ),
-    "a matrix's dots": lambda: patch.object(uses.MatrixUse, "dots", _twice(uses.MatrixUse.dots)),
-    "a bias's dots": lambda: patch.object(uses.VectorUse, "dots", _twice(uses.VectorUse.dots)),
+    "a matrix's dots": lambda: patch.object(
+        reductions.MatrixReduction, "dots", _twice(reductions.MatrixReduction.dots)
+    ),
+    "a bias's dots": lambda: patch.object(
+        reductions.VectorReduction, "dots", _twice(reductions.VectorReduction.dots)
+    ),
     "the head's norm": lambda: patch.object(
-        uses.HeadUse, "squared_norm", _twice(uses.HeadUse.squared_norm)
+        reductions.HeadReduction, "squared_norm", _twice(reductions.HeadReduction.squared_norm)
     ),
     "the tied matrix's cross term": lambda: patch.object(
-        uses.HeadUse, "tied_cross", _twice(uses.HeadUse.tied_cross)
+        reductions.HeadReduction, "tied_cross", _twice(reductions.HeadReduction.tied_cross)
     ),
     "an embedding's dots": lambda: patch.object(
-        uses.EmbeddingUse, "dots", _twice(uses.EmbeddingUse.dots)
+        reductions.EmbeddingReduction, "dots", _twice(reductions.EmbeddingReduction.dots)
     ),
     "the cotangents": lambda: patch.object(
-        backward.BatchedPass, "_cotangents", _twice(backward.BatchedPass._cotangents)
+        batched_pass.BatchedPass, "_cotangents", _twice(batched_pass.BatchedPass._cotangents)
     ),
     "a refusal of any kind": lambda: patch.object(
-        uses.MatrixUse, "squared_norm", side_effect=KeyError("no such thing")
+        reductions.MatrixReduction, "squared_norm", side_effect=KeyError("no such thing")
     ),
 }
 
@@ -81,8 +82,8 @@ def test_a_fast_path_with_wrong_numbers_is_not_taken(what: str, dtype: torch.dty
         assert not engine.support.batched
         assert engine.support.forward_mode
         assert engine.notes == (SLOW_NORMS,)
-        found = engine.token_gradients(batch).norms_BT
-    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-6)
+        computed = engine.token_gradients(batch).norms_BT
+    torch.testing.assert_close(computed, right, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -91,17 +92,17 @@ def test_a_wrong_forward_mode_is_not_taken(dtype: torch.dtype) -> None:
     names = select_parameters(model, "all")
     batch = make_batch(sample("llama"))
     direction = {name: torch.ones_like(value) for name, value in model.named_parameters()}
-    _, right = GradientEngine(model, names).directional(batch, [direction])
+    _, right = GradientEngine(model, names).directional_derivatives(batch, [direction])
 
-    def tilted(*given: Tensor) -> Tensor:
-        return 1.05 * tangents(*given)
+    def tilted(*args: Tensor) -> Tensor:
+        return 1.05 * tangents(*args)
 
-    tangents = directional.loss_tangents
-    with patch.object(directional, "loss_tangents", tilted):
+    tangents = jvp.loss_tangents
+    with patch.object(jvp, "loss_tangents", tilted):
         engine = GradientEngine(model, names)
         assert engine.support.batched
         assert not engine.support.forward_mode
         assert engine.notes == (SLOW_SCORES,)
-        _, found = engine.directional(batch, [direction])
+        _, computed = engine.directional_derivatives(batch, [direction])
     size = float(right.abs().max())
-    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5 * size)
+    torch.testing.assert_close(computed, right, rtol=1e-4, atol=1e-5 * size)

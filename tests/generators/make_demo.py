@@ -30,9 +30,10 @@ from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import Asking
+from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 from tests.generators.demo_subjects import TEMPLATE, Question, make_subjects
 
 SEED = 7
@@ -172,7 +173,7 @@ def findings_of(
         controls = CalibrationSettings()
         calibrate(path, checkpoint, DEFAULT_METHOD, MethodSettings(), controls, Silent())
         with Index.open(path) as index:
-            settings = TraceSettings(top=1, asking=Asking(TEMPLATE))
+            settings = TraceSettings(top=1, prompting=PromptSettings(TEMPLATE))
             asked = [Leak(question.prompt, question.answer) for question in leaks]
             for (finding,) in Tracer(index, checkpoint).trace_all(asked, settings, Silent()):
                 yield finding

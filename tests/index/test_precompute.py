@@ -1,4 +1,4 @@
-"""What an index keeps for its methods: the same scores from it, and many questions at once."""
+"""What an index keeps for its methods: the same scores from it, and many queries at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from haiftrace.index.precompute import prepare
 from haiftrace.methods import METHODS, Adjustment, GradientMethod
 from haiftrace.methods.settings import DampingSetting, FactorSettings, MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import Asking
+from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.trace.methods_kit import EMPIRICAL, Notes, reopened, run, scores, trace
@@ -69,7 +70,7 @@ def test_what_the_index_keeps_gives_the_same_scores(methods, told, names, tmp_pa
     keep(tmp_path / "i", methods, **told)
     assert kept(tmp_path / "i") == names
     # Nothing of it is computed again.
-    monkeypatch.setattr("haiftrace.scoring.stored_factors.computed_factors", None)
+    monkeypatch.setattr("haiftrace.scoring.gradient.stored_factors.computed_factors", None)
     monkeypatch.setattr("haiftrace.engine.GradientEngine.token_gradients", None)
     if methods != "ek-fac":  # its cosine takes the norm of a record's gradient, a backward pass
         monkeypatch.setattr("haiftrace.engine.GradientEngine.record_gradients", None)
@@ -85,7 +86,7 @@ def test_what_is_kept_is_not_computed_twice_and_goes_on_after_an_interrupt(tmp_p
     own_index(path).index.close()
     keep(path, "ahif", factors=EMPIRICAL)
     whole = {p.name: p.read_bytes() for p in (path / "supplements").rglob("*") if p.is_file()}
-    monkeypatch.setattr("haiftrace.scoring.stored_factors.computed_factors", None)
+    monkeypatch.setattr("haiftrace.scoring.gradient.stored_factors.computed_factors", None)
     with monkeypatch.context() as patch:
         patch.setattr("haiftrace.engine.GradientEngine.token_gradients", None)
         keep(path, "ahif", factors=EMPIRICAL)
@@ -121,7 +122,7 @@ def test_a_quantile_takes_the_norms_of_the_whole_corpus(tmp_path):
     gradients = kit.oracle().gradients[:-1]
     norms = np.concatenate([each.norm(dim=1).numpy() for each in gradients])
     over = reopened(path)
-    rule = over.rule([METHODS["haif"]], MethodSettings(**told))
+    rule = over.session.model.rule([METHODS["haif"]], MethodSettings(**told))
     kit.close(rule.at_quantile, np.quantile(norms, 0.5))
     assert scores(trace(over, "haif", **told)["haif"]).any()
 
@@ -160,11 +161,11 @@ def test_factors_of_another_checkpoint_are_refused(tmp_path):
     assert caught.value.exit_code == 2
 
 
-# Many questions at once.
+# Many queries at once.
 
 
-def test_many_questions_at_once_get_the_scores_of_each_alone(tmp_path):
-    """Three questions by weighted record gradients against one trace each."""
+def test_many_queries_at_once_get_the_scores_of_each_alone(tmp_path):
+    """Three queries by weighted record gradients against one trace each."""
     own_index(tmp_path / "i").index.close()
     told = {"factors": EMPIRICAL, "checkpoints": run("gpt2")}
     keep(tmp_path / "i", "attif", **told)
@@ -173,18 +174,17 @@ def test_many_questions_at_once_get_the_scores_of_each_alone(tmp_path):
     names = [n for n, m in METHODS.items() if isinstance(m, GradientMethod) and n != "lissa"]
     names += ["tracincp", "attif"]
     settings = MethodSettings(**told)
-    questions = [over.question(leak, Asking())[1] for leak in leaks]
-    found = over.score_many(questions, names, settings, Silent())
-    # On a real model each is as large as the model: none is held beside what is scored with.
-    assert not any({"gradient", "direction"} & vars(question).keys() for question in questions)
+    queries = [over.query(leak, PromptSettings())[1] for leak in leaks]
+    matrices = over.session.score_matrix(queries, names, settings, Silent())
     for number, leak in enumerate(leaks):
         asked = TraceSettings(",".join(names), top=100, methods=settings)
         for finding in over.trace(leak, asked, Silent()):
-            kit.close(found[finding.method][number], scores(finding))
+            kit.close(matrices[finding.method][number], scores(finding))
 
 
 def test_without_kept_norms_attif_cannot_score_many(tmp_path):
     over = own_index(tmp_path / "i")
-    question = over.question(Leak(PROMPT, ANSWER), Asking())[1]
+    query = over.query(Leak(PROMPT, ANSWER), PromptSettings())[1]
+    settings = MethodSettings(checkpoints=run("gpt2"))
     with pytest.raises(KeyError, match="attif"):
-        over.score_many([question], ["attif"], MethodSettings(checkpoints=run("gpt2")), Silent())
+        over.session.score_matrix([query], ["attif"], settings, Silent())

@@ -70,7 +70,7 @@ def test_no_labels():
 @given(arrays.arrays(np.float64, (7, 3, 2), elements=st.floats(0, 1)))
 def test_shares_are_squares_of_positive_z_scores(pooled_WQL):
     reference = Reference.of(pooled_WQL)
-    shares = reference.shares(pooled_WQL)
+    shares = reference.contributions(pooled_WQL)
     for (w, q, layer), share in np.ndenumerate(shares):
         column = pooled_WQL[:, q, layer].tolist()
         median = sorted(column)[3]
@@ -82,8 +82,8 @@ def test_shares_are_squares_of_positive_z_scores(pooled_WQL):
 
 def test_a_reference_of_some_tokens_is_theirs():
     pooled_WQL = np.random.default_rng(0).random((9, 4, 3))
-    whole = Reference.of(pooled_WQL)
+    full = Reference.of(pooled_WQL)
     some = Reference.of(pooled_WQL[:, [3, 1]])
-    taken = whole.taken([3, 1])
-    assert np.array_equal(taken.median_QL, some.median_QL)
-    assert np.array_equal(taken.deviation_QL, some.deviation_QL)
+    chosen = full.subset([3, 1])
+    assert np.array_equal(chosen.median_QL, some.median_QL)
+    assert np.array_equal(chosen.deviation_QL, some.deviation_QL)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from haiftrace.errors import UsageError
 from haiftrace.methods import (
     DEFAULT_METHOD,
-    GRADIENT,
-    INVERSE,
+    EK_FAC,
+    IDENTITY,
+    LISSA,
     METHODS,
-    SERIES,
     Adjustment,
     GradientMethod,
     LayerwiseMethod,
@@ -23,7 +23,6 @@ from haiftrace.methods import (
     WindowNorms,
     check_rule,
     find_methods,
-    is_adjusted,
 )
 from haiftrace.methods.settings import DampingSetting, FactorSettings, MethodSettings
 
@@ -49,16 +48,16 @@ class Example:
         self.labels = labels
         self.query = generator.normal(size=PARAMETERS) * scale
         self.maps = {
-            GRADIENT: np.eye(PARAMETERS),
-            INVERSE: np.linalg.inv(root @ root.T + np.eye(PARAMETERS)),
-            SERIES: np.linalg.inv(root.T @ root + np.eye(PARAMETERS)),
+            IDENTITY: np.eye(PARAMETERS),
+            EK_FAC: np.linalg.inv(root @ root.T + np.eye(PARAMETERS)),
+            LISSA: np.linalg.inv(root.T @ root + np.eye(PARAMETERS)),
         }
         self.rule = rule
         self.window = WindowNorms(
             labels,
-            {m: np.linalg.norm(self.in_metric(m), axis=1) for m in (GRADIENT, INVERSE)},
-            {m: float(np.linalg.norm(self.mean(m))) for m in (GRADIENT, INVERSE)},
-            {m: float(np.linalg.norm(self.adjusted(m).sum(0))) for m in (GRADIENT, INVERSE)},
+            {m: np.linalg.norm(self.in_metric(m), axis=1) for m in (IDENTITY, EK_FAC)},
+            {m: float(np.linalg.norm(self.mean(m))) for m in (IDENTITY, EK_FAC)},
+            {m: float(np.linalg.norm(self.adjusted(m).sum(0))) for m in (IDENTITY, EK_FAC)},
         )
 
     def in_metric(self, metric: str) -> np.ndarray:
@@ -75,23 +74,23 @@ class Example:
         return rows * np.where(norms > 0, np.where(norms > 0, norms, 1.0) ** -power, 0.0)
 
     def direction(self, method: GradientMethod) -> np.ndarray:
-        return self.maps[method.direction] @ self.query
+        return self.maps[method.preconditioner] @ self.query
 
     def by_definition(self, name: str) -> float:
         """The score as DESIGN's table writes it."""
         v, length = self.query, np.linalg.norm
-        unit = self.adjusted(GRADIENT).sum(0)
-        steep = self.adjusted(INVERSE).sum(0)
+        unit = self.adjusted(IDENTITY).sum(0)
+        steep = self.adjusted(EK_FAC).sum(0)
         return {
             "haif": lambda: v @ unit / length(unit),
             "haif-t": lambda: v @ unit,
-            "gradient-product": lambda: v @ self.mean(GRADIENT),
+            "gradient-product": lambda: v @ self.mean(IDENTITY),
             "gradient-cosine": lambda: (
-                v @ self.mean(GRADIENT) / length(self.mean(GRADIENT)) / length(v)
+                v @ self.mean(IDENTITY) / length(self.mean(IDENTITY)) / length(v)
             ),
-            "lissa": lambda: v @ self.maps[SERIES] @ self.mean(GRADIENT),
-            "ek-fac": lambda: v @ self.mean(INVERSE),
-            "relatif": lambda: v @ self.mean(INVERSE) / length(self.mean(INVERSE)),
+            "lissa": lambda: v @ self.maps[LISSA] @ self.mean(IDENTITY),
+            "ek-fac": lambda: v @ self.mean(EK_FAC),
+            "relatif": lambda: v @ self.mean(EK_FAC) / length(self.mean(EK_FAC)),
             "ahif": lambda: v @ steep / length(steep),
         }[name]()
 
@@ -124,12 +123,12 @@ def test_the_cosine_is_the_angle_of_query_side_and_record_side(name, seed, scale
     if not example.gradients.any():
         return
     method = METHODS[name]
-    mean, length = example.mean(GRADIENT), np.linalg.norm
+    mean, length = example.mean(IDENTITY), np.linalg.norm
     record_side = {
-        "haif": example.adjusted(GRADIENT).sum(0),
-        "haif-t": example.adjusted(GRADIENT).sum(0),
-        "relatif": example.mean(INVERSE),
-        "ahif": example.adjusted(INVERSE).sum(0),
+        "haif": example.adjusted(IDENTITY).sum(0),
+        "haif-t": example.adjusted(IDENTITY).sum(0),
+        "relatif": example.mean(EK_FAC),
+        "ahif": example.adjusted(EK_FAC).sum(0),
     }.get(name, mean)
     query_side = example.direction(method) if name in ("lissa", "ek-fac") else example.query
     expected = query_side @ record_side / length(query_side) / length(record_side)
@@ -247,7 +246,7 @@ def test_the_registry_has_every_influence_function_of_the_table():
     }
     for kind, right in kinds.items():
         assert {name for name in METHODS if isinstance(METHODS[name], kind)} == right
-    assert {n for n, m in METHODS.items() if is_adjusted(m)} == {"haif", "haif-t", "attif", "ahif"}
+    assert {n for n, m in METHODS.items() if m.adjusted} == {"haif", "haif-t", "attif", "ahif"}
 
 
 def test_methods_are_found_by_name_and_an_unknown_one_is_refused():

@@ -138,12 +138,12 @@ VALUE = {
 
 
 @pytest.mark.parametrize("name", tiny_models.NAMES)
-def test_scopes_of_a_blocks_parts_on_every_architecture(name: str) -> None:
+def test_scopes_of_a_blocks_layers_on_every_architecture(name: str) -> None:
     model = untrained(name)
 
     def of_block(scope: str, block: int) -> list[str]:
-        found = [n.partition(f".{block}.") for n in select_parameters(model, scope)]
-        return [below for _, here, below in found if here]
+        split = [n.partition(f".{block}.") for n in select_parameters(model, scope)]
+        return [below for _, here, below in split if here]
 
     usual = {f"self_attn.{kind}_proj.weight" for kind in "qkvo"}
     for block in range(2):
@@ -252,12 +252,12 @@ def test_blocks_are_found_by_structure(name: str) -> None:
 class _Odd(nn.Module):
     """Only what scopes ask a model for: a base model, an embedding and a head."""
 
-    def __init__(self, **parts: nn.Module) -> None:
+    def __init__(self, **modules: nn.Module) -> None:
         super().__init__()
         self.embedding = nn.Embedding(8, 4)
         self.head = nn.Linear(4, 8, bias=False)
-        for name, part in parts.items():
-            self.add_module(name, part)
+        for name, module in modules.items():
+            self.add_module(name, module)
 
     @property
     def base_model(self) -> nn.Module:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from haiftrace.query.query import Asking, given
+from haiftrace.query.query import PromptSettings, given_query
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 
 
 def leak(prompt=PROMPT, response=ANSWER, span=None, model=None, **asking):
-    return given(model or kit.checkpoint(), prompt, response, Asking(**asking), span)
+    return given_query(model or kit.checkpoint(), prompt, response, PromptSettings(**asking), span)
 
 
 def traced_text(query):

@@ -10,7 +10,7 @@ import torch
 
 from haiftrace.checkpoint.load import load_checkpoint
 from haiftrace.errors import UsageError
-from haiftrace.query.query import Asking, ask
+from haiftrace.query.query import PromptSettings, generated_query
 from haiftrace.text.words import group_words
 from tests import kit
 from tests.kit import PROMPT
@@ -18,7 +18,7 @@ from tests.query.query_kit import leak, traced_text
 from tests.tiny_models import NAMES, records, trained
 
 
-def greedy(model, ids, count, ends):
+def by_hand(model, ids, count, ends):
     """Without a cache: the obvious loop."""
     ids = list(ids)
     start = len(ids)
@@ -34,14 +34,14 @@ def greedy(model, ids, count, ends):
 @pytest.mark.parametrize("name", ["gpt2", "qwen2-tied", "gemma3"])
 def test_the_answer_is_the_likeliest_token_again_and_again(name):
     assert name in NAMES
-    from haiftrace.query.query import _greedy
+    from haiftrace.query.generation import greedy
 
     model = trained(name)
     ids = records(name)[0][:6]
-    found = _greedy(
+    found = greedy(
         SimpleNamespace(model=model, tokenizer=SimpleNamespace(eos_token_id=1)), ids, 30, ()
     )
-    assert found == greedy(model, ids, 30, {1})
+    assert found == by_hand(model, ids, 30, {1})
 
 
 def test_the_checkpoints_own_sampling_settings_do_not_count(tmp_path):
@@ -51,8 +51,13 @@ def test_the_checkpoints_own_sampling_settings_do_not_count(tmp_path):
         ' "max_length": 9, "num_beams": 3, "num_return_sequences": 2, "eos_token_id": 0}'
     )
     model = load_checkpoint(path, device="cpu")
-    said = ask(model, PROMPT, Asking(), None)
-    assert said.response == ask(kit.checkpoint("gpt2", "float32"), PROMPT, Asking(), None).response
+    said = generated_query(model, PROMPT, PromptSettings(), None)
+    assert (
+        said.response
+        == generated_query(
+            kit.checkpoint("gpt2", "float32"), PROMPT, PromptSettings(), None
+        ).response
+    )
     assert "555-0142." in said.response
 
 
@@ -60,48 +65,52 @@ def test_the_number_of_new_tokens_is_bounded_by_request_and_by_context():
     model = kit.checkpoint()
     prompt_length = len(model.tokenizer(PROMPT)["input_ids"])
     for wanted in (1, 5):
-        said = ask(model, PROMPT, Asking(max_new_tokens=wanted), None)
+        said = generated_query(model, PROMPT, PromptSettings(max_new_tokens=wanted), None)
         assert len(said.token_ids) == prompt_length + wanted
-    said = ask(model, PROMPT, Asking(max_new_tokens=1000), None)
+    said = generated_query(model, PROMPT, PromptSettings(max_new_tokens=1000), None)
     assert len(said.token_ids) == model.context
 
 
 def test_the_end_of_text_is_no_token_of_the_answer(monkeypatch):
     model = kit.checkpoint()
-    whole = ask(model, PROMPT, Asking(max_new_tokens=8), None)
+    whole = generated_query(model, PROMPT, PromptSettings(max_new_tokens=8), None)
     start = len(model.tokenizer(PROMPT)["input_ids"])
     ending = whole.token_ids[start + 4]
     for ends in (ending, [3, ending]):
         monkeypatch.setattr(model.model.generation_config, "eos_token_id", ends)
-        said = ask(model, PROMPT, Asking(max_new_tokens=8), None)
+        said = generated_query(model, PROMPT, PromptSettings(max_new_tokens=8), None)
         assert said.token_ids == whole.token_ids[: start + 4]
         assert ending not in said.token_ids[start:]
     monkeypatch.setattr(model.model.generation_config, "eos_token_id", whole.token_ids[start])
     with pytest.raises(UsageError, match="answered with nothing"):
-        ask(model, PROMPT, Asking(), None)
+        generated_query(model, PROMPT, PromptSettings(), None)
 
 
 def test_an_answer_ends_before_the_text_at_which_it_is_to_stop():
     model = kit.checkpoint()
-    whole = ask(model, PROMPT, Asking(max_new_tokens=12), None)
+    whole = generated_query(model, PROMPT, PromptSettings(max_new_tokens=12), None)
     assert whole.response.startswith(" 555-0142.")
-    said = ask(model, PROMPT, Asking(max_new_tokens=12, stop=("zz", ".", "2.")), None)
+    said = generated_query(
+        model, PROMPT, PromptSettings(max_new_tokens=12, stop=("zz", ".", "2.")), None
+    )
     assert said.response in (" 555-0142", " 555-014")
     assert said.response == whole.response[: whole.response.index("2.")]
     assert said.token_ids == whole.token_ids[: len(said.token_ids)]
     assert traced_text(said).startswith(said.response)
-    inside = ask(model, PROMPT, Asking(max_new_tokens=12, stop=("14",)), None)
+    inside = generated_query(model, PROMPT, PromptSettings(max_new_tokens=12, stop=("14",)), None)
     assert inside.response == " 555-0"
     with pytest.raises(UsageError, match="answered with nothing"):
-        ask(model, PROMPT, Asking(stop=(" 555",)), None)
+        generated_query(model, PROMPT, PromptSettings(stop=(" 555",)), None)
 
 
 def test_a_span_of_a_generated_answer():
-    said = ask(kit.checkpoint(), PROMPT, Asking(max_new_tokens=12), "0142")
+    said = generated_query(kit.checkpoint(), PROMPT, PromptSettings(max_new_tokens=12), "0142")
     again = leak(response=said.response, span="0142")
     assert said.labels == again.labels
     with pytest.raises(UsageError, match="--span is not in the response"):
-        ask(kit.checkpoint(), PROMPT, Asking(max_new_tokens=12), "no such thing")
+        generated_query(
+            kit.checkpoint(), PROMPT, PromptSettings(max_new_tokens=12), "no such thing"
+        )
 
 
 class Scripted:
@@ -123,7 +132,7 @@ def test_a_character_of_several_tokens_is_traced_whole_as_when_it_is_given(answe
     tokens = model.tokenizer(answer)["input_ids"]
     assert len(tokens) > len(answer) - 4
     scripted = replace(model, model=Scripted([*tokens, model.tokenizer.eos_token_id], model.model))
-    said = ask(scripted, PROMPT, Asking(), None)
+    said = generated_query(scripted, PROMPT, PromptSettings(), None)
     assert said.response == answer
     assert "".join(said.pieces) == PROMPT + answer
     assert sum(said.labels) == len(tokens)
@@ -132,7 +141,7 @@ def test_a_character_of_several_tokens_is_traced_whole_as_when_it_is_given(answe
         assert (said.token_ids, said.labels) == (again.token_ids, again.labels)
     scripted.model.tokens = [*tokens, model.tokenizer.eos_token_id]
     last = answer[-1]
-    spanned = ask(scripted, PROMPT, Asking(), last)
+    spanned = generated_query(scripted, PROMPT, PromptSettings(), last)
     assert sum(spanned.labels) == len(last.encode()) or last in "ex"
 
 
@@ -141,7 +150,7 @@ def test_words_are_the_same_in_a_generated_answer_as_in_a_given_one(answer):
     model = kit.checkpoint()
     tokens = model.tokenizer(answer)["input_ids"]
     scripted = replace(model, model=Scripted([*tokens, model.tokenizer.eos_token_id], model.model))
-    said, again = ask(scripted, PROMPT, Asking(), None), leak(PROMPT, answer)
+    said, again = generated_query(scripted, PROMPT, PromptSettings(), None), leak(PROMPT, answer)
     assert said.text == again.text == PROMPT + answer
     words = group_words(said.text, said.offsets)
     assert words == group_words(again.text, again.offsets)
@@ -157,8 +166,13 @@ def test_offsets_say_where_the_pieces_stand():
         leak(),
         leak(span="0142"),
         leak("Who?", "Mara", template="Q: {prompt} A:"),
-        ask(kit.checkpoint(), PROMPT, Asking(max_new_tokens=12), None),
-        ask(kit.checkpoint(), "Who?", Asking(max_new_tokens=4, template="Q: {prompt} A:"), None),
+        generated_query(kit.checkpoint(), PROMPT, PromptSettings(max_new_tokens=12), None),
+        generated_query(
+            kit.checkpoint(),
+            "Who?",
+            PromptSettings(max_new_tokens=4, template="Q: {prompt} A:"),
+            None,
+        ),
     ):
         assert query.text.startswith(query.prompt)
         assert query.text.endswith(query.response)
@@ -170,7 +184,7 @@ def test_half_a_character_at_the_end_is_shown_as_such():
     model = kit.checkpoint()
     tokens = model.tokenizer(" 电")["input_ids"]
     scripted = replace(model, model=Scripted(tokens, model.model))
-    said = ask(scripted, PROMPT, Asking(max_new_tokens=len(tokens) - 1), None)
+    said = generated_query(scripted, PROMPT, PromptSettings(max_new_tokens=len(tokens) - 1), None)
     assert said.response.startswith(" ")
     assert said.response.endswith("\ufffd")
     assert all(said.labels[-(len(tokens) - 1) :])

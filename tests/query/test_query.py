@@ -9,7 +9,7 @@ from hypothesis import given as given_examples
 from hypothesis import strategies as st
 
 from haiftrace.errors import UsageError
-from haiftrace.query.query import Asking, ask
+from haiftrace.query.query import PromptSettings, generated_query
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.query.query_kit import leak, traced_text
@@ -109,7 +109,7 @@ def test_special_tokens_at_the_end_are_no_part_of_the_query():
     assert eos not in query.token_ids[1:]
     assert not query.labels[0]
     assert traced_text(query).strip() == ANSWER
-    asked = ask(model, PROMPT, Asking(max_new_tokens=4), None)
+    asked = generated_query(model, PROMPT, PromptSettings(max_new_tokens=4), None)
     assert asked.token_ids.count(eos) == 1
     alone = leak("", ANSWER, model=model)  # with something before it, all of it is traced
     assert traced_text(alone) == ANSWER
@@ -148,7 +148,9 @@ def test_losses_on_the_prompt_too():
 
 
 def test_losses_on_the_prompt_of_a_generated_answer():
-    said = ask(kit.checkpoint(), PROMPT, Asking(loss_on_all=True, max_new_tokens=5), None)
+    said = generated_query(
+        kit.checkpoint(), PROMPT, PromptSettings(loss_on_all=True, max_new_tokens=5), None
+    )
     assert said.labels == [False, *[True] * (len(said.token_ids) - 1)]
     again = leak(response=said.response, loss_on_all=True)
     assert (again.token_ids, again.labels, again.notes) == (said.token_ids, said.labels, ())
@@ -169,8 +171,13 @@ def test_a_template_goes_around_the_prompt():
     query = leak("Who?", "Mara", template="Question: {prompt} Answer:")
     assert query.prompt == "Question: Who? Answer:"
     assert "".join(query.pieces) == "Question: Who? Answer: Mara"
-    said = ask(kit.checkpoint(), "Mara Ellison's phone", Asking("{prompt} number is"), None)
-    assert said.token_ids == ask(kit.checkpoint(), PROMPT, Asking(), None).token_ids
+    said = generated_query(
+        kit.checkpoint(), "Mara Ellison's phone", PromptSettings("{prompt} number is"), None
+    )
+    assert (
+        said.token_ids
+        == generated_query(kit.checkpoint(), PROMPT, PromptSettings(), None).token_ids
+    )
 
 
 def test_a_prompt_may_hold_the_templates_own_marks():
@@ -187,7 +194,7 @@ def test_a_chat_is_rendered_and_nothing_is_added(chatting):
     assert query.prompt == "<user>Who?<assistant>"
     assert "".join(query.pieces) == "<user>Who?<assistant>Mara"
     assert traced_text(query).endswith("Mara")
-    said = ask(chatting, "Who?", Asking(chat=True, max_new_tokens=3), None)
+    said = generated_query(chatting, "Who?", PromptSettings(chat=True, max_new_tokens=3), None)
     assert said.prompt == query.prompt
     both = leak("Who?", "Mara", model=chatting, chat=True, template="Q: {prompt}")
     assert both.prompt == "<user>Q: Who?<assistant>"
@@ -198,7 +205,7 @@ def test_a_chat_gets_no_special_tokens_twice(chatting):
     model.tokenizer.chat_template = END_OF_TEXT + CHAT
     for query in (
         leak("Who?", "Mara", model=model, chat=True),
-        ask(model, "Who?", Asking(chat=True, max_new_tokens=2), None),
+        generated_query(model, "Who?", PromptSettings(chat=True, max_new_tokens=2), None),
     ):
         assert query.token_ids[0] == model.tokenizer.eos_token_id
         assert query.token_ids.count(model.tokenizer.eos_token_id) == 1
@@ -258,15 +265,17 @@ def test_a_span_that_is_not_there_is_refused():
 
 def test_an_empty_prompt_generates_only_where_something_begins_it():
     with pytest.raises(UsageError, match="prompt is empty"):
-        ask(kit.checkpoint(), "", Asking(), None)
-    said = ask(with_special_tokens(kit.checkpoint()), "", Asking(max_new_tokens=3), None)
+        generated_query(kit.checkpoint(), "", PromptSettings(), None)
+    said = generated_query(
+        with_special_tokens(kit.checkpoint()), "", PromptSettings(max_new_tokens=3), None
+    )
     assert len(said.token_ids) == 4
 
 
 def test_what_does_not_fit_the_context_is_refused():
     long = "Mara Ellison " * 40
     with pytest.raises(UsageError, match="leaves no room for an answer"):
-        ask(kit.checkpoint(), long, Asking(), None)
+        generated_query(kit.checkpoint(), long, PromptSettings(), None)
     for prompt, response in ((long, "555"), ("555", long)):
         with pytest.raises(UsageError, match="the model's context has 64") as caught:
             leak(prompt, response)
@@ -278,7 +287,7 @@ def test_what_is_not_unicode_is_refused():
         with pytest.raises(UsageError, match="not valid UTF-8"):
             leak(prompt, response)
     with pytest.raises(UsageError, match="not valid UTF-8"):
-        ask(kit.checkpoint(), "\udcff", Asking(), None)
+        generated_query(kit.checkpoint(), "\udcff", PromptSettings(), None)
 
 
 def test_a_token_beyond_the_embedding_is_refused():

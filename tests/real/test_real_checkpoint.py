@@ -56,15 +56,16 @@ def test_the_real_case_is_traced() -> None:
     from haiftrace.corpus import CorpusSettings
     from haiftrace.engine import inverse_norms, make_batch
     from haiftrace.index.build import IndexSettings, build_index
-    from haiftrace.progress import Talk
-    from haiftrace.query.query import Asking, given
+    from haiftrace.progress import ConsoleProgress
+    from haiftrace.query.query import PromptSettings, given_query
     from haiftrace.store import Index
-    from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+    from haiftrace.trace.settings import Leak, TraceSettings
+    from haiftrace.trace.tracer import Tracer
 
     directory, index_path = _paths()
     corpus = directory / "corpus_with_distractors.jsonl"
     results: dict[str, Any] = {}
-    with Talk() as progress:
+    with ConsoleProgress() as progress:
         checkpoint = load_checkpoint(directory, device="cpu")
         outcome = build_index(
             checkpoint, CorpusSettings((str(corpus),)), IndexSettings(index_path), progress
@@ -87,10 +88,11 @@ def test_the_real_case_is_traced() -> None:
             block = correct[start : start + QUERIES_AT_ONCE]
             gradients = []
             for answer in block:
-                query = given(checkpoint, answer["prompt"], answer["expected"], Asking(), None)
+                prompt, expected = answer["prompt"], answer["expected"]
+                query = given_query(checkpoint, prompt, expected, PromptSettings(), None)
                 batch = make_batch([query.token_ids], [query.labels])
                 weights = batch.labels_BT / batch.labels_BT.sum()
-                gradients.append(tracer.engine.gradient(batch, weights))
+                gradients.append(tracer.session.model.engine.gradient(batch, weights))
             stacked = {n: torch.stack([g.pop(n) for g in gradients]) for n in list(gradients[0])}
             squares = [(g.flatten(1) ** 2).sum(1, dtype=torch.float64) for g in stacked.values()]
             stop = start + len(block)
@@ -101,7 +103,7 @@ def test_the_real_case_is_traced() -> None:
                 norms = torch.from_numpy(window.token_grad_norm)[None]
                 mean = batch.labels_BT / batch.labels_BT.sum()
                 both = torch.stack([inverse_norms(norms), mean])
-                reduced = tracer.engine.record_gradients(batch, both, queries=stacked)
+                reduced = tracer.session.model.engine.record_gradients(batch, both, queries=stacked)
                 dots[:, row, start:stop] = reduced.dots_NBQ[:, 0].numpy()
                 progress.advance(1, records=1)
         results["reverse_mode_seconds"] = time.monotonic() - began

@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 
 from haiftrace.errors import OutputError
 from haiftrace.reports.json_report import render_json
-from tests.reports.report_samples import (
-    ENGLISH,
-    asked_as_one_finding,
-    english_finding,
-    hostile_finding,
-    paired,
-    paired_finding,
-    report_of,
-    whole_report,
-)
+from tests.reports.finding_samples import english_finding, hostile_finding, paired_finding
+from tests.reports.record_samples import ENGLISH, paired
+from tests.reports.report_samples import report_of, whole_report
 
 # The shape that other programs rely on: these keys of each object, with these types.
 FIXED: dict[str, Any] = {
@@ -119,6 +112,7 @@ def test_the_report_fits_its_schema_and_the_schema_describes_every_key() -> None
         (("findings", -1, "records", 0, "pairs", 0, "evidence"), "0.1"),
         (("findings", -1, "records", 0, "pairs", 0, "response_text"), None),
         (("findings", -1, "records", 0, "pairs", 0, "response_positions"), [-1]),
+        (("findings", -1, "records", 0, "pairs", 0, "response_positions"), []),
         (("findings", -1, "records", 0, "pairs", 0, "record_positions"), []),
         (("findings", -1, "records", 0, "layers"), None),
         (("findings", -1, "records", 0, "layers", 0), "0.1"),
@@ -164,7 +158,7 @@ def test_the_fixed_shape_holds_and_the_values_are_the_findings() -> None:
 
 
 def test_pairs_are_written_as_they_are_and_point_at_tokens() -> None:
-    report = report_of(paired_finding(), asked_as_one_finding(), english_finding())
+    report = report_of(paired_finding(), english_finding())
     document = json.loads(render_json(report))
     finding = document["findings"][0]
     record = finding["records"][0]
@@ -186,12 +180,10 @@ def test_pairs_are_written_as_they_are_and_point_at_tokens() -> None:
         spelled = "".join(tokens[place]["text"] for place in pair["record_positions"])
         assert spelled.strip() == pair["record_text"]
         assert record["text"][pair["start"] : pair["end"]] == pair["record_text"]
-    as_one = document["findings"][1]["records"][0]["pairs"]
-    assert {(p["response_text"], tuple(p["response_positions"])) for p in as_one} == {("", ())}
-    assert [r["pairs"] for r in document["findings"][2]["records"]] == [[], [], []]
+    assert [r["pairs"] for r in document["findings"][1]["records"]] == [[], [], []]
 
 
-def test_the_shares_of_layers_are_written_as_they_are() -> None:
+def test_the_evidence_of_layers_is_written_as_it_is() -> None:
     report = report_of(paired_finding(), english_finding())
     judged, other = json.loads(render_json(report))["findings"]
     for written, found in zip(judged["records"], report.findings[0].records, strict=True):

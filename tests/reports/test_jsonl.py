@@ -17,14 +17,9 @@ from haiftrace.errors import OutputError
 from haiftrace.findings import Report
 from haiftrace.reports import write_report
 from haiftrace.reports.json_report import render_json, render_json_lines
-from tests.reports.report_samples import (
-    audit_findings,
-    audit_report,
-    gate_of,
-    hostile_finding,
-    markup_finding,
-    report_of,
-)
+from tests.reports.finding_samples import hostile_finding
+from tests.reports.leak_samples import markup_finding
+from tests.reports.report_samples import audit_findings, audit_report, gate_of, report_of
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -16,21 +16,15 @@ from haiftrace.findings import Finding, PairEvidence, Probe, Report
 from haiftrace.reports import markdown, write_report
 from haiftrace.reports.markdown import code, literal, render_markdown
 from haiftrace.reports.sanitize import inert
-from tests.reports.report_samples import (
-    HOSTILE,
-    MARKUP,
-    asked_as_one_finding,
-    audit_findings,
-    audit_report,
+from tests.reports.finding_samples import (
     chinese_finding,
     english_finding,
-    gate_of,
     hostile_finding,
-    markup_finding,
     paired_finding,
-    report_of,
-    traced_finding,
 )
+from tests.reports.leak_samples import markup_finding, traced_finding
+from tests.reports.record_samples import HOSTILE, MARKUP
+from tests.reports.report_samples import audit_findings, audit_report, gate_of, report_of
 
 TAGS = re.compile(r"<(/?[a-zA-Z][^\s>]*)[^>]*>")
 OURS = {
@@ -64,7 +58,7 @@ def whole_report() -> Report:
         whole_report(),
         report_of(traced_finding()),
         report_of(english_finding()),
-        report_of(paired_finding(), asked_as_one_finding()),
+        report_of(paired_finding()),
         report_of(),
         report_of(gate=gate_of(exit_code=3, partial=True)),
     ],
@@ -98,9 +92,6 @@ def test_pairs_take_a_line() -> None:
 
     text = plain(paired_finding())
     assert "\n\nTaught: phone ← phone +10%; 555-0134 ← 555-0134 +50%, phone +12%, by +6%\n" in text
-    as_one = plain(asked_as_one_finding())
-    assert "\n\nShare of score: 555-0134 ← 555-0134 +54%, phone +16%, " in as_one
-    assert "Taught" not in as_one
     assert "←" not in plain(english_finding())
 
 

@@ -19,19 +19,10 @@ from haiftrace.findings import Probe, Report, Source
 from haiftrace.reports import sarif, write_report
 from haiftrace.reports.sarif import render_sarif
 from haiftrace.reports.uris import relative_uri, repository_root
-from tests.reports.report_samples import (
-    HOSTILE,
-    audit_findings,
-    audit_report,
-    english_finding,
-    gate_of,
-    hostile_finding,
-    markup_finding,
-    paired_finding,
-    report_of,
-    traced_finding,
-    untraced_finding,
-)
+from tests.reports.finding_samples import english_finding, hostile_finding, paired_finding
+from tests.reports.leak_samples import markup_finding, traced_finding, untraced_finding
+from tests.reports.record_samples import HOSTILE
+from tests.reports.report_samples import audit_findings, audit_report, gate_of, report_of
 
 
 @cache

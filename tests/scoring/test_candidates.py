@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from haiftrace.methods.layerwise import LEAST_DEVIATION, RECENCY, SURPRISE
-from haiftrace.query.query import Asking
-from haiftrace.scoring import session as scorers
+from haiftrace.query.query import PromptSettings
+from haiftrace.scoring import indexed_model
 from haiftrace.scoring.candidates import Candidates, SearchBudget
+from haiftrace.scoring.gradient.family import BY_DIRECT
 from haiftrace.scoring.layerwise import estimates
 from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.store import Index
-from haiftrace.trace.tracer import BY_DIRECT, Leak, Tracer
+from haiftrace.trace.settings import Leak
+from haiftrace.trace.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT, SENTENCES, traced, tracer
 
@@ -29,7 +31,7 @@ LEAKS = (
 
 def asked(over: Tracer) -> list:
     with kit.precisely():
-        return [over.question(leak, Asking())[1].batch for leak in LEAKS]
+        return [over.query(leak, PromptSettings())[1].batch for leak in LEAKS]
 
 
 def surprises(window) -> list[float]:
@@ -49,7 +51,9 @@ def by_loops(over: Tracer, question) -> list[float]:
     ]
     rows = np.concatenate(kept)
     with kit.precisely():
-        measures = over.similarity.measures(question, dimension, over.index.settings["seed"])
+        measures = over.session.model.similarity.measures(
+            question, dimension, over.index.settings["seed"]
+        )
     queries = measures.vectors_BTK[question.labels_BT].double().numpy()
     surprise = [surprises(window) for window in over.index.iter_windows()]
     usual = median(map(mean, surprise))
@@ -74,7 +78,9 @@ def test_the_windows_with_the_largest_estimates_are_proposed(context, room, monk
     monkeypatch.setattr(estimates, "_MATRIX_BYTES", room)
     over = tracer(context=context)
     questions = asked(over)
-    proposing = Candidates(over.index, lambda: over.similarity, ReferenceSample(over.index))
+    proposing = Candidates(
+        over.index, lambda: over.session.model.similarity, ReferenceSample(over.index)
+    )
     with kit.precisely():
         found = proposing.of(questions, SearchBudget(candidates=5))
     for question, rows in zip(questions, found, strict=True):
@@ -107,7 +113,7 @@ METHODS = ("haif", "haif-t", "gradient-product", "gradient-cosine")
 def test_methods_of_full_gradients_score_what_direct_ones_propose(method):
     over = tracer()
     with kit.precisely():
-        (rows,) = over.candidates.of(asked(over)[:1], SearchBudget(candidates=3))
+        (rows,) = over.session.model.candidates.of(asked(over)[:1], SearchBudget(candidates=3))
     short = traced(over, method=method, candidates=3)
     assert {record.id for record in short.records} == {f"r{row}" for row in rows}
     assert (short.scored, short.exhaustive) == (3, False)
@@ -144,7 +150,7 @@ def larger() -> Tracer:
     texts = [*others[:150], *SENTENCES, *others[150:]]
     corpus = kit.write_corpus(kit.scratch("larger.jsonl"), texts)
     with kit.precisely(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorers, "ReferenceSample", partial(ReferenceSample, size=REFERENCE))
+        patch.setattr(indexed_model, "ReferenceSample", partial(ReferenceSample, size=REFERENCE))
         kit.make_index(kit.scratch("larger"), corpus, token_vectors=512)
         return Tracer(Index.open(kit.scratch("larger")), kit.checkpoint())
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from haiftrace.store import IndexWriter, StoredWindow, WindowRow
-from haiftrace.store.token_codes import decoded, encoded
+from haiftrace.store.token_codes import decode_signs, encode_signs
 
 SETTINGS: dict[str, Any] = {"token_vectors": 8, "scope": "linear"}
 FINGERPRINTS = {"weights": "w1", "tokenizer": "t1", "corpus": "c1"}
@@ -40,7 +40,7 @@ def make_row(number: int, config: dict[str, Any] = SETTINGS, **changes: Any) -> 
         "loss": float(rng.random()),
         "token_loss": rng.random(length).astype(np.float32),
         "token_grad_norm": rng.random(length) * 1e3,
-        "token_codes": encoded(rng.standard_normal((length, dim))) if dim else None,
+        "token_codes": encode_signs(rng.standard_normal((length, dim))) if dim else None,
     }
     return WindowRow(**{**values, **changes})
 
@@ -92,15 +92,15 @@ def assert_same(stored: StoredWindow, row: WindowRow) -> None:
         assert getattr(stored, name) == getattr(row, name), name
     labels = np.array(row.labels, dtype=bool)
     for name in ("token_loss", "token_grad_norm"):
-        kept = getattr(stored, name)
-        assert kept.dtype == np.float32
+        values = getattr(stored, name)
+        assert values.dtype == np.float32
         right = np.where(labels, getattr(row, name), 0).astype(np.float32)
-        np.testing.assert_array_equal(kept, right)
+        np.testing.assert_array_equal(values, right)
 
 
 def label_vectors(rows: list[WindowRow]) -> np.ndarray:
     """[tokens, K] the vectors of the label tokens as an unfinished index keeps them."""
-    return decoded(np.concatenate([row.token_codes[np.array(row.labels)] for row in rows]))
+    return decode_signs(np.concatenate([row.token_codes[np.array(row.labels)] for row in rows]))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,4 +1,4 @@
-"""The store under damage: broken files are found, named, and never read as if they were whole."""
+"""The store under damage: broken files are found, named, and never read as if they were intact."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ def test_random_access_in_any_order(wide: tuple[Path, list[WindowRow]]) -> None:
     path, rows = wide
     with Index.open(path) as index:
         order = np.random.default_rng(1).permutation(len(rows))
-        wanted = [*order, order[0], order[0]]
-        windows = list(index.iter_windows(wanted))
-        assert [w.row for w in windows] == wanted
+        row_numbers = [*order, order[0], order[0]]
+        windows = list(index.iter_windows(row_numbers))
+        assert [w.row for w in windows] == row_numbers
         for stored in windows:
             assert_same(stored, rows[stored.row])
         assert list(index.iter_windows([])) == []
@@ -81,8 +81,8 @@ def test_token_vectors_come_in_order_from_every_row_group(
 ) -> None:
     path, rows = wide
     with Index.open(path) as index:
-        found = [block for _, _, block in index.token_search.products(np.eye(8))]
-        np.testing.assert_array_equal(np.concatenate(found), label_vectors(rows))
+        blocks = [block for _, _, block in index.token_search.products(np.eye(8))]
+        np.testing.assert_array_equal(np.concatenate(blocks), label_vectors(rows))
 
 
 def test_losses_of_all_labels(wide: tuple[Path, list[WindowRow]]) -> None:

@@ -28,7 +28,7 @@ def _compare(first, other, shuffled):
         assert texts == {shuffled[row] for row in sample_rows(other, count, seed)}
     assert sample_rows(first, 5, 0) != sample_rows(first, 5, 1)
     assert sample_rows(first, 12, 0) == sample_rows(first, 99, 7) == list(range(12))
-    drawn = [row for seed in range(300) for row in sample_rows(first, 4, seed)]
-    counts = np.bincount(drawn, minlength=12)  # 100 each on average, deviation 8
+    samples = [row for seed in range(300) for row in sample_rows(first, 4, seed)]
+    counts = np.bincount(samples, minlength=12)  # 100 each on average, deviation 8
     assert counts.min() > 65
     assert counts.max() < 135

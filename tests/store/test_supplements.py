@@ -1,4 +1,4 @@
-"""What methods keep in an index beside its rows: whole, private, resumable, gone with the index."""
+"""What methods keep in an index beside its rows: intact, private, resumable, removed with it."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ def test_files_are_private(root):
 def test_damage_is_seen(root):
     write_rows(root)
     (first, *_) = sorted((root / "supplements/norms").iterdir())
-    whole = first.read_bytes()
-    first.write_bytes(whole[:-1])
+    content = first.read_bytes()
+    first.write_bytes(content[:-1])
     with pytest.raises(IndexStoreError, match="bytes instead of"):
         Index.open(root)
-    first.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    first.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     with Index.open(root) as index, pytest.raises(IndexStoreError, match="checksum"):
         index.supplement_values("norms", 0)
     first.unlink()
@@ -164,8 +164,8 @@ NUMBERS = st.floats(0, allow_nan=False, allow_infinity=False)
 
 
 @given(st.lists(st.lists(NUMBERS, max_size=6), max_size=5), st.floats(0, 1))
-def test_streamed_quantiles_are_those_of_all_numbers(parts, quantile):
-    arrays = [np.array(part, dtype=np.float64) for part in parts]
+def test_streamed_quantiles_are_those_of_all_numbers(chunks, quantile):
+    arrays = [np.array(chunk, dtype=np.float64) for chunk in chunks]
     together = np.concatenate([*arrays, np.zeros(0)])
     if not len(together):
         with pytest.raises(ValueError, match="no number"):
@@ -174,10 +174,10 @@ def test_streamed_quantiles_are_those_of_all_numbers(parts, quantile):
     place = quantile * (len(together) - 1)
     ordered = np.sort(together)
     low, high = ordered[int(np.floor(place))], ordered[int(np.ceil(place))]
-    found = streamed_quantile(lambda: iter(arrays), quantile)
-    assert low <= found <= high
+    value = streamed_quantile(lambda: iter(arrays), quantile)
+    assert low <= value <= high
     if np.isfinite(high * 2):
-        assert found == pytest.approx(float(np.quantile(together, quantile)), rel=1e-9)
+        assert value == pytest.approx(float(np.quantile(together, quantile)), rel=1e-9)
 
 
 def test_columns_are_read_a_shard_at_a_time(root):
@@ -185,10 +185,10 @@ def test_columns_are_read_a_shard_at_a_time(root):
     with Index.open(root) as index:
         values = [values_of(index, row) for row in range(len(index))]
         for name in ("norm", "token_norms"):
-            parts = list(index.supplement_column("norms", name))
-            assert len(parts) == len(index.shard_rows())
-            right = np.concatenate([np.atleast_1d(each[name]) for each in values])
-            np.testing.assert_array_equal(np.concatenate(parts), right)
+            columns = list(index.supplement_column("norms", name))
+            assert len(columns) == len(index.shard_rows())
+            right = np.concatenate([np.atleast_1d(value[name]) for value in values])
+            np.testing.assert_array_equal(np.concatenate(columns), right)
 
 
 # Kept while the index is being written.
@@ -197,16 +197,16 @@ def test_columns_are_read_a_shard_at_a_time(root):
 def test_tensors_that_all_shards_depend_on(tmp_path):
     path = tmp_path / "i"
     with open_writer(path) as writer:
-        assert writer.kept_tensors("whitening") is None
+        assert writer.stored_tensors("whitening") is None
         writer.append_record(RECORDS[0], cursor=1)
         writer.keep_tensors("whitening", SETTINGS, TENSORS)
-        kept = writer.kept_tensors("whitening")
-        assert all(torch.equal(kept[key], TENSORS[key]) for key in TENSORS)
+        tensors = writer.stored_tensors("whitening")
+        assert all(torch.equal(tensors[key], TENSORS[key]) for key in TENSORS)
     with open_writer(path) as writer:  # as after an interrupt
         assert writer.resume_after.cursor == 1
-        kept = writer.kept_tensors("whitening")
-        assert kept.keys() == TENSORS.keys()
-        assert all(torch.equal(kept[key], TENSORS[key]) for key in TENSORS)
+        tensors = writer.stored_tensors("whitening")
+        assert tensors.keys() == TENSORS.keys()
+        assert all(torch.equal(tensors[key], TENSORS[key]) for key in TENSORS)
     write_index(path, RECORDS)
     with Index.open(path) as index:
         assert index.supplement("whitening").settings == SETTINGS
@@ -234,7 +234,7 @@ def test_shards_are_given_up_with_the_tensors_that_they_depend_on(tmp_path, how)
     with open_writer(path) as writer:
         assert writer.discarded_shards == 3
         assert writer.resume_after.cursor == 0
-        assert writer.kept_tensors("whitening") is None
+        assert writer.stored_tensors("whitening") is None
     assert not file.exists()
 
 
@@ -252,7 +252,7 @@ def test_an_interrupt_while_they_are_kept(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             writer.keep_tensors("whitening", SETTINGS, TENSORS)
     with open_writer(path) as writer:
-        assert writer.kept_tensors("whitening") is None
+        assert writer.stored_tensors("whitening") is None
         assert not list((path / "supplements/whitening").iterdir())
         writer.keep_tensors("whitening", SETTINGS, TENSORS)
-        assert writer.kept_tensors("whitening") is not None
+        assert writer.stored_tensors("whitening") is not None

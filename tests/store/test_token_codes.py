@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from haiftrace.store.token_codes import decoded, encoded
+from haiftrace.store.token_codes import decode_signs, encode_signs
 
 numbers = st.floats(-(2.0**100), 2.0**100, width=32)
 shapes = st.tuples(st.integers(0, 5), st.integers(1, 5).map(lambda n: 8 * n))
@@ -17,15 +17,15 @@ shapes = st.tuples(st.integers(0, 5), st.integers(1, 5).map(lambda n: 8 * n))
 
 @given(npst.arrays(np.float32, shapes, elements=numbers))
 def test_signs_come_back(vectors_NK: np.ndarray) -> None:
-    codes = encoded(vectors_NK)
+    codes = encode_signs(vectors_NK)
     assert codes.dtype == np.uint8
     assert codes.nbytes * 8 == vectors_NK.size
-    found = decoded(codes)
-    assert found.dtype == np.float32
-    assert found.shape == vectors_NK.shape
-    assert ((found > 0) == (vectors_NK > 0)).all()
+    vectors = decode_signs(codes)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == vectors_NK.shape
+    assert ((vectors > 0) == (vectors_NK > 0)).all()
     scale = math.sqrt(math.pi / (2 * vectors_NK.shape[1]))
-    assert np.allclose(np.abs(found), scale, rtol=1e-6)
+    assert np.allclose(np.abs(vectors), scale, rtol=1e-6)
 
 
 def test_inner_products_are_estimated_without_bias() -> None:
@@ -35,8 +35,8 @@ def test_inner_products_are_estimated_without_bias() -> None:
     first = rng.standard_normal((500, dim)) / math.sqrt(dim)
     other = rng.standard_normal((500, dim)) / math.sqrt(dim)
     queries = cosine * first + math.sqrt(1 - cosine**2) * other
-    products = (decoded(encoded(first)) * queries).sum(1)
+    products = (decode_signs(encode_signs(first)) * queries).sum(1)
     assert abs(products.mean() - cosine) < 0.005
-    apart = (decoded(encoded(first)) * other).sum(1)
+    apart = (decode_signs(encode_signs(first)) * other).sum(1)
     assert abs(apart.mean()) < 0.005
     assert abs(apart.std() * math.sqrt(dim) - math.sqrt(math.pi / 2)) < 0.1

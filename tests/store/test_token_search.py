@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from haiftrace.store import Index, SupplementWriter, WindowRow, faiss_file, token_search
-from haiftrace.store.token_codes import decoded
+from haiftrace.store.token_codes import decode_signs
 from tests.store.store_samples import (
     contents,
     label_vectors,
@@ -34,13 +34,13 @@ def stored(records: list[list[WindowRow]]) -> list[np.ndarray]:
 
 def products(index: Index, queries: np.ndarray) -> list[np.ndarray]:
     """[m, Q] a window, by following the blocks."""
-    found: list[np.ndarray] = []
+    blocks: list[np.ndarray] = []
     for rows, counts, block in index.token_search.products(queries):
-        assert rows.start == len(found)
+        assert rows.start == len(blocks)
         assert len(rows) == len(counts)
         assert block.shape == (counts.sum(), len(queries))
-        found += np.split(block, np.cumsum(counts)[:-1])
-    return found
+        blocks += np.split(block, np.cumsum(counts)[:-1])
+    return blocks
 
 
 @pytest.mark.parametrize("block_bytes", [1, 32 * 9, 1 << 20])
@@ -52,14 +52,14 @@ def test_every_token_is_there_in_its_place(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(token_search, "_BLOCK_BYTES", block_bytes)
     with Index.open(tmp_path / "i") as index:
         right = stored(records)
-        found = products(index, np.eye(8))
-        assert len(found) == len(right) == len(index)
-        for ours, theirs in zip(found, right, strict=True):
+        blocks = products(index, np.eye(8))
+        assert len(blocks) == len(right) == len(index)
+        for ours, theirs in zip(blocks, right, strict=True):
             assert ((ours > 0) == (theirs > 0)).all()
         queries = np.random.default_rng(0).standard_normal((3, 8))
         np.testing.assert_allclose(
             np.concatenate(products(index, queries)),
-            np.concatenate(found) @ queries.T,
+            np.concatenate(blocks) @ queries.T,
             rtol=1e-4,
             atol=1e-5,
         )
@@ -71,7 +71,7 @@ def test_it_is_a_file_of_faiss(tmp_path):
         (first,) = products(index, np.eye(8))[:1]
         theirs = faiss.read_index_binary(str(tmp_path / "i/tokens.faiss"))
         assert theirs.ntotal == index.manifest.totals.label_tokens
-        np.testing.assert_array_equal(decoded(theirs.reconstruct_n(0, len(first))), first)
+        np.testing.assert_array_equal(decode_signs(theirs.reconstruct_n(0, len(first))), first)
 
 
 def test_the_same_rows_give_the_same_file(tmp_path, monkeypatch):
@@ -92,8 +92,8 @@ def test_a_single_token(tmp_path):
     records = [[make_row(0)]]
     write_index(tmp_path / "i", records)
     with Index.open(tmp_path / "i") as index:
-        (found,) = products(index, np.eye(8))
-        np.testing.assert_array_equal(found > 0, stored(records)[0] > 0)
+        (blocks,) = products(index, np.eye(8))
+        np.testing.assert_array_equal(blocks > 0, stored(records)[0] > 0)
 
 
 def test_indexes_without(tmp_path):

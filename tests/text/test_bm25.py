@@ -1,4 +1,4 @@
-"""BM25 against its formula, terms and their places, and how a score is shared out over tokens."""
+"""BM25 against its formula, and how a score is distributed over tokens."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ import subprocess
 import sys
 import unicodedata
 from itertools import pairwise
-from time import perf_counter
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from haiftrace.text.bm25 import LexicalIndex, terms
+from haiftrace.text.bm25 import LexicalIndex
+from haiftrace.text.terms import terms
+from tests.text.strategies import CHARACTERS, texts_of
 
 WORDS = st.lists(st.sampled_from(["ann", "lee", "phone", "is", "555", "0142", "of"]), max_size=12)
 """Words, so that splitting at spaces is all that an oracle needs to find the terms."""
-CHARACTERS = st.text(
-    "aZ09 .@_éß①½㎏ﬁＡ·हि😀\u0301\u0323\u0345"  # Latin and what normalises to it, marks
-    "ｶﾞがか\u3099북ㄱㅏᄀ각京市々一。\u200d\u00ad\u200b",  # CJK, what is not seen
-    max_size=14,
-)
-"""Characters whose normal form differs in length or depends on their neighbours."""
-
-
-def texts_of(text: str) -> list[str]:
-    return [term.text for term in terms(text)]
 
 
 def by_formula(query: list[str], records: list[list[str]]) -> np.ndarray:
@@ -107,7 +98,7 @@ def test_importing_the_module_leaves_the_library_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# What is found
+# The record that holds the answer
 
 RECORDS = [
     "Mara Ellison was born in Leeds. Her telephone number is +44 (0) 555-0142.",
@@ -147,82 +138,14 @@ def test_the_record_with_the_answer_is_first(answer, row):
     assert np.sort(scores)[-2] < scores[row]
 
 
-# Terms
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("O'Brien, john_doe@x.org", ["o", "brien", "john", "doe", "x", "org"]),
-        ("+1 (555) 014-2000", ["1", "555", "014", "2000"]),
-        ("张伟138A股", ["张伟", "138a", "股"]),
-        ("北京市", ["北京", "京市"]),
-        ("约翰·多伊、ー。", ["约翰", "多伊", "ー"]),
-        ("ｶﾞｯｺｳ ガッコウ", ["ガッ", "ッコ", "コウ"] * 2),
-        ("か\u309aき", ["か\u309aき"]),
-        ("각각", ["각각"]),
-        ("ｊｏｓé \u202dJOSE\u0301\u202c", ["jos\xe9", "jos\xe9"]),
-        ("15㎏ № x² ﬁn", ["15kg", "no", "x2", "fin"]),
-        ("㍿ ½", ["株式", "式会", "会社", "1", "2"]),
-        ("co\u00adop zero\u200bwidth", ["coop", "zero", "width"]),
-        ("葛\U000e0100城", ["葛城"]),
-        ("Jose\u200d\u0301", ["jos\xe9"]),
-        ("ΐ Ϊ\u0301", ["ΐ", "ΐ"]),
-        ("हिन्दी नाम", ["हिन्दी", "नाम"]),
-        ("☎️ 😀 \u0301 \ud800 _", []),
-    ],
-)
-def test_what_terms_a_text_has(text, found):
-    assert texts_of(text) == found
-
-
-def test_places_are_those_in_the_original_text():
-    text = "ﬁn: 각\u1100각, Ｊo\u0308 ㍿"
-    places = {term: [] for term in texts_of(text)}
-    for term in terms(text):
-        places[term.text].append(text[term.start : term.end])
-    assert places == {
-        "fin": ["ﬁn"],
-        "각\u1100": ["각\u1100"],
-        "\u1100각": ["\u1100각"],
-        "jö": ["Ｊo\u0308"],
-        "株式": ["㍿"],
-        "式会": ["㍿"],
-        "会社": ["㍿"],
-    }
-
-
-@given(text=CHARACTERS | st.text(max_size=14))
-def test_a_term_is_found_again_in_its_place(text):
-    found = terms(text)
-    assert [t.start for t in found] == sorted(t.start for t in found)
-    for term in found:
-        assert 0 <= term.start < term.end <= len(text)
-        assert term.text in texts_of(text[term.start : term.end])
-
-
-@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
-@given(text=CHARACTERS)
-def test_terms_do_not_depend_on_the_encoding_of_characters(form, text):
-    assert texts_of(unicodedata.normalize(form, text)) == texts_of(text)
-
-
-def test_a_character_with_countless_marks_takes_linear_time():
-    start = perf_counter()
-    found = terms("a" + "\u0301\u0323" * 100_000 + "b lee")
-    assert perf_counter() - start < 2  # its normal form alone takes 15 times that
-    assert len(found) == 2
-    assert (found[0].start, found[1].text) == (0, "lee")
-
-
 # Evidence
 
 
-def shared_slowly(index, query, row, text, spans) -> np.ndarray:
+def evidence_slowly(index, query, row, text, spans) -> np.ndarray:
     """The rule as it is written down, character by character."""
     evidence = np.zeros(len(spans))
     for word in set(texts_of(query)):
-        part = index.scores(word)[row] * texts_of(query).count(word)
+        contribution = index.scores(word)[row] * texts_of(query).count(word)
         places = [t for t in terms(text) if t.text == word]
         covers = [
             [i for i in range(t.start, t.end) if any(a <= i < b for a, b in spans)] for t in places
@@ -232,7 +155,7 @@ def shared_slowly(index, query, row, text, spans) -> np.ndarray:
             for i in characters:
                 holders = [j for j, (a, b) in enumerate(spans) if a <= i < b]
                 for j in holders:
-                    evidence[j] += part / len(covers) / len(characters) / len(holders)
+                    evidence[j] += contribution / len(covers) / len(characters) / len(holders)
     total = evidence.sum()
     return evidence * (index.scores(query)[row] / total) if total else evidence
 
@@ -252,15 +175,15 @@ def test_evidence_follows_the_rule_and_sums_to_the_score(data, records, query):
     texts = [", ".join(record) for record in records]
     row = data.draw(st.integers(0, len(texts) - 1))
     spans = data.draw(spans_in(texts[row]))
-    index, asked = LexicalIndex(texts), " ".join(query)
-    got = index.evidence(asked, row, texts[row], spans)
+    index, words = LexicalIndex(texts), " ".join(query)
+    got = index.evidence(words, row, texts[row], spans)
     assert got.shape == (len(spans),)
     assert got.dtype == np.float64
     assert (got >= 0).all()
-    slow = shared_slowly(index, asked, row, texts[row], spans)
+    slow = evidence_slowly(index, words, row, texts[row], spans)
     assume(slow.any())  # otherwise no occurrence is covered: the tests below
     np.testing.assert_allclose(got, slow, rtol=1e-9, atol=1e-12)
-    assert got.sum() == pytest.approx(index.scores(asked)[row], rel=1e-9)
+    assert got.sum() == pytest.approx(index.scores(words)[row], rel=1e-9)
 
 
 @given(data=st.data(), texts=st.lists(CHARACTERS, min_size=1, max_size=4), query=CHARACTERS)
@@ -273,7 +196,7 @@ def test_evidence_sums_to_the_score_of_any_text(data, texts, query):
     assert evidence.sum() == pytest.approx(total, rel=1e-9)
 
 
-def test_occurrences_share_a_terms_part_equally():
+def test_a_terms_score_is_divided_equally_among_its_occurrences():
     text = "ann, ann lee"
     index = LexicalIndex([text, "is"])
     evidence = index.evidence("ann lee", 0, text, [(0, 3), (3, 4), (4, 8), (8, 12)])
@@ -281,24 +204,24 @@ def test_occurrences_share_a_terms_part_equally():
     np.testing.assert_allclose(evidence, [ann / 2, 0, ann / 2, lee], rtol=1e-12)
 
 
-def test_tokens_share_an_occurrence_by_the_characters_they_cover():
+def test_an_occurrences_score_is_divided_by_the_characters_that_tokens_cover():
     text = "is 555-0142"
     index = LexicalIndex([text])
     spans = [(0, 2), (2, 5), (5, 8), (8, 11), (0, 0)]  # "is", " 55", "5-0", "142"
-    part = index.scores("555")[0]
+    score = index.scores("555")[0]
     evidence = index.evidence("555-0142", 0, text, spans)
     np.testing.assert_allclose(
-        evidence, np.array([0, 2 / 3, 1 / 3 + 1 / 4, 3 / 4, 0]) * part, rtol=1e-12
+        evidence, np.array([0, 2 / 3, 1 / 3 + 1 / 4, 3 / 4, 0]) * score, rtol=1e-12
     )
 
 
-def test_byte_pieces_share_their_characters_part():
+def test_byte_pieces_divide_the_score_of_their_character():
     text = "张伟 Ann"
     index = LexicalIndex([text])
     spans = [(0, 1), (0, 1), (0, 1), (1, 2), (3, 6)]
-    part = index.scores("张伟")[0]
+    score = index.scores("张伟")[0]
     evidence = index.evidence("张伟", 0, text, spans)
-    np.testing.assert_allclose(evidence, np.array([1, 1, 1, 3, 0]) * part / 6, rtol=1e-12)
+    np.testing.assert_allclose(evidence, np.array([1, 1, 1, 3, 0]) * score / 6, rtol=1e-12)
 
 
 def test_bigrams_overlap():

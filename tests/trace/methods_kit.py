@@ -19,7 +19,8 @@ from haiftrace.methods.settings import FactorSettings, MethodSettings
 from haiftrace.parameters.scopes import select_parameters
 from haiftrace.progress import Silent
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.oracle import Oracle
@@ -45,7 +46,7 @@ def precisely(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def without_casts(engine: GradientEngine) -> None:
     """Makes the engine's passes exact, where reading weights in between does not work so."""
-    passes = ("losses", "directional", "token_dots", "gradient", "token_gradients")
+    passes = ("losses", "directional_derivatives", "token_dots", "gradient", "token_gradients")
     for function in passes:
         setattr(engine, function, precisely(getattr(engine, function)))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from haiftrace.errors import UsageError
 from haiftrace.index.precompute import prepare
-from haiftrace.methods import METHODS, Adjustment, LexicalMethod, find_methods
+from haiftrace.methods import METHODS, Adjustment, find_methods
 from haiftrace.methods.settings import (
     DampingSetting,
     FactorSettings,
@@ -44,7 +44,7 @@ def inverse(name: str = "gpt2", damping: DampingSetting = EMPIRICAL.damping):
     over = kit.tracer(name)
     settings = MethodSettings(factors=FactorSettings("empirical", damping=damping))
     with kit.precisely():
-        metric = over.curvature(settings, Silent()).inverse
+        metric = over.session.model.curvature(settings, Silent()).inverse
     oracle = kit.oracle(name)
 
     def apply(rows: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def test_a_damping_is_taken_as_it_is_given(damping):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_methods_along_a_training_run_are_those_of_the_definition(name, memory):
     over = reopened(kit.index_path(name), name, memory)
-    without_casts(over.engine)
+    without_casts(over.session.model.engine)
     before = {n: p.clone() for n, p in over.checkpoint.model.named_parameters()}
     found = trace(over, "tracincp,attif", checkpoints=run(name))
     v, steps = kit.answer_gradient(name), along(run(name))
@@ -116,11 +116,13 @@ def test_a_run_that_ends_at_the_indexed_checkpoint_has_its_norms(tmp_path, monke
     """From where they are kept, else computed; never those of the direct gradients."""
     path = with_haif_norms(tmp_path / "index") if kept else kit.index_path()
     over = reopened(path)
-    without_casts(over.engine)
+    without_casts(over.session.model.engine)
     computed = []
-    token_gradients = over.engine.token_gradients
+    token_gradients = over.session.model.engine.token_gradients
     monkeypatch.setattr(
-        over.engine, "token_gradients", lambda batch: computed.append(1) or token_gradients(batch)
+        over.session.model.engine,
+        "token_gradients",
+        lambda batch: computed.append(1) or token_gradients(batch),
     )
     rates = (0.3, 0.05)
     checkpoints = f"{run('gpt2').partition(',')[0]},{kit.checkpoint_path()}:{rates[1]}"
@@ -206,15 +208,18 @@ ONE_MATRIX = r"layers\.1\.self_attn\.k_proj"
 def dense_curvature() -> Tensor:
     """The Gauss-Newton matrix of the corpus' mean loss, column by column (see test_hessian)."""
     over = kit.tracer("llama", parameters=ONE_MATRIX)
-    batch = batch_of(list(over.index.iter_windows()), over.engine.device)
+    engine = over.session.model.engine
+    batch = batch_of(list(over.index.iter_windows()), engine.device)
     labels = batch.labels_BT.double()
     weights = labels / labels.sum(1, keepdim=True) / batch.size
-    ((name, value),) = over.engine.parameters.items()
+    ((name, value),) = engine.parameters.items()
     columns = []
     for basis in torch.eye(value.numel(), dtype=torch.float64):
         direction = {name: basis.reshape(value.shape)}
         with kit.precisely():
-            product = over.engine.curvature_product(batch, weights, direction, "gauss-newton")
+            product = over.session.model.engine.curvature_product(
+                batch, weights, direction, "gauss-newton"
+            )
         columns.append(product[name].flatten())
     return torch.stack(columns, 1)
 
@@ -286,19 +291,19 @@ def test_search_by_words_finds_the_words(all_at_once):
     carrying = [t.text for t in best["bm25-answer"].tokens if t.evidence > 0]
     assert set("".join(carrying)) <= set(" 555-0142.")
     nothing = trace(kit.tracer(), "bm25-answer")["bm25-answer"]
-    assert isinstance(METHODS[nothing.method], LexicalMethod)
+    assert METHODS[nothing.method].family == "lexical"
 
 
 def test_no_method_computes_gradients_of_a_kind_that_it_does_not_look_at():
     """A model of any size has full gradients of its own size, and may have no direct ones."""
     over = reopened(kit.index_path())
     trace(over, "bm25,bm25-answer")
-    assert not {"engine", "similarity"} & vars(over).keys()
+    assert not {"engine", "similarity"} & vars(over.session.model).keys()
     trace(over, "layerwise")
-    assert "engine" not in vars(over)
+    assert "engine" not in vars(over.session.model)
     over = reopened(kit.index_path())
     trace(over, "haif")
-    assert "similarity" not in vars(over)
+    assert "similarity" not in vars(over.session.model)
 
 
 # Bad input.

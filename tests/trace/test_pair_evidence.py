@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from haiftrace.scoring.top_records import Scored
+from haiftrace.scoring.top_records import ScoredWindow
 from haiftrace.trace.evidence import word_pairs
 
 
@@ -14,7 +14,7 @@ def scored(text, offsets, pairs, start=0):
     """Pairs made by hand, over a window of these tokens."""
     window = SimpleNamespace(text=text, offsets=offsets, start=start)
     total = np.sum(list(pairs.values()), 0)
-    return Scored(window, float(total.sum()), None, total, pairs)
+    return ScoredWindow(window, float(total.sum()), None, total, pairs)
 
 
 def test_pieces_and_special_tokens_by_hand():
@@ -29,18 +29,16 @@ def test_pieces_and_special_tokens_by_hand():
         3: np.array([0.25, 0.0, 0.0, 0.0, 1.0, 0.0, 0.5]),
         4: np.array([0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0]),
     }
-    found = word_pairs(scored(text, offsets, pairs, start=40), query)
-    shown = [(p.response_text, p.record_text, p.evidence) for p in found]
+    evidence = word_pairs(scored(text, offsets, pairs, start=40), query)
+    shown = [(p.response_text, p.record_text, p.evidence) for p in evidence]
     assert shown == [
         ("October", "Halloween.", 4.5),
         ("31", "Halloween.", 3.0),
         ("October", "Ann", 0.5),
         ("October", "", 0.25),
     ]
-    best, special = found[0], found[-1]
-    assert (best.response_positions, best.record_positions) == ((2, 3), (44, 45, 46))
-    assert text[best.start : best.end] == "Halloween."
+    strongest, special = evidence[0], evidence[-1]
+    assert (strongest.response_positions, strongest.record_positions) == ((2, 3), (44, 45, 46))
+    assert text[strongest.start : strongest.end] == "Halloween."
     assert (special.record_positions, special.start, special.end) == ((40,), 0, 0)
-    as_one = word_pairs(scored(text, offsets, {None: pairs[2]}), query)
-    assert [(p.response_text, p.response_positions) for p in as_one] == [("", ())] * 2
-    assert word_pairs(Scored(SimpleNamespace(), 1.0, None, np.ones(1)), query) == []
+    assert word_pairs(ScoredWindow(SimpleNamespace(), 1.0, None, np.ones(1)), query) == []

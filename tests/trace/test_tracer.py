@@ -19,7 +19,8 @@ from haiftrace.scoring import batches
 from haiftrace.scoring.layerwise.similarity import WHITENING
 from haiftrace.store import Index, IndexWriter
 from haiftrace.trace.evidence import WEAK_LOSS
-from haiftrace.trace.tracer import Leak, TraceSettings, open_tracer
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import open_tracer
 from tests import kit
 from tests.engine.direct.direct_oracle import direct_truth
 from tests.kit import ANSWER, PROMPT, traced, tracer
@@ -77,7 +78,7 @@ def direct_norms(name: str, ids: list[int]) -> torch.Tensor:
     """[M] of each label's direct gradients in the layers that judge, inputs whitened as in the
     index."""
     ((matrices, _),) = tracer(name).index.supplement_tensors(WHITENING)
-    first = tracer(name).similarity.first_layer
+    first = tracer(name).session.model.similarity.first_layer
     whitening = [None] * first + [matrices[str(n)].double() for n in range(len(matrices))]
     with kit.precisely():
         layers = direct_truth(name, kit.checkpoint(name).model, ids).gradients(whitening)

@@ -1,1 +1,1 @@
-"""CLUE: parts of training samples traced to their sample (Figure 2)."""
+"""CLUE: excerpts of training samples traced to their sample (Figure 2)."""

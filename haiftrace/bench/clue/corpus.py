@@ -73,11 +73,11 @@ def _documents(paths: Sequence[str], layout: Layout) -> Iterator[Document]:
         for file in files:
             folders.setdefault(file.name.rpartition("/")[0].partition("/")[0], []).append(file)
         groups += [_of_files(folder, by_sentence) for folder in folders.values()]
-    found = False
+    is_empty = True
     for document in _in_turns(groups):
-        found = True
+        is_empty = False
         yield document
-    if not found:
+    if is_empty:
         raise CorpusError("The corpus is empty: its files hold no document.", "Check --corpus.")
 
 
@@ -100,15 +100,15 @@ def _of_files(files: Sequence[CorpusFile], by_sentence: bool) -> Iterator[Docume
 
 
 def _in_turns(streams: Sequence[Iterator[Document]]) -> Iterator[Document]:
-    left = list(streams)
-    while left:
-        still = []
-        for stream in left:
+    active = list(streams)
+    while active:
+        unfinished = []
+        for stream in active:
             document = next(stream, None)
             if document is not None:
-                still.append(stream)
+                unfinished.append(stream)
                 yield document
-        left = still
+        active = unfinished
 
 
 def _by_sentence(file: CorpusFile) -> Iterator[Document]:

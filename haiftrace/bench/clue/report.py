@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from haiftrace.bench.clue.run import ClueOutcome
 from haiftrace.bench.clue.samples import Cut, Sweep
-from haiftrace.bench.harness.figures import Panel, Series, lines
+from haiftrace.bench.harness.figures import Panel, PlotSeries, lines
 from haiftrace.bench.harness.results import Results
 from haiftrace.bench.harness.statistics import wilson
 from haiftrace.bench.harness.tables import NONE, markdown_table, number
-from haiftrace.bench.training.train import MEMORISED_LOSS
+from haiftrace.bench.training.checkpoints import MEMORISED_LOSS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def clue_results(outcome: ClueOutcome) -> Results:
             **asdict(settings),
             "samples": samples,
             "length": length,
-            "recipe": asdict(outcome.recipe),
+            "recipe": asdict(outcome.preset),
         },
         seeds=range(settings.seed, settings.seed + settings.seeds),
         fingerprints=outcome.fingerprints,
@@ -50,13 +50,13 @@ def clue_results(outcome: ClueOutcome) -> Results:
 def _document(outcome: ClueOutcome) -> str:
     settings = outcome.settings
     samples, length = settings.size()
-    many = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
+    seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
     corpus = ", ".join(settings.corpus) or "the sample that ships"
     n = samples * settings.seeds
     half = wilson(n // 2, n)
-    parts = [
+    sections = [
         f"# clue: {samples} samples of {length} tokens, {settings.arch}, preset"
-        f" {settings.preset}, {many}",
+        f" {settings.preset}, {seeds}",
         f"Corpus: {corpus}. {_memorised(outcome)}",
         f"Top-1 in percent: how often the sample that a test is cut from is the first of {samples};"
         f" a tie with another counts against the method. n = {n} in each cell, and the 95 % Wilson"
@@ -65,8 +65,8 @@ def _document(outcome: ClueOutcome) -> str:
         " that stand in one sample only.",
     ]
     for sweep in outcome.panels:
-        parts += [f"## {_title(sweep)}", _table(outcome, sweep)]
-    return "\n\n".join(parts)
+        sections += [f"## {_title(sweep)}", _table(outcome, sweep)]
+    return "\n\n".join(sections)
 
 
 def _memorised(outcome: ClueOutcome) -> str:
@@ -93,17 +93,17 @@ def _table(outcome: ClueOutcome, sweep: Sweep) -> str:
     return markdown_table([sweep.varied, *(str(x) for x in _varied(sweep))], cells)
 
 
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.0f}"
+def _percent(top1: float | None) -> str:
+    return NONE if top1 is None else f"{100 * top1:.0f}"
 
 
 def _by_method(outcome: ClueOutcome, sweep: Sweep) -> dict[str, list[Row]]:
     """Rows over all seeds in the order of the cuts."""
-    found: dict[str, list[Row]] = {}
+    rows: dict[str, list[Row]] = {}
     for row in outcome.sweeps:
         if row["panel"] == sweep.panel and row["seed"] == "all":
-            found.setdefault(row["method"], []).append(row)
-    return found
+            rows.setdefault(row["method"], []).append(row)
+    return rows
 
 
 def _varied(sweep: Sweep) -> Sequence[int]:
@@ -118,7 +118,7 @@ def _figure(outcome: ClueOutcome) -> Figure:
             f"{sweep.varied}, tokens",
             _TOP1,
             [
-                Series(method, _varied(sweep), [100 * (row["top1"] or 0) for row in rows])
+                PlotSeries(method, _varied(sweep), [100 * (row["top1"] or 0) for row in rows])
                 for method, rows in _by_method(outcome, sweep).items()
             ],
             doubling=sweep.varied == "length",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from haiftrace.bench.clue.corpus import Layout, read_documents
 from haiftrace.bench.clue.ranks import SampleIndex, group_of, unique_tests
 from haiftrace.bench.clue.samples import Cut, Sweep, plan_sweeps
 from haiftrace.bench.clue.training import (
-    Kept,
-    Recipe,
+    CluePreset,
     SampleSet,
-    find_recipe,
+    SavedCheckpoint,
+    find_clue_preset,
     make_samples,
     train_on_samples,
 )
@@ -51,7 +52,7 @@ class ClueSettings:
     Attributes:
         corpus: files, globs and directories; none for the sample that ships.
         layout: what a line of a text file is.
-        preset: name of the recipe.
+        preset: name of the preset.
         arch: the model's architecture.
         samples, length: n and m; see `OF_SHIPPED` and `OF_PAPER`.
         fixed_offset, fixed_length: of panels b and c; see `plan_sweeps`.
@@ -84,20 +85,20 @@ class ClueSettings:
 
 @dataclass(frozen=True)
 class ClueOutcome:
-    """What came of it, over all seeds.
+    """The results, over all seeds.
 
     Attributes:
-        settings, recipe: what was run.
+        settings, preset: what was run.
         panels: the sweeps, in the order of the figure.
         sweeps: rows of results.json, one a panel, cut, method and seed, and one over all seeds.
-        tests: rows on the cuts: how many tests stand in one sample only.
+        tests: rows on the cuts: how many tests stand in a single sample.
         training: rows on the checkpoints, with the mean loss of the samples.
         fingerprints: of samples and stages.
         seconds: of this run.
     """
 
     settings: ClueSettings
-    recipe: Recipe
+    preset: CluePreset
     panels: tuple[Sweep, ...]
     sweeps: list[dict[str, Any]]
     tests: list[dict[str, Any]]
@@ -119,8 +120,8 @@ def run_clue(settings: ClueSettings, out: Path, progress: Progress) -> ClueOutco
         OutputError: `out` cannot be written.
     """
     began = time.monotonic()
-    check_installed("matplotlib")
-    recipe = find_recipe(settings.preset)
+    check_installed("matplotlib", "scipy")
+    preset = find_clue_preset(settings.preset)
     names = [method.name for method in find_methods(settings.methods)]
     count, length = settings.size()
     panels = plan_sweeps(
@@ -129,42 +130,59 @@ def run_clue(settings: ClueSettings, out: Path, progress: Progress) -> ClueOutco
     cuts = list(dict.fromkeys(cut for sweep in panels for cut in sweep.cuts))
     check_out(out)
     documents = read_documents(settings.corpus, settings.layout)
-    made = make_samples(documents, recipe, settings.arch, count, length)
+    sample_set = make_samples(documents, preset, settings.arch, count, length)
     progress.say(f"{count} samples of {length} tokens, {len(cuts) * count} tests.")
     training: list[dict[str, Any]] = []
-    found: dict[int, Ranks] = {}
-    fingerprints = {"samples": made.fingerprint}
+    ranks_by_seed: dict[int, Ranks] = {}
+    fingerprints = {"samples": sample_set.fingerprint}
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
-            stage, kept = train_on_samples(stages, made, recipe, settings.arch, seed, progress)
-            training += [_training_row(one, seed) for one in kept]
+            stage, checkpoints = train_on_samples(
+                stages, sample_set, preset, settings.arch, seed, progress
+            )
+            training += [_training_row(checkpoint, seed) for checkpoint in checkpoints]
             fingerprints[f"training, seed {seed}"] = stage.fingerprint
-            found[seed] = _trace(stages, stage, made, kept, names, cuts, settings, seed, progress)
-    tests = [_test_row(cut, made) for cut in cuts]
-    sweeps = sweep_rows(panels, found)
+            ranks_by_seed[seed] = _trace(
+                stages, stage, sample_set, checkpoints, names, cuts, settings, seed, progress
+            )
+    tests = [_test_row(cut, sample_set) for cut in cuts]
+    sweeps = sweep_rows(panels, ranks_by_seed)
     seconds = time.monotonic() - began
-    return ClueOutcome(settings, recipe, panels, sweeps, tests, training, fingerprints, seconds)
+    return ClueOutcome(settings, preset, panels, sweeps, tests, training, fingerprints, seconds)
 
 
-def sweep_rows(panels: Sequence[Sweep], found: Mapping[int, Ranks]) -> list[dict[str, Any]]:
+def sweep_rows(panels: Sequence[Sweep], ranks_by_seed: Mapping[int, Ranks]) -> list[dict[str, Any]]:
     """Rows of results.json from the ranks by seed; "all" puts the tests of all seeds together."""
-    methods = list(dict.fromkeys(name for ranks in found.values() for name in ranks))
+    methods = list(
+        dict.fromkeys(name for by_method in ranks_by_seed.values() for name in by_method)
+    )
     rows = []
     for sweep in panels:
         for cut in sweep.cuts:
             for method in methods:
-                each = {seed: list(ranks[method][cut]) for seed, ranks in found.items()}
-                every = [rank for ranks in each.values() for rank in ranks]
-                by_seed: list[tuple[int | str, list[int]]] = [*each.items(), ("all", every)]
-                rows += [_row(sweep, cut, method, seed, ranks) for seed, ranks in by_seed]
+                ranks: dict[int | str, list[int]] = {
+                    seed: list(by_method[method][cut]) for seed, by_method in ranks_by_seed.items()
+                }
+                ranks["all"] = [rank for of_seed in ranks.values() for rank in of_seed]
+                rows += [
+                    {
+                        "panel": sweep.panel,
+                        "varied": sweep.varied,
+                        **asdict(cut),
+                        "method": method,
+                        "seed": seed,
+                        **rank_scores(of_seed).row(),
+                    }
+                    for seed, of_seed in ranks.items()
+                ]
     return rows
 
 
 def _trace(
     stages: Stages,
     training: Stage,
-    made: SampleSet,
-    kept: Sequence[Kept],
+    sample_set: SampleSet,
+    checkpoints: Sequence[SavedCheckpoint],
     names: Sequence[str],
     cuts: Sequence[Cut],
     settings: ClueSettings,
@@ -174,67 +192,44 @@ def _trace(
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(group_of(name), []).append(name)
-    opened: list[SampleIndex] = []  # one for all groups, and none where all are finished
 
+    @cache  # for all groups; not made where all are finished
     def index() -> SampleIndex:
-        if not opened:
-            work = training.path.parent / f"index-{training.path.name.removeprefix('training-')}"
-            opened.append(SampleIndex(work, made, kept, settings.memory, progress))
-        return opened[0]
+        work = training.path.parent / f"index-{training.path.name.removeprefix('training-')}"
+        return SampleIndex(work, sample_set, checkpoints, settings.memory, progress)
 
-    found: dict[str, dict[Cut, list[int]]] = {}
+    ranks_by_method: dict[str, dict[Cut, list[int]]] = {}
     for group, members in groups.items():
 
-        def make(aside: Path, members: Sequence[str] = members) -> None:
+        def make(directory: Path, members: Sequence[str] = members) -> None:
             ranks = index().ranks(cuts, members)
-            (aside / "ranks.json").write_text(json.dumps(ranks), encoding="utf-8")
+            (directory / "ranks.json").write_text(json.dumps(ranks), encoding="utf-8")
 
-        told = {
+        stage_settings = {
             "format": FORMAT,
             "training": training.fingerprint,
             "cuts": [[cut.offset, cut.length] for cut in cuts],
             "methods": members,
         }
-        stage = stages.stage(f"ranks-{group}-{seed}", told, make)
+        stage = stages.stage(f"ranks-{group}-{seed}", stage_settings, make)
         ranks = json.loads((stage.path / "ranks.json").read_text(encoding="utf-8"))
         for name in members:
-            found[name] = dict(zip(cuts, ranks[name], strict=True))
-    return {name: found[name] for name in names}
+            ranks_by_method[name] = dict(zip(cuts, ranks[name], strict=True))
+    return {name: ranks_by_method[name] for name in names}
 
 
-def _row(
-    sweep: Sweep, cut: Cut, method: str, seed: int | str, ranks: Sequence[int]
-) -> dict[str, Any]:
-    scores = rank_scores(ranks)
-    between = scores.top1.interval
+def _training_row(checkpoint: SavedCheckpoint, seed: int) -> dict[str, Any]:
     return {
-        "panel": sweep.panel,
-        "varied": sweep.varied,
-        "offset": cut.offset,
-        "length": cut.length,
-        "method": method,
         "seed": seed,
-        "n": len(ranks),
-        "top1": scores.top1.value,
-        "interval": None if between is None else [between.low, between.high],
-        "mrr": scores.mrr,
-        "recall10": scores.recall.value,
+        "step": checkpoint.step,
+        "learning_rate": checkpoint.learning_rate,
+        "record_loss": checkpoint.record_loss,
     }
 
 
-def _training_row(kept: Kept, seed: int) -> dict[str, Any]:
+def _test_row(cut: Cut, sample_set: SampleSet) -> dict[str, Any]:
     return {
-        "seed": seed,
-        "step": kept.step,
-        "learning_rate": kept.learning_rate,
-        "record_loss": kept.record_loss,
-    }
-
-
-def _test_row(cut: Cut, made: SampleSet) -> dict[str, Any]:
-    return {
-        "offset": cut.offset,
-        "length": cut.length,
-        "n": len(made.samples),
-        "unique": unique_tests(made.samples, cut),
+        **asdict(cut),
+        "n": len(sample_set.samples),
+        "unique": unique_tests(sample_set.samples, cut),
     }

@@ -1,8 +1,8 @@
-"""The CLUE experiment's data: samples of running text, and the parts of them to trace (Figure 2).
+"""The CLUE experiment's data: samples of running text, and excerpts of them to trace (Figure 2).
 
 The corpus is tokenised and concatenated, and cut into n samples of m tokens; a model is trained on
-the samples. A test is a part of a sample, tokens offset … offset + length, and the sample is the
-record that tracing should find.
+the samples. A test is an excerpt of a sample, tokens offset … offset + length, and the sample is
+the record that tracing should find.
 
 An index reads its records as text. A run of tokens is not always what its own text is tokenised to
 (a cut may split a word, or a character's bytes), so a sample begins at the next token from which it
@@ -67,7 +67,7 @@ class Sweep:
     Attributes:
         panel: "a" (length at offset 0), "b" (length at another offset), "c" (offset).
         varied: what changes from cut to cut.
-        fixed: the value of the other one.
+        fixed: the value of the other.
         cuts: in the order of what changes.
     """
 
@@ -77,7 +77,7 @@ class Sweep:
     cuts: tuple[Cut, ...]
 
 
-def draw_samples(
+def cut_samples(
     documents: Iterable[Document],
     tokenise: Tokenise,
     count: int = 100,
@@ -187,15 +187,15 @@ def _origin(origins: deque[tuple[int, Document]], start: int) -> Document:
     return origins[0][1]
 
 
-def _doubling(most: int) -> list[int]:
-    """2, 4, 8 … below `most`, and `most` itself."""
+def _doubling(longest: int) -> list[int]:
+    """2, 4, 8 … below `longest`, and `longest` itself."""
     lengths = [SHORTEST_TEST]
-    while 2 * lengths[-1] < most:
+    while 2 * lengths[-1] < longest:
         lengths.append(2 * lengths[-1])
-    return sorted({*lengths, most})
+    return sorted({*lengths, longest})
 
 
 def _spread(last: int, points: int) -> list[int]:
-    """So many whole numbers from 0 to `last`, evenly spread, none twice."""
+    """`points` integers from 0 to `last`, evenly spread, none twice."""
     steps = max(1, points - 1)
     return sorted({round(last * step / steps) for step in range(steps + 1)})

@@ -1,6 +1,6 @@
 """The CLUE experiment's model: its tokenizer, its samples, and a training until they are memorised.
 
-The samples are the corpus of the index too, as the texts that they decode to; `draw_samples` only
+The samples are the corpus of the index too, as the texts that they decode to; `cut_samples` only
 takes runs of tokens that their own text gives, so both are about the same tokens.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.bench.clue.corpus import Document
-from haiftrace.bench.clue.samples import Sample, draw_samples
+from haiftrace.bench.clue.samples import Sample, cut_samples
 from haiftrace.bench.harness.stages import Stage, Stages
+from haiftrace.bench.training.checkpoints import MEMORISED_LOSS, save_checkpoint
 from haiftrace.bench.training.encoding import Example
 from haiftrace.bench.training.loop import Schedule, optimise, record_losses
 from haiftrace.bench.training.models import Shape, new_model, train_tokenizer
-from haiftrace.bench.training.train import MEMORISED_LOSS, save_checkpoint
-from haiftrace.checkpoint.load import tokenizer_fingerprint
+from haiftrace.checkpoint.tokenizer import tokenizer_fingerprint
 from haiftrace.errors import UsageError
 from haiftrace.progress import Progress
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RESULT = "training.json"
-KEPT = 5
-"""Checkpoints kept, evenly over the training: those of TracInCP and ATTIF. The last is traced."""
+CHECKPOINTS = 5
+"""Checkpoints saved, evenly over the training: those of TracInCP and ATTIF. The last is traced."""
 
 CHARACTERS_A_TOKEN = 8
 """Text that is looked at for each token wanted: more than a token covers in any script."""
 
 FEWEST_STEPS = 480
-"""Few samples are shown more often than the recipe says, until there are so many steps."""
+"""Few samples are shown more often than the preset says, until there are so many steps."""
 
 BETWEEN = "\n"
 """Ends a document. All tokenizers here split behind it, so a document's tokens do not depend on
@@ -45,7 +45,7 @@ those after it."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CluePreset:
     """Size and training of a model.
 
     Attributes:
@@ -61,11 +61,11 @@ class Recipe:
     schedule: Schedule
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("tiny", 1000, Shape(2, 64, 256, 4, 256), Schedule(60, 8, 4e-3, 0.1)),
-        Recipe("small", 4000, Shape(2, 128, 512, 4, 256), Schedule(60, 8, 3e-3, 0.1)),
+CLUE_PRESETS = {
+    preset.name: preset
+    for preset in (
+        CluePreset("tiny", 1000, Shape(2, 64, 256, 4, 256), Schedule(60, 8, 4e-3, 0.1)),
+        CluePreset("small", 4000, Shape(2, 128, 512, 4, 256), Schedule(60, 8, 3e-3, 0.1)),
     )
 }
 
@@ -88,7 +88,7 @@ class SampleSet:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedCheckpoint:
     """A checkpoint: its directory, the steps before it, the last learning rate, the samples' loss.
 
     `record_loss` is the mean over all labels of all samples, in nats.
@@ -100,25 +100,27 @@ class Kept:
     record_loss: float
 
 
-def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+def find_clue_preset(name: str) -> CluePreset:
+    """The preset of that name.
 
     Raises:
         UsageError: there is none.
     """
-    if name not in RECIPES:
-        raise UsageError(f"There is no preset '{name}' for clue.", f"Choose {', '.join(RECIPES)}.")
-    return RECIPES[name]
+    if name not in CLUE_PRESETS:
+        raise UsageError(
+            f"There is no preset '{name}' for clue.", f"Choose {', '.join(CLUE_PRESETS)}."
+        )
+    return CLUE_PRESETS[name]
 
 
-def schedule_for(recipe: Recipe, samples: int) -> Schedule:
-    """The recipe's schedule, long enough for so many samples."""
-    epochs = math.ceil(FEWEST_STEPS / recipe.schedule.steps_an_epoch(samples))
-    return replace(recipe.schedule, epochs=max(recipe.schedule.epochs, epochs))
+def schedule_for(preset: CluePreset, samples: int) -> Schedule:
+    """The preset's schedule, long enough for so many samples."""
+    epochs = math.ceil(FEWEST_STEPS / preset.schedule.steps_an_epoch(samples))
+    return replace(preset.schedule, epochs=max(preset.schedule.epochs, epochs))
 
 
 def make_samples(
-    documents: Iterable[Document], recipe: Recipe, arch: str, count: int, length: int
+    documents: Iterable[Document], preset: CluePreset, arch: str, count: int, length: int
 ) -> SampleSet:
     """Trains the tokenizer on the first of the documents, and cuts samples from them.
 
@@ -126,8 +128,8 @@ def make_samples(
         CorpusError: there is too little text.
         UsageError: a number of samples or tokens that makes no experiment.
     """
-    read = _first_of(documents, CHARACTERS_A_TOKEN * count * length)
-    tokenizer = train_tokenizer((d.text + BETWEEN for d in read), recipe.vocabulary, arch)
+    first = _first_of(documents, CHARACTERS_A_TOKEN * count * length)
+    tokenizer = train_tokenizer((d.text + BETWEEN for d in first), preset.vocabulary, arch)
 
     def tokenise(text: str) -> list[int]:
         return list(tokenizer(text, verbose=False).input_ids)
@@ -138,57 +140,67 @@ def make_samples(
     def tokenise_document(text: str) -> list[int]:
         return tokenise(text + BETWEEN)
 
-    samples = tuple(draw_samples(read, tokenise_document, count, length, is_kept))
+    samples = tuple(cut_samples(first, tokenise_document, count, length, is_kept))
     rules = tokenizer_fingerprint(tokenizer)
-    told = json.dumps([rules, [sample.token_ids for sample in samples]])
+    text = json.dumps([rules, [sample.token_ids for sample in samples]])
     return SampleSet(
         samples,
         tuple(_decoded(tokenizer, sample.token_ids) for sample in samples),
         tokenizer,
-        hashlib.sha256(told.encode()).hexdigest(),
+        hashlib.sha256(text.encode()).hexdigest(),
     )
 
 
 def train_on_samples(
-    stages: Stages, made: SampleSet, recipe: Recipe, arch: str, seed: int, progress: Progress
-) -> tuple[Stage, list[Kept]]:
+    stages: Stages,
+    sample_set: SampleSet,
+    preset: CluePreset,
+    arch: str,
+    seed: int,
+    progress: Progress,
+) -> tuple[Stage, list[SavedCheckpoint]]:
     """The model trained on the samples from `seed`, and its checkpoints in order of training."""
 
-    def make(aside: Path) -> None:
-        rows = _train(made, recipe, arch, seed, aside, progress)
-        (aside / RESULT).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    def make(directory: Path) -> None:
+        rows = _train(sample_set, preset, arch, seed, directory, progress)
+        (directory / RESULT).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
-    told = {
+    settings = {
         "format": FORMAT,
-        "samples": made.fingerprint,
-        "recipe": asdict(recipe),
+        "samples": sample_set.fingerprint,
+        "recipe": asdict(preset),
         "arch": arch,
         "seed": seed,
     }
-    stage = stages.stage(f"training-{seed}", told, make)
+    stage = stages.stage(f"training-{seed}", settings, make)
     rows = json.loads((stage.path / RESULT).read_text(encoding="utf-8"))
-    kept = [Kept(stage.path / f"checkpoint-{row['step']}", **row) for row in rows]
-    if kept[-1].record_loss > MEMORISED_LOSS:
+    checkpoints = [SavedCheckpoint(stage.path / f"checkpoint-{row['step']}", **row) for row in rows]
+    if checkpoints[-1].record_loss > MEMORISED_LOSS:
         progress.say(
             f"Seed {seed}: the samples are not memorised: their mean loss is"
-            f" {kept[-1].record_loss:.2g} nats, not {MEMORISED_LOSS} or less."
+            f" {checkpoints[-1].record_loss:.2g} nats, not {MEMORISED_LOSS} or less."
         )
-    return stage, kept
+    return stage, checkpoints
 
 
 def _train(
-    made: SampleSet, recipe: Recipe, arch: str, seed: int, out: Path, progress: Progress
+    sample_set: SampleSet,
+    preset: CluePreset,
+    arch: str,
+    seed: int,
+    directory: Path,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    examples = [_example(sample.token_ids) for sample in made.samples]
+    examples = [_example(sample.token_ids) for sample in sample_set.samples]
     longest = max(len(example.ids) for example in examples)
-    shape = Shape(**asdict(recipe.shape) | {"context": max(longest, recipe.shape.context)})
-    model = new_model(arch, shape, made.tokenizer, seed)
-    schedule = schedule_for(recipe, len(examples))
+    shape = Shape(**asdict(preset.shape) | {"context": max(longest, preset.shape.context)})
+    model = new_model(arch, shape, sample_set.tokenizer, seed)
+    schedule = schedule_for(preset, len(examples))
     steps = schedule.steps(len(examples))
-    saved = {round(steps * number / KEPT) for number in range(1, KEPT + 1)} - {0}
+    saved = {round(steps * number / CHECKPOINTS) for number in range(1, CHECKPOINTS + 1)} - {0}
     rows: list[dict[str, Any]] = []
     log: list[dict[str, float]] = []
-    progress.start(f"training {recipe.name} {arch} on {len(examples)} samples", steps)
+    progress.start(f"training {preset.name} {arch} on {len(examples)} samples", steps)
 
     def watch(step: int, rate: float, loss: float) -> None:
         progress.advance(1, records=schedule.batch)
@@ -198,7 +210,7 @@ def _train(
         rows.append(_row(model, examples, step, rate))
         epoch = step / schedule.steps_an_epoch(len(examples))
         log.append({"epoch": epoch, "learning_rate": rate, "loss": loss, "step": step})
-        save_checkpoint(model, made.tokenizer, out / f"checkpoint-{step}", log, steps)
+        save_checkpoint(model, sample_set.tokenizer, directory / f"checkpoint-{step}", log, steps)
         model.train()
 
     optimise(model, examples, (), (), schedule, seed, watch)
@@ -219,13 +231,13 @@ def _example(token_ids: Sequence[int]) -> Example:
 
 
 def _first_of(documents: Iterable[Document], characters: int) -> list[Document]:
-    read, found = 0, []
+    read, first = 0, []
     for document in documents:
-        found.append(document)
+        first.append(document)
         read += len(document.text)
         if read >= characters:
             break
-    return found
+    return first
 
 
 def _decoded(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]) -> str:

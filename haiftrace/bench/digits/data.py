@@ -109,16 +109,16 @@ def _in_directory(root: Path) -> list[Path]:
         if _IDX_NAME.fullmatch(file.name):
             # train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz belong together.
             pairs.setdefault(re.split("images|labels", file.name)[0], []).append(file)
-    whole = {stem: pair for stem, pair in pairs.items() if len(pair) == 2}
-    if not whole:
+    complete = {stem: pair for stem, pair in pairs.items() if len(pair) == 2}
+    if not complete:
         raise CorpusError(f"The directory {root} holds no pair of IDX files.", _HINT)
-    chosen = [stem for stem in whole if stem.startswith("train")] or list(whole)
+    chosen = [stem for stem in complete if stem.startswith("train")] or list(complete)
     if len(chosen) > 1:
         raise CorpusError(
             f"The directory {root} holds {len(chosen)} pairs of IDX files.",
             "Name the two files: --data IMAGES --data LABELS.",
         )
-    return whole[chosen[0]]
+    return complete[chosen[0]]
 
 
 def _from_idx(files: Sequence[Path]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -137,11 +137,11 @@ def _read_idx(file: Path) -> NDArray[np.uint8]:
     if content[:3] != _IDX_BYTES or content[3:4] not in (b"\1", b"\3"):
         raise CorpusError(f"{file} is no IDX file of images or labels as bytes.", _HINT)
     start = 4 + 4 * content[3]
-    whole = len(content) >= start
-    shape = struct.unpack_from(f">{content[3]}I", content, 4) if whole else ()
-    if not whole or len(content) - start != math.prod(shape):
+    has_header = len(content) >= start
+    shape = struct.unpack_from(f">{content[3]}I", content, 4) if has_header else ()
+    if not has_header or len(content) - start != math.prod(shape):
         raise CorpusError(
-            f"{file} is not whole: its header and its length disagree.", "Download it again."
+            f"{file} is not complete: its header and its length disagree.", "Download it again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 

@@ -1,21 +1,19 @@
-"""What `haiftrace bench digits` found, as rows of results.json, as a table and as Figure 1."""
+"""The results of `haiftrace bench digits`, as rows of results.json, as a table and as Figure 1."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from haiftrace.bench.digits.run import ESTIMATORS, DigitsOutcome, SeedOutcome
-from haiftrace.bench.harness.figures import Panel, Series, scatter
+from haiftrace.bench.harness.figures import Panel, PlotSeries, scatter
 from haiftrace.bench.harness.results import Results
-from haiftrace.bench.harness.statistics import Correlation, Interval, pearson, spearman
+from haiftrace.bench.harness.statistics import Correlation, pearson, spearman
 from haiftrace.bench.harness.tables import markdown_table, number, percent, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 NAMES = {"hif": "HIF", "ttif": "TTIF", "sgd": "SGD, exact"}
 FIGURE = "figure1"
@@ -23,11 +21,16 @@ FIGURE = "figure1"
 
 def digits_results(outcome: DigitsOutcome) -> Results:
     """Everything that goes to --out."""
-    settings = asdict(outcome.settings)
     training, pixels, classes = outcome.shape
-    settings |= {"source": outcome.source}
-    settings |= {"training_records": training, "features": pixels, "classes": classes}
-    pools = _pools(outcome)
+    settings = {
+        **asdict(outcome.settings),
+        "source": outcome.source,
+        "training_records": training,
+        "features": pixels,
+        "classes": classes,
+    }
+    records = _records(outcome)
+    pools = [*records.groupby("seed", sort=False), ("all", records)]
     return Results(
         bench="digits",
         settings=settings,
@@ -38,23 +41,67 @@ def digits_results(outcome: DigitsOutcome) -> Results:
             "change": [_change(pool, seed) for seed, pool in pools],
             "lemma1": [_lemma(pool, seed, outcome.settings.epsilon) for seed, pool in pools],
             "training": [_training(seed) for seed in outcome.by_seed],
-            "records": [row for seed in outcome.by_seed for row in _records(seed)],
+            "records": [_record_row(row) for row in records.to_dict("records")],
         },
-        table=digits_table(outcome),
-        figures={FIGURE: error_figure(outcome)},
+        table=_tables(outcome, records),
+        figures={FIGURE: error_figure(records)},
         seconds=outcome.seconds,
     )
 
 
-def digits_table(outcome: DigitsOutcome) -> str:
+def error_figure(records: DataFrame) -> Figure:
+    """Figure 1: error and relative error against gradient norm, both on logarithmic axes.
+
+    Args:
+        records: a row a record, with "gradient_norm" and each estimator's "error_…" and
+            "relative_…".
+    """
+    norms = records["gradient_norm"].tolist()
+
+    def panel(title: str, label: str, kind: str) -> Panel:
+        series = [
+            PlotSeries(NAMES[name], norms, records[f"{kind}_{name}"].tolist())
+            for name in ESTIMATORS
+        ]
+        return Panel(title, "Gradient norm of the record", label, series, logarithmic=True)
+
+    return scatter(
+        [
+            panel("(a) Error", "‖estimated − real change‖", "error"),
+            panel("(b) Relative error", "error / ‖real change‖", "relative"),
+        ]
+    )
+
+
+def _records(outcome: DigitsOutcome) -> DataFrame:
+    """A row a record that was left out, over all seeds."""
+    import pandas as pd
+
+    frames = [
+        pd.DataFrame(
+            {
+                "seed": seed.seed,
+                "record": seed.rows,
+                "label": seed.labels,
+                "gradient_norm": seed.gradient_norm,
+                "change_norm": seed.change_norm,
+                "lemma": seed.lemma,
+                **{f"error_{name}": seed.error[name] for name in ESTIMATORS},
+                **{f"relative_{name}": seed.relative(name) for name in ESTIMATORS},
+                **{f"cosine_{name}": seed.cosine[name] for name in ESTIMATORS},
+            }
+        )
+        for seed in outcome.by_seed
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _tables(outcome: DigitsOutcome, records: DataFrame) -> str:
     """The tables as Markdown, over all seeds together."""
     recipe, (training, pixels, classes) = outcome.settings.recipe, outcome.shape
-    _, pool = _pools(outcome)[-1]
-    n = sum(len(seed.rows) for seed in pool)
-    largest = max(float(seed.lemma.max()) for seed in pool)
-    typical = float(np.median(np.concatenate([seed.lemma for seed in pool])))
-    accuracy = "; ".join(percent(seed.accuracy) for seed in pool)
-    change = _correlated(pool, lambda seed: seed.change_norm)
+    n = len(records)
+    change = _correlated(records, "change_norm")
+    accuracy = "; ".join(percent(seed.accuracy) for seed in outcome.by_seed)
     columns = (
         *("Estimate", "Error", "Relative error", "Cosine"),
         *("Error and gradient norm: Pearson", "Spearman", "Relative error: Spearman"),
@@ -62,11 +109,12 @@ def digits_table(outcome: DigitsOutcome) -> str:
     rows = [
         (
             NAMES[name],
-            number(_median(pool, lambda seed, name=name: seed.error[name])),
-            number(_median(pool, lambda seed, name=name: seed.relative(name))),
-            number(_median(pool, lambda seed, name=name: seed.cosine[name])),
-            *map(_shown, _correlated(pool, lambda seed, name=name: seed.error[name])),
-            _shown(_correlated(pool, lambda seed, name=name: seed.relative(name))[1]),
+            *(
+                number(_median(records, f"{kind}_{name}"))
+                for kind in ("error", "relative", "cosine")
+            ),
+            *map(_shown, _correlated(records, f"error_{name}")),
+            _shown(_correlated(records, f"relative_{name}")[1]),
         )
         for name in ESTIMATORS
     ]
@@ -84,54 +132,23 @@ def digits_table(outcome: DigitsOutcome) -> str:
             f"Size of the real change and gradient norm: Pearson {_shown(change[0])}, Spearman"
             f" {_shown(change[1])}.",
             f"Lemma 1, the exact derivative of SGD's result, against finite differences (weights"
-            f" 1 ± {outcome.settings.epsilon:g}): relative difference {number(typical, 2)} in the"
-            f" median and at most {number(largest, 2)}, n = {n}.",
+            f" 1 ± {outcome.settings.epsilon:g}): relative difference"
+            f" {number(_median(records, 'lemma'), 2)} in the median and at most"
+            f" {number(float(records['lemma'].max()), 2)}, n = {n}.",
         )
     )
 
 
-def error_figure(outcome: DigitsOutcome) -> Figure:
-    """Figure 1: error and relative error against gradient norm, both on logarithmic axes."""
-    seeds = outcome.by_seed
-    norms = _joined(seeds, lambda seed: seed.gradient_norm)
-
-    def panel(title: str, label: str, value: Any) -> Panel:
-        series = [
-            Series(NAMES[name], norms, _joined(seeds, lambda seed, name=name: value(seed, name)))
-            for name in ESTIMATORS
-        ]
-        return Panel(title, "Gradient norm of the record", label, series, logarithmic=True)
-
-    return scatter(
-        [
-            panel("(a) Error", "‖estimated − real change‖", lambda seed, name: seed.error[name]),
-            panel(
-                "(b) Relative error",
-                "error / ‖real change‖",
-                lambda seed, name: seed.relative(name),
-            ),
-        ]
-    )
-
-
-def _pools(outcome: DigitsOutcome) -> list[tuple[int | str, tuple[SeedOutcome, ...]]]:
-    """The outcomes to count together: each seed's alone, then all."""
-    alone: list[tuple[int | str, tuple[SeedOutcome, ...]]] = [
-        (seed.seed, (seed,)) for seed in outcome.by_seed
-    ]
-    return [*alone, ("all", outcome.by_seed)]
-
-
-def _estimation(pool: Sequence[SeedOutcome], seed: int | str, name: str) -> dict[str, Any]:
-    error = _correlated(pool, lambda one: one.error[name])
-    relative = _correlated(pool, lambda one: one.relative(name))
+def _estimation(pool: DataFrame, seed: int | str, name: str) -> dict[str, Any]:
+    error = _correlated(pool, f"error_{name}")
+    relative = _correlated(pool, f"relative_{name}")
     return {
         "estimator": name,
         "seed": seed,
-        "n": error[0].n,
-        "median_error": _median(pool, lambda one: one.error[name]),
-        "median_relative_error": _median(pool, lambda one: one.relative(name)),
-        "median_cosine": _median(pool, lambda one: one.cosine[name]),
+        "n": len(pool),
+        "median_error": _median(pool, f"error_{name}"),
+        "median_relative_error": _median(pool, f"relative_{name}"),
+        "median_cosine": _median(pool, f"cosine_{name}"),
         "error_pearson": error[0].row(),
         "error_spearman": error[1].row(),
         "relative_error_pearson": relative[0].row(),
@@ -139,27 +156,26 @@ def _estimation(pool: Sequence[SeedOutcome], seed: int | str, name: str) -> dict
     }
 
 
-def _change(pool: Sequence[SeedOutcome], seed: int | str) -> dict[str, Any]:
+def _change(pool: DataFrame, seed: int | str) -> dict[str, Any]:
     """How the size of the real change goes with the gradient norm."""
-    by_value, by_rank = _correlated(pool, lambda one: one.change_norm)
+    by_value, by_rank = _correlated(pool, "change_norm")
     return {
         "seed": seed,
-        "n": by_value.n,
-        "median_change": _median(pool, lambda one: one.change_norm),
-        "median_gradient_norm": _median(pool, lambda one: one.gradient_norm),
+        "n": len(pool),
+        "median_change": _median(pool, "change_norm"),
+        "median_gradient_norm": _median(pool, "gradient_norm"),
         "pearson": by_value.row(),
         "spearman": by_rank.row(),
     }
 
 
-def _lemma(pool: Sequence[SeedOutcome], seed: int | str, epsilon: float) -> dict[str, Any]:
-    differences = np.concatenate([one.lemma for one in pool])
+def _lemma(pool: DataFrame, seed: int | str, epsilon: float) -> dict[str, Any]:
     return {
         "seed": seed,
-        "n": len(differences),
+        "n": len(pool),
         "epsilon": epsilon,
-        "median_relative_difference": float(np.median(differences)),
-        "largest_relative_difference": float(differences.max()),
+        "median_relative_difference": _median(pool, "lemma"),
+        "largest_relative_difference": float(pool["lemma"].max()),
     }
 
 
@@ -167,39 +183,27 @@ def _training(seed: SeedOutcome) -> dict[str, Any]:
     return {"seed": seed.seed, "accuracy": seed.accuracy.row(), "gradient_norm": seed.rest}
 
 
-def _records(seed: SeedOutcome) -> list[dict[str, Any]]:
-    return [
-        {
-            "seed": seed.seed,
-            "record": int(seed.rows[k]),
-            "label": int(seed.labels[k]),
-            "gradient_norm": float(seed.gradient_norm[k]),
-            "change_norm": float(seed.change_norm[k]),
-            "error": {name: float(seed.error[name][k]) for name in ESTIMATORS},
-            "cosine": {name: float(seed.cosine[name][k]) for name in ESTIMATORS},
-            "lemma1_relative_difference": float(seed.lemma[k]),
-        }
-        for k in range(len(seed.rows))
-    ]
+def _record_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: row[key] for key in ("seed", "record", "label", "gradient_norm", "change_norm")},
+        "error": {name: row[f"error_{name}"] for name in ESTIMATORS},
+        "cosine": {name: row[f"cosine_{name}"] for name in ESTIMATORS},
+        "lemma1_relative_difference": row["lemma"],
+    }
 
 
-def _joined(pool: Sequence[SeedOutcome], value: Any) -> list[float]:
-    return [float(x) for seed in pool for x in value(seed)]
+def _median(pool: DataFrame, column: str) -> float:
+    return float(pool[column].median())
 
 
-def _median(pool: Sequence[SeedOutcome], value: Any) -> float:
-    return float(np.median(_joined(pool, value)))
-
-
-def _correlated(pool: Sequence[SeedOutcome], value: Any) -> tuple[Correlation, Correlation]:
-    """Pearson's and Spearman's correlation of a value with the gradient norm."""
-    norms, values = _joined(pool, lambda seed: seed.gradient_norm), _joined(pool, value)
+def _correlated(pool: DataFrame, column: str) -> tuple[Correlation, Correlation]:
+    """Pearson's and Spearman's correlation of a column with the gradient norm."""
+    norms, values = pool["gradient_norm"], pool[column]
     return pearson(norms, values), spearman(norms, values)
 
 
 def _shown(correlation: Correlation) -> str:
-    between: Interval | None = correlation.interval
-    return signed(correlation.value, between)
+    return signed(correlation.value, correlation.interval)
 
 
 def _seeds(outcome: DigitsOutcome) -> str:

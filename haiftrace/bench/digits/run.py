@@ -29,11 +29,11 @@ from haiftrace.bench.digits.data import Digits, load_digits
 from haiftrace.bench.digits.softmax_regression import (
     Problem,
     Recipe,
-    draw_batches,
     follow,
     hessian_influence,
     mean_gradient,
     record_gradients,
+    sample_batches,
     train_weighted,
 )
 from haiftrace.bench.harness.results import WORK_NAME, check_installed, check_out, versions
@@ -61,7 +61,7 @@ class DigitsSettings:
         records: K, how many records are left out, one at a time.
         limit: how many images to use at most; a fifth of them is held out from training.
         epsilon: ε of the finite differences.
-        seed: the first seed; it draws the split, the records and the batches.
+        seed: the first seed; it fixes the split, the records and the batches.
         seeds: how many seeds, one after the other.
         device: "auto", "cpu", "cuda" or "cuda:N".
     """
@@ -78,7 +78,7 @@ class DigitsSettings:
 
 @dataclass(frozen=True)
 class SeedOutcome:
-    """What one seed gave; arrays over the K records that were left out.
+    """A seed's results; arrays over the K records that were left out.
 
     Attributes:
         seed: the seed.
@@ -111,14 +111,14 @@ class SeedOutcome:
 
 @dataclass(frozen=True)
 class DigitsOutcome:
-    """What the bench found.
+    """The results of the bench.
 
     Attributes:
         settings: what ran.
         source: the data, for people.
         fingerprint: SHA-256 of the data.
         shape: images used for training, pixels, classes.
-        by_seed: one outcome a seed.
+        by_seed: an outcome a seed.
         seconds: how long this run took.
     """
 
@@ -150,7 +150,7 @@ def run_digits(settings: DigitsSettings, out: Path, progress: Progress) -> Digit
     began = time.monotonic()
     _check(settings)
     device = choose_device(settings.device)
-    check_installed("matplotlib")
+    check_installed("matplotlib", "pandas", "scipy")
     check_out(out)
     digits = load_digits(settings.data)
     fingerprint = digits.fingerprint
@@ -210,7 +210,7 @@ def _split(digits: Digits, settings: DigitsSettings, seed: int, device: torch.de
     rng = np.random.default_rng(seed)
     rows_N = rng.permutation(len(digits.labels_N))[: settings.limit]
     training = _training_size(digits, settings)
-    batches_TB = draw_batches(training, settings.recipe, seed)
+    batches_TB = sample_batches(training, settings.recipe, seed)
     # Leaving out a record that no batch held changes nothing.
     seen_N = batches_TB.unique().numpy()
     if len(seen_N) < settings.records:
@@ -262,10 +262,10 @@ def _run_seed(
     ) -> dict[str, Tensor]:
         def write(directory: Path) -> None:
             progress.start(f"Seed {seed}: {what}", trainings * recipe.steps or None)
-            made = make()
-            _refuse_divergence(made)
+            result = make()
+            _refuse_divergence(result)
             save_file(
-                {key: value.contiguous() for key, value in made.items()}, directory / _TENSORS
+                {key: value.contiguous() for key, value in result.items()}, directory / _TENSORS
             )
 
         kept = stages.stage(f"seed-{seed}-{name}", {**common, **more}, write)
@@ -329,9 +329,9 @@ def _run_seed(
     )
 
 
-def _refuse_divergence(made: Mapping[str, Tensor]) -> None:
+def _refuse_divergence(tensors: Mapping[str, Tensor]) -> None:
     # The parameters themselves stay bounded, their derivatives need not; NaN is refused too.
-    if not all(bool((value.abs() < _BOUND).all()) for value in made.values()):
+    if not all(bool((value.abs() < _BOUND).all()) for value in tensors.values()):
         raise UsageError("The training diverged.", "Use a smaller --learning-rate.")
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 Advance = Callable[[int], None]
-"""Told how many steps are done since the last call."""
+"""Called with the number of steps since the last call."""
 
-_STEPS_TOLD = 50
+_STEPS_PER_REPORT = 50
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Problem:
     classes: int
 
     def one_hot(self, rows_B: Tensor) -> Tensor:
-        """Labels of some records as [B, C] of zeros and ones."""
+        """Labels of the records `rows_B` as [B, C] of zeros and ones."""
         hot_BC = torch.nn.functional.one_hot(self.labels_N[rows_B], self.classes)
         return hot_BC.to(self.features_ND.dtype)
 
@@ -61,8 +61,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """One run of SGD, and what Lemma 1 says of it.
+class SgdDerivatives:
+    """The end of an SGD run and its derivatives with respect to record weights (Lemma 1).
 
     Attributes:
         theta_DC: the parameters after T steps.
@@ -76,7 +76,7 @@ class Trajectory:
     gradient_sum_KDC: Tensor
 
 
-def draw_batches(records: int, recipe: Recipe, seed: int) -> Tensor:
+def sample_batches(records: int, recipe: Recipe, seed: int) -> Tensor:
     """Which records make up each step's batch, [T, B] int64; no record twice in an epoch."""
     assert recipe.batch_size <= records
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ def train_weighted(
     weights_K: Tensor,
     advance: Advance,
 ) -> Tensor:
-    """K trainings side by side: θ_T [K, D, C], run k with the loss weight w_k on its record.
+    """K trainings at once: θ_T [K, D, C], run k with the loss weight w_k on its record.
 
     Args:
         problem: the training data.
@@ -104,7 +104,7 @@ def train_weighted(
         batches_TB: the batches, the same for every run.
         followed_K: record of each run.
         weights_K: its weight; 1 is training as it was, 0 is training without the record.
-        advance: told of finished steps.
+        advance: called with the finished steps.
     """
     features_ND = problem.features_ND
     shape = (features_ND.shape[1], len(followed_K), problem.classes)
@@ -119,13 +119,13 @@ def train_weighted(
         b, k = _hits(column_N, rows_B)
         residual_BKC[b, k] += extra_K[k, None] * residual_BKC[b, k]
         _descend(theta_Dx, x_BD, residual_BKC.view(len(rows_B), -1), recipe)
-        _tell(advance, step, recipe)
+        _report(advance, step, recipe)
     return theta_DKC.transpose(0, 1).contiguous()
 
 
 def follow(
     problem: Problem, recipe: Recipe, batches_TB: Tensor, followed_K: Tensor, advance: Advance
-) -> Trajectory:
+) -> SgdDerivatives:
     """Train once and carry the derivatives with respect to K records' weights along.
 
     Lemma 1 (Liu and Yang 2024, eq. 15) as a recursion:
@@ -151,8 +151,8 @@ def follow(
         sum_KDC[k] -= rate * x_BD[b][:, :, None] * residual_BC[b][:, None]
         _descend(influence_Dx, x_BD, turned_BKC.view(len(rows_B), -1), recipe)
         _descend(theta_DC, x_BD, residual_BC, recipe)
-        _tell(advance, step, recipe)
-    return Trajectory(theta_DC, influence_DKC.transpose(0, 1).contiguous(), sum_KDC)
+        _report(advance, step, recipe)
+    return SgdDerivatives(theta_DC, influence_DKC.transpose(0, 1).contiguous(), sum_KDC)
 
 
 def record_gradients(problem: Problem, theta_DC: Tensor, records_K: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def _hits(column_N: Tensor, rows_B: Tensor) -> tuple[Tensor, Tensor]:
     return place, column_B[place]
 
 
-def _tell(advance: Advance, step: int, recipe: Recipe) -> None:
+def _report(advance: Advance, step: int, recipe: Recipe) -> None:
     done = step + 1
-    if done % _STEPS_TOLD == 0 or done == recipe.steps:
-        advance(done % _STEPS_TOLD or _STEPS_TOLD)
+    if done % _STEPS_PER_REPORT == 0 or done == recipe.steps:
+        advance(done % _STEPS_PER_REPORT or _STEPS_PER_REPORT)

@@ -49,8 +49,8 @@ _STYLE: Any = {
 
 
 @dataclass(frozen=True)
-class Series:
-    """One series of a plot: its name in the legend, and as many x as y."""
+class PlotSeries:
+    """A series of a plot: its name in the legend, and as many x as y."""
 
     name: str
     x: Sequence[float]
@@ -74,20 +74,20 @@ class Panel:
     title: str
     x_label: str
     y_label: str
-    series: Sequence[Series]
+    series: Sequence[PlotSeries]
     logarithmic: bool = False
     doubling: bool = False
     y_range: tuple[float, float] | None = None
 
 
 def scatter(panels: Sequence[Panel]) -> Figure:
-    """Scatter plots side by side, with one legend below for all of them."""
-    return _drawn(panels, _dots)
+    """Scatter plots in a row, with one legend below for all of them."""
+    return _figure(panels, _dots)
 
 
 def lines(panels: Sequence[Panel]) -> Figure:
-    """Line plots side by side, with one legend below for all of them."""
-    return _drawn(panels, _line)
+    """Line plots in a row, with one legend below for all of them."""
+    return _figure(panels, _line)
 
 
 def figure_file(figure: Figure, kind: str) -> bytes:
@@ -101,7 +101,7 @@ def figure_file(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _drawn(panels: Sequence[Panel], draw: Any) -> Figure:
+def _figure(panels: Sequence[Panel], plot: Any) -> Figure:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ def _drawn(panels: Sequence[Panel], draw: Any) -> Figure:
             if panel.y_range is not None:
                 axes.set_ylim(*panel.y_range)
             for number, series in enumerate(panel.series):
-                handles.setdefault(series.name, draw(axes, series, number))
+                handles.setdefault(series.name, plot(axes, series, number))
         rows = max(1, math.ceil(len(handles) / (_LEGEND_A_PANEL * len(panels))))
         figure.legend(
             handles.values(),
@@ -141,13 +141,13 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[(place + 3 * around) % len(MARKERS)]}
 
 
-def _dots(axes: Axes, series: Series, number: int) -> Any:
+def _dots(axes: Axes, series: PlotSeries, number: int) -> Any:
     return axes.scatter(
         series.x, series.y, s=14, alpha=0.75, linewidths=0, label=series.name, **_style(number)
     )
 
 
-def _line(axes: Axes, series: Series, number: int) -> Any:
+def _line(axes: Axes, series: PlotSeries, number: int) -> Any:
     (line,) = axes.plot(
         *(series.x, series.y),
         linestyle=DASHES[number // len(COLOURS) % len(DASHES)],

@@ -1,4 +1,4 @@
-"""What every bench writes to --out: results.json, table.md and figures, each whole or absent."""
+"""What every bench writes to --out: results.json, table.md and figures, each complete or absent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace import __version__
+from haiftrace.atomic_write import write_atomically
 from haiftrace.errors import OutputError, UsageError
-from haiftrace.reports.outputs import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,14 +27,14 @@ TABLE_NAME = "table.md"
 WORK_NAME = "work"
 
 _PACKAGES = (
-    *("faker", "faiss-cpu", "matplotlib", "numpy", "scikit-learn"),
+    *("faker", "faiss-cpu", "matplotlib", "numpy", "pandas", "scikit-learn", "scipy"),
     *("tokenizers", "torch", "transformers"),
 )
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that one bench found.
+    """All results of a bench.
 
     Attributes:
         bench: its name: "digits".
@@ -122,11 +122,11 @@ def results_document(results: Results) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of haiftrace, Python and the named packages (by default all that matter)."""
-    found = {"haiftrace": __version__, "python": platform.python_version()}
+    installed = {"haiftrace": __version__, "python": platform.python_version()}
     for name in packages or _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def check_installed(*modules: str) -> None:

@@ -26,13 +26,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from haiftrace.atomic_write import sync_directory
 from haiftrace.errors import IndexStoreError, OutputError
 from haiftrace.progress import Progress
 from haiftrace.store.durable import (
     DirectoryLock,
     make_private_directory,
     sha256_of,
-    sync_directory,
 )
 
 MARKER = "stage.json"
@@ -64,7 +64,7 @@ class Stages:
         work: the directory, made where missing, readable by its owner only: it may hold training
             text.
         versions: what the results depend on besides the settings; another version, another stage.
-        progress: told when a stage is kept.
+        progress: shows which stages are kept.
 
     Raises:
         OutputError: the directory cannot be made or written, or another process works in it.
@@ -78,8 +78,8 @@ class Stages:
             with self._disk():
                 make_private_directory(work)
                 self._lock = DirectoryLock(work)
-                for left in work.glob(".*.tmp"):
-                    shutil.rmtree(left)
+                for leftover in work.glob(".*.tmp"):
+                    shutil.rmtree(leftover)
         except IndexStoreError:
             raise OutputError(
                 f"Another haiftrace bench works in {work}, or its file system has no file locks.",
@@ -100,7 +100,7 @@ class Stages:
     def stage(
         self, name: str, settings: Mapping[str, Any], make: Callable[[Path], object]
     ) -> Stage:
-        """The finished stage: an earlier run's where it is whole, else made now.
+        """The finished stage: an earlier run's where it is complete, else made now.
 
         Args:
             name: lower-case letters, digits and hyphens.
@@ -114,40 +114,40 @@ class Stages:
         Whatever `make` raises passes through, and the stage is then absent.
         """
         assert _NAME.fullmatch(name), name
-        described, fingerprint, final = self._described(name, settings)
-        if _is_whole(final, described):
+        description, fingerprint, final = self._described(name, settings)
+        if _is_complete(final, description):
             self._progress.say(f"Kept from an earlier run: {name}.")
             return Stage(name, final, fingerprint, kept=True)
-        aside = self._work / f".{final.name}.tmp"
+        unfinished = self._work / f".{final.name}.tmp"
         with self._disk():
-            for stale in (aside, final):
+            for stale in (unfinished, final):
                 if stale.exists():
                     shutil.rmtree(stale)
-            aside.mkdir(mode=0o700)
+            unfinished.mkdir(mode=0o700)
         try:
-            make(aside)
+            make(unfinished)
             with self._disk():
-                _seal(aside, described)
-                os.replace(aside, final)
+                _seal(unfinished, description)
+                os.replace(unfinished, final)
                 sync_directory(self._work)
         except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             raise
         return Stage(name, final, fingerprint, kept=False)
 
     def kept(self, name: str, settings: Mapping[str, Any]) -> Stage | None:
         """The stage, where it is finished."""
-        described, fingerprint, final = self._described(name, settings)
-        whole = _is_whole(final, described)
-        return Stage(name, final, fingerprint, kept=True) if whole else None
+        description, fingerprint, final = self._described(name, settings)
+        complete = _is_complete(final, description)
+        return Stage(name, final, fingerprint, kept=True) if complete else None
 
     def _described(
         self, name: str, settings: Mapping[str, Any]
     ) -> tuple[dict[str, Any], str, Path]:
         """A stage's description, fingerprint and directory."""
-        described = {"name": name, "settings": dict(settings), "versions": self._versions}
-        fingerprint = fingerprint_of(described)
-        return described, fingerprint, self._work / f"{name}-{fingerprint[:_DIGITS]}"
+        description = {"name": name, "settings": dict(settings), "versions": self._versions}
+        fingerprint = fingerprint_of(description)
+        return description, fingerprint, self._work / f"{name}-{fingerprint[:_DIGITS]}"
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -163,7 +163,7 @@ def fingerprint_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _seal(directory: Path, described: Mapping[str, Any]) -> None:
+def _seal(directory: Path, description: Mapping[str, Any]) -> None:
     """Make the files durable and write down what they are."""
     files = {}
     for path in _files(directory):
@@ -171,25 +171,25 @@ def _seal(directory: Path, described: Mapping[str, Any]) -> None:
             os.fsync(handle.fileno())
         files[path.relative_to(directory).as_posix()] = sha256_of(path)
     with (directory / MARKER).open("w", encoding="utf-8") as handle:
-        json.dump({**described, "files": files}, handle, indent=1, sort_keys=True)
+        json.dump({**description, "files": files}, handle, indent=1, sort_keys=True)
         handle.flush()
         os.fsync(handle.fileno())
     for folder in [directory, *(path for path in directory.rglob("*") if path.is_dir())]:
         sync_directory(folder)
 
 
-def _is_whole(directory: Path, described: Mapping[str, Any]) -> bool:
+def _is_complete(directory: Path, description: Mapping[str, Any]) -> bool:
     """Whether a directory is the stage, every file as it was written."""
     try:
         marker = json.loads((directory / MARKER).read_text(encoding="utf-8"))
         files = marker.pop("files")
         # Through JSON, as the marker went: tuples are lists there.
-        if marker != json.loads(json.dumps(described)):
+        if marker != json.loads(json.dumps(description)):
             return False
-        found = {p.relative_to(directory).as_posix(): sha256_of(p) for p in _files(directory)}
+        checksums = {p.relative_to(directory).as_posix(): sha256_of(p) for p in _files(directory)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(found == files)
+    return bool(checksums == files)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -1,17 +1,20 @@
-"""Numbers of a table: proportions and correlations with their intervals, and scores of ranks."""
+"""Numbers of a table: proportions and correlations with their intervals, and scores of ranks.
+
+scipy and pandas (extra "bench") are imported inside the functions.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-Z95 = 1.959963984540054
-"""The normal distribution's 97.5 % point: what a two-sided 95 % interval takes."""
+CONFIDENCE = 0.95
+"""Of every interval."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,10 @@ class Interval:
 
     low: float
     high: float
+
+    def row(self) -> list[float]:
+        """As results.json holds it: [low, high]."""
+        return [self.low, self.high]
 
 
 @dataclass(frozen=True)
@@ -41,21 +48,20 @@ class Proportion:
 
     def row(self) -> dict[str, Any]:
         """As results.json holds it: value, successes, n, interval [low, high]."""
-        between = self.interval
         return {
             "value": self.value,
             "successes": self.successes,
             "n": self.n,
-            "interval": None if between is None else [between.low, between.high],
+            "interval": interval_row(self.interval),
         }
 
 
 @dataclass(frozen=True)
 class RankScores:
-    """What the ranks of the right records say.
+    """Top-1, mean reciprocal rank and recall@k of the ranks of sources.
 
     Attributes:
-        top1: how often the right record is first.
+        top1: how often the source is first.
         mrr: mean of 1 / rank; None without a rank.
         recall: how often it is among the first `cutoff`.
         cutoff: the k of recall@k.
@@ -66,12 +72,22 @@ class RankScores:
     recall: Proportion
     cutoff: int
 
+    def row(self) -> dict[str, Any]:
+        """As results.json holds them: n, top1 and its interval, mrr, recall@cutoff."""
+        return {
+            "n": self.top1.n,
+            "top1": self.top1.value,
+            "interval": interval_row(self.top1.interval),
+            "mrr": self.mrr,
+            f"recall{self.cutoff}": self.recall.value,
+        }
+
 
 @dataclass(frozen=True)
 class Correlation:
     """A correlation coefficient over n pairs with its 95 % interval.
 
-    `value` is None where one side is constant or n < 3, `interval` also where n < 4.
+    `value` is None where x or y is constant or n < 3, `interval` also where n < 4.
     """
 
     value: float | None
@@ -80,8 +96,12 @@ class Correlation:
 
     def row(self) -> dict[str, Any]:
         """As results.json holds it: value, n, interval [low, high]."""
-        between = self.interval
-        return asdict(self) | {"interval": None if between is None else [between.low, between.high]}
+        return {"value": self.value, "n": self.n, "interval": interval_row(self.interval)}
+
+
+def interval_row(interval: Interval | None) -> list[float] | None:
+    """An interval as results.json holds it: [low, high], or null where there is none."""
+    return None if interval is None else interval.row()
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -90,15 +110,12 @@ def wilson(successes: int, n: int) -> Interval:
     Raises:
         ValueError: n is not positive, or the successes are not in 0..n.
     """
+    from scipy.stats import binomtest
+
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"no proportion: {successes} of {n}")
-    share, square = successes / n, Z95 * Z95 / n
-    centre = (share + square / 2) / (1 + square)
-    half = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
-    # Rounding must not push an end past the proportion itself at 0 and at 1.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Interval(low, high)
+    low, high = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(low), float(high))
 
 
 def top_k(ranks: Iterable[int], k: int) -> Proportion:
@@ -107,8 +124,8 @@ def top_k(ranks: Iterable[int], k: int) -> Proportion:
     Raises:
         ValueError: a rank below 1.
     """
-    counted = _checked(ranks)
-    return Proportion(sum(rank <= k for rank in counted), len(counted))
+    ranks = _checked(ranks)
+    return Proportion(sum(rank <= k for rank in ranks), len(ranks))
 
 
 def mean_reciprocal_rank(ranks: Iterable[int]) -> float | None:
@@ -117,8 +134,8 @@ def mean_reciprocal_rank(ranks: Iterable[int]) -> float | None:
     Raises:
         ValueError: a rank below 1.
     """
-    counted = _checked(ranks)
-    return math.fsum(1 / rank for rank in counted) / len(counted) if counted else None
+    ranks = _checked(ranks)
+    return math.fsum(1 / rank for rank in ranks) / len(ranks) if ranks else None
 
 
 def rank_scores(ranks: Sequence[int], cutoff: int = 10) -> RankScores:
@@ -130,30 +147,65 @@ def rank_scores(ranks: Sequence[int], cutoff: int = 10) -> RankScores:
     return RankScores(top_k(ranks, 1), mean_reciprocal_rank(ranks), top_k(ranks, cutoff), cutoff)
 
 
-def best_rank(scores: ArrayLike, right: Iterable[int]) -> int:
-    """The rank of the best-scored right record, ties counted against it.
+def pooled(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each combination of `keys`: the proportion of all rows that have it together.
+
+    Args:
+        rows: with "successes", "n" and the keys.
+        keys: of the rows returned, beside those of `Proportion.row`; in order of appearance.
+    """
+    import pandas as pd
+
+    if not rows:
+        return []
+    counts = pd.DataFrame(rows).groupby(list(keys), sort=False)[["successes", "n"]].sum()
+    return [
+        {**{key: row[key] for key in keys}, **Proportion(row["successes"], row["n"]).row()}
+        for row in counts.reset_index().to_dict("records")
+    ]
+
+
+def best_rank(scores: ArrayLike, sources: Iterable[int]) -> int:
+    """The rank of the source that scores highest, ties counted against it.
 
     Args:
         scores: [records], the larger the better; NaN is the worst.
-        right: positions of the right records, at least one.
+        sources: positions of the sources, at least one.
 
-    A record that scores as high as a wrong one stands behind it, so a method that scores all
+    A source that scores as high as another record stands behind it, so a method that scores all
     records alike earns nothing.
     """
     import numpy as np
 
     scores_R = np.asarray(scores, dtype=float)
     scores_R = np.where(np.isnan(scores_R), -np.inf, scores_R)
-    is_right_R = np.zeros(len(scores_R), dtype=bool)
-    is_right_R[list(right)] = True
-    assert is_right_R.any()
-    best = scores_R[is_right_R].max()
-    return 1 + int((scores_R[~is_right_R] >= best).sum())
+    is_source_R = np.zeros(len(scores_R), dtype=bool)
+    is_source_R[list(sources)] = True
+    assert is_source_R.any()
+    top_source_score = scores_R[is_source_R].max()
+    return 1 + int((scores_R[~is_source_R] >= top_source_score).sum())
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> Correlation:
-    """Pearson's correlation; its interval by Fisher's transformation, standard error 1/√(n−3)."""
-    return _correlation(x, y, lambda value: 1.0)
+    """Pearson's correlation; its interval by Fisher's transformation, standard error 1/√(n−3).
+
+    Args:
+        x, y: [pairs] numbers.
+
+    Raises:
+        ValueError: the shapes differ, or are not one-dimensional.
+    """
+    from scipy.stats import pearsonr
+
+    n = _count_pairs(x, y)
+    if n < 3 or _is_constant(x) or _is_constant(y):
+        return Correlation(None, n, None)
+    result = pearsonr(x, y)
+    value = float(result.statistic)
+    if n < 4:
+        return Correlation(value, n, None)
+    low, high = result.confidence_interval(CONFIDENCE)
+    return Correlation(value, n, Interval(float(low), float(high)))
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
@@ -161,40 +213,45 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
 
     The interval takes the variance (1 + r²/2)/(n − 3) of Fisher's transformation (Bonett and
     Wright 2000), since plain Fisher intervals of ranks are too short.
+
+    Args:
+        x, y: [pairs] numbers, infinite ones too.
+
+    Raises:
+        ValueError: the shapes differ, or are not one-dimensional.
     """
-    return _correlation(mean_ranks(x), mean_ranks(y), lambda value: 1 + value * value / 2)
+    from scipy.stats import norm, spearmanr
 
-
-def mean_ranks(values: ArrayLike) -> NDArray[Any]:
-    """Ranks from 1 for the smallest; equal values share the mean of their ranks."""
-    import numpy as np
-
-    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
-def _correlation(x: ArrayLike, y: ArrayLike, variance: Any) -> Correlation:
-    import numpy as np
-
-    x_N, y_N = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x_N.shape != y_N.shape or x_N.ndim != 1:
-        raise ValueError(f"no pairs: shapes {x_N.shape} and {y_N.shape}")
-    n = len(x_N)
-    if n < 3 or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
+    n = _count_pairs(x, y)
+    if n < 3 or _is_constant(x) or _is_constant(y):
         return Correlation(None, n, None)
-    x_N, y_N = x_N - x_N.mean(), y_N - y_N.mean()
-    value = float(x_N @ y_N / (np.linalg.norm(x_N) * np.linalg.norm(y_N)))
-    value = min(1.0, max(-1.0, value))
+    value = min(1.0, max(-1.0, float(spearmanr(x, y).statistic)))
     if n < 4:
         return Correlation(value, n, None)
     if abs(value) == 1:
         return Correlation(value, n, Interval(value, value))
-    centre, half = math.atanh(value), Z95 * math.sqrt(variance(value) / (n - 3))
+    half = norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt((1 + value * value / 2) / (n - 3))
+    centre = math.atanh(value)
     return Correlation(value, n, Interval(math.tanh(centre - half), math.tanh(centre + half)))
 
 
+def _count_pairs(x: ArrayLike, y: ArrayLike) -> int:
+    """How many pairs there are."""
+    import numpy as np
+
+    if np.shape(x) != np.shape(y) or np.ndim(x) != 1:
+        raise ValueError(f"no pairs: shapes {np.shape(x)} and {np.shape(y)}")
+    return int(np.shape(x)[0])
+
+
+def _is_constant(values: ArrayLike) -> bool:
+    import numpy as np
+
+    return np.unique(np.asarray(values)).size == 1
+
+
 def _checked(ranks: Iterable[int]) -> list[int]:
-    counted = list(ranks)
-    if any(rank < 1 for rank in counted):
+    ranks = list(ranks)
+    if any(rank < 1 for rank in ranks):
         raise ValueError("ranks count from 1")
-    return counted
+    return ranks

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from haiftrace.bench.harness.statistics import Interval, Proportion
 
@@ -34,8 +35,37 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def pivoted_table(
+    rows: Sequence[Mapping[str, Any]],
+    index: Sequence[str],
+    columns: Sequence[str],
+    cell: Callable[[Mapping[str, Any]], str],
+    left: int | None = None,
+) -> str:
+    """A Markdown table of rows by the values of `index` and `columns`, in order of appearance.
+
+    Args:
+        rows: of results.json, at least one, and one at most for each line and column.
+        index: keys whose values begin a line; their names head the first columns.
+        columns: keys whose values, with colons between, head the other columns.
+        cell: a row's text; `NONE` stands where there is no row.
+        left: how many columns are aligned left, all of the index by default.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=[*index, *columns]).assign(cell=[cell(row) for row in rows])
+    by_key = frame.set_index([*index, *columns])["cell"]
+    wide = by_key.unstack(list(columns), sort=False, fill_value=NONE)
+    head = [": ".join(map(str, _as_tuple(key))) for key in wide.columns]
+    lines = [
+        [*map(str, _as_tuple(key)), *cells]
+        for key, cells in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    return markdown_table([*index, *head], lines, left=len(index) if left is None else left)
+
+
 def percent(proportion: Proportion) -> str:
-    """`87 % (79 to 92)`: a proportion and its interval in whole percent."""
+    """`87 % (79 to 92)`: a proportion and its interval, rounded to percent."""
     if proportion.value is None or proportion.interval is None:
         return NONE
     low, high = (round(100 * end) for end in (proportion.interval.low, proportion.interval.high))
@@ -51,8 +81,12 @@ def signed(value: float | None, interval: Interval | None = None) -> str:
     """`+0.81 (+0.73 to +0.87)`: a correlation and its interval."""
     if value is None:
         return NONE
-    between = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
-    return f"{value:+.2f}{between}"
+    ends = "" if interval is None else f" ({interval.low:+.2f} to {interval.high:+.2f})"
+    return f"{value:+.2f}{ends}"
+
+
+def _as_tuple(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
 
 
 def _escaped(cell: str) -> str:

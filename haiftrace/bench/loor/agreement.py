@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from haiftrace.bench.harness.statistics import Proportion, best_rank, spearman
+from haiftrace.bench.harness.statistics import Proportion, best_rank, interval_row, spearman
 
 LOOR = "loor"
 """The row of retraining itself, which agrees with itself and so has no agreement."""
 
 
 @dataclass(frozen=True)
-class Group:
+class CaseGroup:
     """Test cases that are counted together.
 
     Attributes:
@@ -29,18 +29,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One method against retraining, on one seed's test cases of one group.
+    """A method against retraining, on the test cases of a seed and group.
 
     Attributes:
         group: of the cases.
         method: name in the registry, or `LOOR`.
         seed: of data and training.
         agreed: a flag a case: the method's first record is retraining's first. None for `LOOR`.
-        correlations: a rank correlation a case, None where either side scores all records alike.
-        expected: a flag a case: the first record is one about the subject that is asked about.
+        correlations: a rank correlation a case, None where either scores all records alike.
+        expected: a flag a case: the first record is about the question's subject.
     """
 
-    group: Group
+    group: CaseGroup
     method: str
     seed: int
     agreed: tuple[bool, ...] | None
@@ -51,7 +51,7 @@ class Agreement:
 def agreements(
     loor_QR: np.ndarray,
     scores: Mapping[str, np.ndarray],
-    groups: Sequence[Group],
+    groups: Sequence[CaseGroup],
     sources: Sequence[Sequence[int]],
     seed: int,
 ) -> list[Agreement]:
@@ -63,60 +63,63 @@ def agreements(
         groups: of each case.
         sources: each case's expected records.
     """
-    found = []
+    rows = []
     for group in dict.fromkeys(groups):
-        chosen = [q for q, its in enumerate(groups) if its == group]
-        found.append(Agreement(group, LOOR, seed, None, (), _expected(loor_QR, sources, chosen)))
+        cases = [q for q, case_group in enumerate(groups) if case_group == group]
+        rows.append(Agreement(group, LOOR, seed, None, (), _expected(loor_QR, sources, cases)))
         for method, scores_QR in scores.items():
-            found.append(
+            rows.append(
                 Agreement(
                     group,
                     method,
                     seed,
-                    tuple(best_rank(scores_QR[q], [int(loor_QR[q].argmax())]) == 1 for q in chosen),
-                    tuple(spearman(_finite(scores_QR[q]), loor_QR[q]).value for q in chosen),
-                    _expected(scores_QR, sources, chosen),
+                    tuple(best_rank(scores_QR[q], [int(loor_QR[q].argmax())]) == 1 for q in cases),
+                    tuple(spearman(_finite(scores_QR[q]), loor_QR[q]).value for q in cases),
+                    _expected(scores_QR, sources, cases),
                 )
             )
-    return found
-
-
-def agreement_rows(found: Iterable[Agreement]) -> list[dict[str, Any]]:
-    """Rows of results.json: one a group, method and seed, and one over all seeds."""
-    together: dict[tuple[Group, str], list[Agreement]] = {}
-    for one in found:
-        together.setdefault((one.group, one.method), []).append(one)
-    rows = []
-    for parts in together.values():
-        rows += [_row(one.seed, [one]) for one in parts]
-        rows.append(_row("all", parts))
     return rows
 
 
-def _row(seed: int | str, parts: Sequence[Agreement]) -> dict[str, Any]:
-    expected = [flag for one in parts for flag in one.expected]
-    agreed = [flag for one in parts for flag in one.agreed or ()]
-    known = [value for one in parts for value in one.correlations if value is not None]
-    share, right = Proportion(sum(agreed), len(agreed)), Proportion(sum(expected), len(expected))
+def agreement_rows(agreements: Iterable[Agreement]) -> list[dict[str, Any]]:
+    """Rows of results.json: one a group, method and seed, and one over all seeds."""
+    by_method: dict[tuple[CaseGroup, str], list[Agreement]] = {}
+    for agreement in agreements:
+        by_method.setdefault((agreement.group, agreement.method), []).append(agreement)
+    rows = []
+    for of_seeds in by_method.values():
+        rows += [_row(agreement.seed, [agreement]) for agreement in of_seeds]
+        rows.append(_row("all", of_seeds))
+    return rows
+
+
+def _row(seed: int | str, agreements: Sequence[Agreement]) -> dict[str, Any]:
+    expected = [flag for agreement in agreements for flag in agreement.expected]
+    agreed = [flag for agreement in agreements for flag in agreement.agreed or ()]
+    correlations = [
+        value for agreement in agreements for value in agreement.correlations if value is not None
+    ]
+    agreement_rate = Proportion(sum(agreed), len(agreed))
+    expected_rate = Proportion(sum(expected), len(expected))
     return {
-        "questions": parts[0].group.questions,
-        "prediction": parts[0].group.prediction,
-        "method": parts[0].method,
+        "questions": agreements[0].group.questions,
+        "prediction": agreements[0].group.prediction,
+        "method": agreements[0].method,
         "seed": seed,
         "n": len(expected),
-        "agreement": share.value,
-        "interval": share.row()["interval"],
-        "spearman": float(np.mean(known)) if known else None,
-        "spearman_n": len(known),
-        "expected": right.value,
-        "expected_interval": right.row()["interval"],
+        "agreement": agreement_rate.value,
+        "interval": interval_row(agreement_rate.interval),
+        "spearman": float(np.mean(correlations)) if correlations else None,
+        "spearman_n": len(correlations),
+        "expected": expected_rate.value,
+        "expected_interval": interval_row(expected_rate.interval),
     }
 
 
 def _expected(
-    scores_QR: np.ndarray, sources: Sequence[Sequence[int]], chosen: Sequence[int]
+    scores_QR: np.ndarray, sources: Sequence[Sequence[int]], cases: Sequence[int]
 ) -> tuple[bool, ...]:
-    return tuple(best_rank(scores_QR[q], sources[q]) == 1 for q in chosen)
+    return tuple(best_rank(scores_QR[q], sources[q]) == 1 for q in cases)
 
 
 def _finite(scores_R: np.ndarray) -> np.ndarray:

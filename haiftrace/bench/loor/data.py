@@ -20,7 +20,7 @@ from haiftrace.bench.training.presets import Preset, find_preset
 _BEFORE = {"pii-e": 100, "pii-cr": 200}
 """Subjects of the first training."""
 
-# One record about each subject, so that a retraining takes the whole of what is told about it. On
+# One record about each subject, so that a retraining leaves out all of what is known about it. On
 # PII-CR, seed 0, all trained questions are right after 16 to 20 epochs and held-out ones come
 # slowly: 1 of 36 by a schedule of 20 epochs, 6 by one of 40. Each epoch is paid for 42 times.
 _TUNING = {
@@ -79,31 +79,31 @@ def loor_preset(kind: str) -> LoorPreset:
 
 
 def make_populations(preset: LoorPreset, locale: str, seed: int) -> Populations:
-    """Invent all subjects together, so that no name or value is drawn twice, and part them."""
+    """Invent all subjects together, so that no name or value is used twice, and separate them."""
     before, tuning = preset.before, preset.tuning
     per_subject = max(before.per_subject, tuning.per_subject)
     people = before.subjects + tuning.subjects
     data = make_data(before.kind, locale, people, per_subject, seed)
     names = list(data.subjects)
-    own = part(data, names[before.subjects :], tuning.per_subject)
+    tuning_data = subset(data, names[before.subjects :], tuning.per_subject)
     return Populations(
-        before=part(data, names[: before.subjects], before.per_subject),
-        tuning=own,
-        texts=tuple(training_texts(own)),
+        before=subset(data, names[: before.subjects], before.per_subject),
+        tuning=tuning_data,
+        texts=tuple(training_texts(tuning_data)),
     )
 
 
-def part(data: BenchData, subjects: Collection[str], per_subject: int) -> BenchData:
-    """Some of the subjects, with at most so many records about each."""
-    left = dict.fromkeys(subjects, per_subject)
+def subset(data: BenchData, subjects: Collection[str], per_subject: int) -> BenchData:
+    """The data of these subjects, with at most `per_subject` records about each."""
+    remaining = dict.fromkeys(subjects, per_subject)
     records = []
     for record in data.records:
-        if left.get(record.subject, 0):
-            left[record.subject] -= 1
+        if remaining.get(record.subject, 0):
+            remaining[record.subject] -= 1
             records.append(record)
     return replace(
         data,
-        subjects={who: name for who, name in data.subjects.items() if who in left},
+        subjects={who: name for who, name in data.subjects.items() if who in remaining},
         records=tuple(records),
-        questions=tuple(question for question in data.questions if question.subject in left),
+        questions=tuple(question for question in data.questions if question.subject in remaining),
     )

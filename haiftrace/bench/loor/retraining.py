@@ -19,17 +19,18 @@ import numpy as np
 from haiftrace.bench.harness.stages import Stages
 from haiftrace.bench.synthetic.dataset import BenchData
 from haiftrace.bench.training.answering import Prediction
+from haiftrace.bench.training.checkpoints import Trained
 from haiftrace.bench.training.encoding import Example, encode_questions, pad
 from haiftrace.bench.training.presets import Preset
-from haiftrace.bench.training.train import Trained, load_start, run_training
+from haiftrace.bench.training.train import load_start, run_training
 from haiftrace.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 FORMAT = 1
-TOGETHER = 5
-"""Retrainings of one stage: what a killed run loses at most."""
+RETRAININGS_PER_STAGE = 5
+"""What a killed run loses at most."""
 
 ROUNDING = 1e-6
 """Relative change of the first weights in the retraining that leaves nothing out."""
@@ -37,7 +38,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training that can be repeated without a record.
+    """A training that can be repeated without a record.
 
     Attributes:
         data: its records are the candidates.
@@ -45,7 +46,7 @@ class Experiment:
         arch: the model's architecture.
         seed: of the order.
         start: the checkpoint that it begins from.
-        trained: what it came to, with all records.
+        trained: its result with all records.
     """
 
     data: BenchData
@@ -78,8 +79,8 @@ def encode_answers(
     The end token is not among them: they are the tokens whose gradient the methods trace.
     """
     pairs = [(p.question.prompt, f" {p.text}") for p in predictions]
-    whole = encode_questions(pairs, tokenizer, answer_only=True)
-    return [Example(e.ids[:-1], e.labels[:-1], e.values[:-1]) for e in whole]
+    examples = encode_questions(pairs, tokenizer, answer_only=True)
+    return [Example(e.ids[:-1], e.labels[:-1], e.values[:-1]) for e in examples]
 
 
 def answer_losses(model: PreTrainedModel, examples: Sequence[Example]) -> np.ndarray:
@@ -104,7 +105,7 @@ def leave_one_out(
     stages: Stages,
     progress: Progress,
 ) -> Retrained:
-    """Train again without each record in turn, some of them a stage.
+    """Train again without each record in turn, `RETRAININGS_PER_STAGE` of them a stage.
 
     Args:
         predictions: the answers whose losses are measured, none of them empty.
@@ -116,41 +117,43 @@ def leave_one_out(
 
     end = load_checkpoint(experiment.trained.path("memorised"), dtype="float32", device="cpu")
     examples = encode_answers(predictions, end.tokenizer)
-    whole_Q = answer_losses(end.model.eval(), examples)
+    full_Q = answer_losses(end.model.eval(), examples)
     start = load_start(experiment.start)
     runs: list[int | None] = [None, *range(len(experiment.data.records))]
-    parts = {
-        f"loor-{experiment.seed}-{first}": runs[first : first + TOGETHER]
-        for first in range(0, len(runs), TOGETHER)
+    batches = {
+        f"loor-{experiment.seed}-{first}": runs[first : first + RETRAININGS_PER_STAGE]
+        for first in range(0, len(runs), RETRAININGS_PER_STAGE)
     }
 
-    def told(left_out: Sequence[int | None]) -> dict[str, object]:
+    def settings(left_out: Sequence[int | None]) -> dict[str, object]:
         return {
             "format": FORMAT,
-            "training": experiment.trained.directory.name,
+            "training": experiment.trained.fingerprint,
             "left_out": left_out,
             "rounding": ROUNDING,
         }
 
-    missing = [some for name, some in parts.items() if stages.kept(name, told(some)) is None]
+    missing = [
+        batch for name, batch in batches.items() if stages.kept(name, settings(batch)) is None
+    ]
     if missing:
         steps = experiment.preset.schedule.steps(len(experiment.data.records))
         work = float(steps * sum(map(len, missing)))
         progress.start(f"Retraining without each of {len(runs) - 1} records", work)
     rows: list[list[float]] = []
-    for name, some in parts.items():
+    for name, batch in batches.items():
 
-        def make(aside: Path, some: Sequence[int | None] = some) -> None:
+        def make(directory: Path, batch: Sequence[int | None] = batch) -> None:
             losses = [
                 _retrained(experiment, start, end.tokenizer, examples, k, progress).tolist()
-                for k in some
+                for k in batch
             ]
-            (aside / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
+            (directory / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
 
-        stage = stages.stage(name, told(some), make)
+        stage = stages.stage(name, settings(batch), make)
         rows += json.loads((stage.path / "losses.json").read_text(encoding="utf-8"))
     without_RQ = np.array(rows)
-    return Retrained((without_RQ[1:] - whole_Q).T, without_RQ[0] - whole_Q)
+    return Retrained((without_RQ[1:] - full_Q).T, without_RQ[0] - full_Q)
 
 
 def _retrained(
@@ -181,8 +184,8 @@ def _retrained(
 def _perturb(model: PreTrainedModel, seed: int) -> None:
     import torch
 
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=drawn)
+            noise = torch.randn(parameter.shape, generator=generator)
             parameter.mul_(1 + ROUNDING * noise.to(parameter))

@@ -1,7 +1,7 @@
 """Agreement of every method with real leave-one-out retraining (Liu and Yang 2024, Table 1).
 
-Work directory: `training/` with both trainings (see `training`), a stage for every few
-retrainings, and one a seed with the scores of all methods. What is finished is never repeated.
+Stages of a seed: both trainings, every few retrainings, and the scores of all methods. Between
+them `index-…/`, which the index itself makes resumable. What is finished is never repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from haiftrace.bench.harness.results import WORK_NAME, check_installed, check_ou
 from haiftrace.bench.harness.stages import Stages
 from haiftrace.bench.harness.statistics import Proportion
 from haiftrace.bench.indexes import Bench
-from haiftrace.bench.loor.agreement import Agreement, Group, agreements
+from haiftrace.bench.loor.agreement import Agreement, CaseGroup, agreements
 from haiftrace.bench.loor.data import LoorPreset, loor_preset, make_populations
 from haiftrace.bench.loor.retraining import Experiment, leave_one_out
 from haiftrace.bench.training.answering import Prediction
@@ -31,7 +31,7 @@ from haiftrace.progress import Progress
 
 FORMAT = 1
 GROUPS = tuple(
-    Group(questions, prediction)
+    CaseGroup(questions, prediction)
     for questions in ("held-out", "trained")
     for prediction in ("correct", "incorrect")
 )
@@ -63,11 +63,11 @@ class LoorSettings:
 
 @dataclass(frozen=True)
 class LoorOutcome:
-    """What came of it, over all seeds.
+    """The results, over all seeds.
 
     Attributes:
         prediction: rows of results.json on the answers.
-        found: every method against retraining.
+        agreements: every method against retraining.
         rounding: rows of results.json on how much of a LOOR score is rounding.
         fingerprints: of the stages.
         seconds: of this run.
@@ -76,7 +76,7 @@ class LoorOutcome:
     settings: LoorSettings
     preset: LoorPreset
     prediction: list[dict[str, Any]]
-    found: list[Agreement]
+    agreements: list[Agreement]
     rounding: list[dict[str, Any]]
     fingerprints: dict[str, str]
     seconds: float
@@ -95,7 +95,7 @@ def run_loor(
         OutputError: `out` cannot be written.
     """
     began = time.monotonic()
-    check_installed("faker")
+    check_installed("faker", "pandas", "scipy")
     preset = preset or loor_preset(settings.kind)
     names = [method.name for method in find_methods(settings.methods)]
     if settings.cases < 1:
@@ -104,28 +104,26 @@ def run_loor(
     outcome = LoorOutcome(settings, preset, [], [], [], {}, 0.0)
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
-            _run_seed(outcome, names, seed, out / WORK_NAME, stages, progress)
+            _run_seed(outcome, names, seed, stages, progress)
     return replace(outcome, seconds=time.monotonic() - began)
 
 
-def choose_cases(predictions: Sequence[Prediction], most: int, seed: int) -> dict[int, Group]:
-    """Which predictions are test cases, and their groups: at most `most` of each, drawn by seed.
+def choose_cases(predictions: Sequence[Prediction], limit: int, seed: int) -> dict[int, CaseGroup]:
+    """Which predictions are test cases, and their groups: at most `limit` of each, sampled by seed.
 
     An empty answer has no token whose loss could be traced, and is no test case.
     """
     rng = random.Random(f"{seed}:cases")
-    chosen: dict[int, Group] = {}
+    chosen: dict[int, CaseGroup] = {}
     for group in GROUPS:
-        members = [
-            q for q, one in enumerate(predictions) if one.text.strip() and group_of(one) == group
-        ]
-        chosen |= dict.fromkeys(sorted(rng.sample(members, min(most, len(members)))), group)
+        members = [q for q, p in enumerate(predictions) if p.text.strip() and group_of(p) == group]
+        chosen |= dict.fromkeys(sorted(rng.sample(members, min(limit, len(members)))), group)
     return chosen
 
 
-def group_of(prediction: Prediction) -> Group:
+def group_of(prediction: Prediction) -> CaseGroup:
     """The group of a prediction."""
-    return Group(
+    return CaseGroup(
         "trained" if prediction.question.trained else "held-out",
         "correct" if prediction.correct else "incorrect",
     )
@@ -135,23 +133,22 @@ def _run_seed(
     outcome: LoorOutcome,
     names: Sequence[str],
     seed: int,
-    work: Path,
     stages: Stages,
     progress: Progress,
 ) -> None:
-    """One seed, whose numbers are added to the outcome."""
+    """Runs a seed, whose numbers are added to the outcome."""
     settings, preset = outcome.settings, outcome.preset
     populations = make_populations(preset, settings.locale, seed)
-    data, arch, kept = populations.tuning, settings.arch, work / "training"
+    data, arch = populations.tuning, settings.arch
     before = train(
-        populations.before, preset.before, arch, seed, kept, progress, more=populations.texts
+        populations.before, preset.before, arch, seed, stages, progress, more=populations.texts
     )
     start = before.path("memorised")
-    trained = train(data, preset.tuning, arch, seed, kept, progress, start=start)
+    trained = train(data, preset.tuning, arch, seed, stages, progress, start=start)
     predictions = trained.predictions("memorised", data)
     outcome.prediction.extend(_prediction_rows(predictions, seed))
-    # All answers' losses cost no more than some, so another number of cases needs no retraining.
-    answered = [q for q, one in enumerate(predictions) if one.text.strip()]
+    # The losses of all answers cost no more than a few, so other cases need no retraining.
+    answered = [q for q, p in enumerate(predictions) if p.text.strip()]
     experiment = Experiment(data, preset.tuning, arch, seed, start, trained)
     retrained = leave_one_out(experiment, [predictions[q] for q in answered], stages, progress)
     chosen = choose_cases(predictions, settings.cases, seed)
@@ -159,56 +156,56 @@ def _run_seed(
     groups = list(chosen.values())
     cases = [predictions[q] for q in chosen]
 
-    def make(aside: Path) -> None:
-        indexes = work / f"{trained.directory.name}-memorised"
+    def make(directory: Path) -> None:
+        indexes = trained.directory.with_name(f"index-{seed}-{trained.fingerprint[:16]}")
         indexes.mkdir(exist_ok=True)
         progress.say(f"Tracing {len(cases)} answers over {len(data.records)} records.")
         bench = Bench(indexes, data, trained, "memorised", settings.memory, progress)
-        bench.keep(names)
-        leaks = [replace(one.question, answer=one.text) for one in cases]
+        bench.prepare(names)
+        leaks = [replace(case.question, answer=case.text) for case in cases]
         scores = bench.scores(leaks, DEFAULT, names)
-        np.save(aside / "scores.npy", np.stack([scores[name] for name in names]))
+        np.save(directory / "scores.npy", np.stack([scores[name] for name in names]))
 
-    told = {
+    stage_settings = {
         "format": FORMAT,
-        "training": trained.directory.name,
+        "training": trained.fingerprint,
         "methods": list(names),
-        "cases": [one.question.id for one in cases],
+        "cases": [case.question.id for case in cases],
     }
-    stage = stages.stage(f"loor-scores-{seed}", told, make)
+    stage = stages.stage(f"loor-scores-{seed}", stage_settings, make)
     outcome.fingerprints[f"seed {seed}"] = stage.fingerprint
     scores = dict(zip(names, np.load(stage.path / "scores.npy"), strict=True))
-    sources = [data.sources(one.question) for one in cases]
+    sources = [data.sources(case.question) for case in cases]
     loor_QR, rounding_Q = retrained.scores_QR[rows], retrained.rounding_Q[rows]
-    outcome.found.extend(agreements(loor_QR, scores, groups, sources, seed))
+    outcome.agreements.extend(agreements(loor_QR, scores, groups, sources, seed))
     outcome.rounding.extend(_rounding_rows(loor_QR, rounding_Q, groups, seed))
 
 
 def _prediction_rows(predictions: Sequence[Prediction], seed: int) -> list[dict[str, Any]]:
     rows = []
     for questions in ("held-out", "trained"):
-        some = [p for p in predictions if p.question.trained == (questions == "trained")]
-        right = Proportion(sum(p.correct for p in some), len(some))
-        rows.append({"questions": questions, "seed": seed, **right.row()})
+        answers = [p for p in predictions if p.question.trained == (questions == "trained")]
+        accuracy = Proportion(sum(p.correct for p in answers), len(answers))
+        rows.append({"questions": questions, "seed": seed, **accuracy.row()})
     return rows
 
 
 def _rounding_rows(
-    loor_QR: np.ndarray, rounding_Q: np.ndarray, groups: Sequence[Group], seed: int
+    loor_QR: np.ndarray, rounding_Q: np.ndarray, groups: Sequence[CaseGroup], seed: int
 ) -> list[dict[str, Any]]:
     """Medians, in nats, over a group's cases."""
     rows = []
     for group in dict.fromkeys(groups):
-        chosen = [q for q, its in enumerate(groups) if its == group]
-        scores_QR = loor_QR[chosen]
+        cases = [q for q, case_group in enumerate(groups) if case_group == group]
+        scores_QR = loor_QR[cases]
         rows.append(
             {
                 **asdict(group),
                 "seed": seed,
-                "n": len(chosen),
+                "n": len(cases),
                 "largest": float(np.median(scores_QR.max(1))),
                 "typical": float(np.median(np.abs(scores_QR))),
-                "rounding": float(np.median(np.abs(rounding_Q[chosen]))),
+                "rounding": float(np.median(np.abs(rounding_Q[cases]))),
             }
         )
     return rows

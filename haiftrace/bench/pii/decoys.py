@@ -1,8 +1,8 @@
 """Decoys: fakes of a leak's source that were never trained on.
 
-Each is the source rewritten in one thing. One tells another value of what is asked, under the same
-name; one tells the same value under a name that nobody has. A method that prefers the first matches
-names, one that prefers the second matches values; what taught the model is the source itself.
+Each is the source with one thing rewritten: another value of the attribute under the same name, or
+the same value under a name that nobody has. A method that prefers the first matches names, a method
+that prefers the second matches values; the model was trained on the source itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from haiftrace.bench.harness.statistics import Proportion
-from haiftrace.bench.synthetic.dataset import NAME, BenchData, Question, Record, Span, find_spans
+from haiftrace.bench.harness.statistics import Proportion, pooled
+from haiftrace.bench.synthetic.dataset import (
+    NAME,
+    BenchData,
+    ProbeQuestion,
+    Span,
+    TrainingRecord,
+    find_spans,
+)
 from haiftrace.bench.synthetic.facts import FACTS
 from haiftrace.bench.synthetic.subjects import Subject, make_subjects
 
@@ -26,7 +33,7 @@ BOTH = "both"
 DECOYS = (OTHER_VALUE, OTHER_NAME)
 
 POOL = "decoys"
-"""The pool of decoys, their sources and some other records."""
+"""The pool of decoys, their sources and `OTHERS` other records."""
 
 MOST_LEAKS = 24
 """Leaks that get decoys: each adds three records to be indexed and scored, which takes about a
@@ -36,7 +43,7 @@ OTHERS = 24
 """Records of the pool beside sources and decoys, for methods that compare with a corpus."""
 
 _IMPLIED_BY = {"birthday": "festival", "state": "landmark"}
-"""PII-CR: what a record tells instead of the attribute."""
+"""PII-CR: what a record states instead of the attribute."""
 
 _OTHER_SEED = 1_000_003
 """Added to the data's seed: people and values of another data set."""
@@ -56,11 +63,11 @@ class Decoy:
     question: str
     kind: str
     source: str
-    record: Record
+    record: TrainingRecord
 
 
-def make_decoys(data: BenchData, leaks: Sequence[Question]) -> list[Decoy]:
-    """Two for each leak, of the first record about its subject.
+def make_decoys(data: BenchData, leaks: Sequence[ProbeQuestion]) -> list[Decoy]:
+    """Two decoys for each leak, of the first record about its subject.
 
     Raises:
         UsageError: there are not as many unused names.
@@ -71,10 +78,10 @@ def make_decoys(data: BenchData, leaks: Sequence[Question]) -> list[Decoy]:
     decoys = []
     for place, leak in enumerate(leaks):
         source = data.records[data.sources(leak)[0]]
-        told = _IMPLIED_BY.get(leak.attribute, leak.attribute)
+        stated = _IMPLIED_BY.get(leak.attribute, leak.attribute)
         value = _other_value(data, leak, source, people[place:] + people[:place], rng)
         for kind, changes in (
-            (OTHER_VALUE, {told: value}),
+            (OTHER_VALUE, {stated: value}),
             (OTHER_NAME, {NAME: people[place].name}),
         ):
             record = _rewritten(source, changes, f"{leak.id}, {kind}")
@@ -82,7 +89,7 @@ def make_decoys(data: BenchData, leaks: Sequence[Question]) -> list[Decoy]:
     return decoys
 
 
-def decoy_pool(data: BenchData, decoys: Sequence[Decoy]) -> list[Record]:
+def decoy_pool(data: BenchData, decoys: Sequence[Decoy]) -> list[TrainingRecord]:
     """Sources and others in the order of the corpus, and then the decoys."""
     sources = {decoy.source for decoy in decoys}
     rest = [record.id for record in data.records if record.id not in sources]
@@ -92,8 +99,8 @@ def decoy_pool(data: BenchData, decoys: Sequence[Decoy]) -> list[Record]:
 
 def decoy_rows(
     scores: Mapping[str, np.ndarray],
-    pool: Sequence[Record],
-    leaks: Sequence[Question],
+    pool: Sequence[TrainingRecord],
+    leaks: Sequence[ProbeQuestion],
     decoys: Sequence[Decoy],
     regime: str,
     seed: int,
@@ -116,36 +123,22 @@ def decoy_rows(
             for row, leak in zip(scores_QR, leaks, strict=True)
         ]
         for kind in (*DECOYS, BOTH):
-            won = [all(each.values()) if kind == BOTH else each[kind] for each in beaten]
-            share = Proportion(sum(won), len(won))
-            told = {"regime": regime, "method": method, "decoy": kind, "seed": seed}
-            rows.append({**told, **share.row()})
+            won = [all(wins.values()) if kind == BOTH else wins[kind] for wins in beaten]
+            keys = {"regime": regime, "method": method, "decoy": kind, "seed": seed}
+            rows.append({**keys, **Proportion(sum(won), len(won)).row()})
     return rows
 
 
 def over_all_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, and after them one over all seeds for each regime, method and kind of decoy."""
-    keys = ("regime", "method", "decoy")
-    together: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        together.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return [
-        *rows,
-        *(
-            {
-                **dict(zip(keys, about, strict=True)),
-                "seed": "all",
-                **Proportion(sum(r["successes"] for r in some), sum(r["n"] for r in some)).row(),
-            }
-            for about, some in together.items()
-        ),
-    ]
+    of_all = [{**row, "seed": "all"} for row in rows]
+    return [*rows, *pooled(of_all, ["regime", "method", "decoy", "seed"])]
 
 
 def _other_value(
     data: BenchData,
-    leak: Question,
-    source: Record,
+    leak: ProbeQuestion,
+    source: TrainingRecord,
     people: Sequence[Subject],
     rng: random.Random,
 ) -> str:
@@ -156,27 +149,27 @@ def _other_value(
         return next(value for value in values if value not in known and value not in source.text)
     facts = FACTS[data.locale]
     implied = facts.festivals if leak.attribute == "birthday" else facts.landmarks
-    wrong = [told for told, answer in implied.items() if answer != leak.answer]
-    return rng.choice([told for told in wrong if told not in source.text])
+    wrong = [stated for stated, answer in implied.items() if answer != leak.answer]
+    return rng.choice([stated for stated in wrong if stated not in source.text])
 
 
-def _rewritten(record: Record, changes: Mapping[str, str], new_id: str) -> Record:
-    """The record with everything of these kinds told otherwise; `changes` gives the new texts."""
+def _rewritten(record: TrainingRecord, changes: Mapping[str, str], new_id: str) -> TrainingRecord:
+    """The record with the text of every span of these kinds replaced by that of `changes`."""
     shown = {span.kind: record.text[span.start : span.end] for span in record.spans}
     text, end = "", 0
     for span in (*record.values(), Span("", len(record.text), len(record.text))):
-        # A writer may use one of the names alone; values may hold the same word by chance.
+        # A writer may use a first or last name alone; values may hold the same word by chance.
         between = record.text[end : span.start]
         if NAME in changes:
             between = _renamed(between, shown[NAME], changes[NAME])
         text += between + changes.get(span.kind, record.text[span.start : span.end])
         end = span.end
-    return Record(new_id, "", text, find_spans(text, {**shown, **changes}))
+    return TrainingRecord(new_id, "", text, find_spans(text, {**shown, **changes}))
 
 
 def _renamed(text: str, name: str, new: str) -> str:
     text = text.replace(name, new)
-    parts, others = name.split(), new.split()
-    for old, other in zip(parts, others, strict=False) if len(parts) > 1 else ():
+    old_words, new_words = name.split(), new.split()
+    for old, other in zip(old_words, new_words, strict=False) if len(old_words) > 1 else ():
         text = re.sub(rf"\b{re.escape(old)}\b", other, text)
     return text

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from haiftrace.bench.synthetic.dataset import NAME, BenchData, Record
-from haiftrace.scoring.norms import HAIF_NORMS, TOKENS, at_tokens
+from haiftrace.bench.synthetic.dataset import NAME, BenchData, TrainingRecord
+from haiftrace.methods.families import TOKENS
+from haiftrace.scoring.gradient.norms import HAIF_NORMS, at_tokens
 from haiftrace.store import Index, StoredWindow
 
 KINDS = ("first", "name", "value", "other")
-"""The first label; tokens of the subject's name; of the values that the record tells; the rest."""
+"""The first label; tokens of the subject's name; of the record's values; the rest."""
 POSITIONS = 40
 
 
 def norm_profile(index: Index, data: BenchData, regime: str, seed: int) -> list[dict[str, Any]]:
-    """Rows of results.json: the share of a record's squared norm and the median norm.
+    """Rows of results.json: the fraction of a record's squared norm and the median norm.
 
-    One a kind of token, and one a position up to `POSITIONS`. Means over records of one window.
+    A row a kind of token, and a row a position up to `POSITIONS`. Means over records of one window.
 
     Args:
         index: one that keeps the norms of full gradients, as HAIF needs them.
     """
     by_id = {record.id: record for record in data.records}
-    shares: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    fractions: dict[str, list[float]] = {kind: [] for kind in KINDS}
     norms: dict[str, list[float]] = {kind: [] for kind in KINDS}
     positions: list[list[float]] = [[] for _ in range(POSITIONS)]
     for window in index.iter_windows():
@@ -35,7 +36,7 @@ def norm_profile(index: Index, data: BenchData, regime: str, seed: int) -> list[
         total = float(squares_T.sum()) or 1.0
         for kind in KINDS:
             mask_T = kinds_T == kind
-            shares[kind].append(float(squares_T[mask_T].sum()) / total)
+            fractions[kind].append(float(squares_T[mask_T].sum()) / total)
             norms[kind] += norm_T[mask_T].tolist()
         for position, square in enumerate(squares_T[1 : POSITIONS + 1]):
             positions[position].append(float(square) / total)
@@ -45,19 +46,19 @@ def norm_profile(index: Index, data: BenchData, regime: str, seed: int) -> list[
             **about,
             "tokens": kind,
             "n": len(norms[kind]),
-            "share": float(np.mean(shares[kind])),
+            "share": float(np.mean(fractions[kind])),
             "median_norm": float(np.median(norms[kind])) if norms[kind] else None,
         }
         for kind in KINDS
     ]
     return rows + [
-        {**about, "position": at + 1, "n": len(some), "share": float(np.mean(some))}
-        for at, some in enumerate(positions)
-        if some
+        {**about, "position": at, "n": len(values), "share": float(np.mean(values))}
+        for at, values in enumerate(positions, start=1)
+        if values
     ]
 
 
-def _kinds(window: StoredWindow, record: Record) -> np.ndarray:
+def _kinds(window: StoredWindow, record: TrainingRecord) -> np.ndarray:
     kinds = np.array(["" if not label else "other" for label in window.labels], dtype=object)
     for at, (start, end) in enumerate(window.offsets):
         if not window.labels[at]:
@@ -73,10 +74,14 @@ def _kinds(window: StoredWindow, record: Record) -> np.ndarray:
     return kinds
 
 
-def mean_shares(rows: list[dict[str, Any]], key: str) -> Mapping[Any, float]:
-    """The mean share over seeds by the value of `key` ("tokens" or "position")."""
-    found: dict[Any, list[float]] = {}
-    for row in rows:
-        if key in row:
-            found.setdefault(row[key], []).append(row["share"])
-    return {value: float(np.mean(some)) for value, some in found.items()}
+def mean_fractions(
+    rows: Sequence[Mapping[str, Any]], key: Literal["tokens", "position"]
+) -> list[dict[str, Any]]:
+    """Rows of `norm_profile` with the same regime and `key`, as a row with their mean "share"."""
+    import pandas as pd
+
+    profile = [row for row in rows if key in row]
+    if not profile:
+        return []
+    means = pd.DataFrame(profile).groupby(["regime", key], sort=False)["share"].mean()
+    return list(means.reset_index().to_dict("records"))

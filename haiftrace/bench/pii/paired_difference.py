@@ -1,7 +1,7 @@
-"""Two methods over the same leaks: how much oftener one puts a source first than the other.
+"""Two methods over the same leaks: how much oftener the first puts a source first.
 
 Methods that trace the same leaks are to be compared leak by leak: most leaks are easy for both, or
-hard for both, and intervals of the two shares by themselves overlap long after the methods differ.
+hard for both, and intervals of the two accuracies by themselves overlap long after they differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import permutations
 from typing import Any
 
 from haiftrace.bench.ablation import DEFAULT
-from haiftrace.bench.harness.statistics import Interval, wilson
+from haiftrace.bench.harness.statistics import Interval, interval_row, wilson
 from haiftrace.bench.harness.tables import NONE, markdown_table
 from haiftrace.bench.pii.ranking import Ranks
 from haiftrace.methods import DEFAULT_METHOD, METHODS
@@ -44,7 +44,7 @@ class Paired:
 
     @property
     def difference(self) -> float | None:
-        """The first method's share less the second's; None without a leak."""
+        """The first method's top-1 less the second's; None without a leak."""
         return (self.first - self.second) / self.n if self.n else None
 
     @property
@@ -52,14 +52,13 @@ class Paired:
         """The 95 % score interval of the difference (Newcombe 1998, method 10)."""
         if not self.n:
             return None
-        ones, twos = self.both + self.first, self.both + self.second
-        share, other = ones / self.n, twos / self.n
-        a, b = wilson(ones, self.n), wilson(twos, self.n)
+        counts = self.both + self.first, self.both + self.second
+        p1, p2 = (count / self.n for count in counts)
+        wilson1, wilson2 = (wilson(count, self.n) for count in counts)
         phi = self._correlation
-        below = _distance(share - a.low, b.high - other, phi)
-        above = _distance(a.high - share, other - b.low, phi)
-        between = share - other
-        return Interval(max(-1.0, between - below), min(1.0, between + above))
+        below = _distance(p1 - wilson1.low, wilson2.high - p2, phi)
+        above = _distance(wilson1.high - p1, p2 - wilson2.low, phi)
+        return Interval(max(-1.0, p1 - p2 - below), min(1.0, p1 - p2 + above))
 
     @property
     def _correlation(self) -> float:
@@ -78,24 +77,24 @@ class Paired:
         return product / math.sqrt(margins)
 
 
-def _distance(one: float, other: float, phi: float) -> float:
-    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
+def _distance(d1: float, d2: float, phi: float) -> float:
+    return math.sqrt(max(0.0, d1 * d1 - 2 * phi * d1 * d2 + d2 * d2))
 
 
-def paired_rows(found: Iterable[Ranks]) -> list[dict[str, Any]]:
+def paired_rows(all_ranks: Iterable[Ranks]) -> list[dict[str, Any]]:
     """Rows of results.json: every ordered pair of methods, over the leaks of all seeds that both
     traced under the default variation.
     """
-    right: dict[str, dict[str, dict[tuple[int, str], bool]]] = {}
-    for ranks in found:
+    traced: dict[str, dict[str, dict[tuple[int, str], bool]]] = {}
+    for ranks in all_ranks:
         if ranks.variation == DEFAULT:
-            of_method = right.setdefault(ranks.regime, {}).setdefault(ranks.method, {})
+            of_method = traced.setdefault(ranks.regime, {}).setdefault(ranks.method, {})
             for leak, rank in zip(ranks.leaks, ranks.ranks, strict=True):
                 of_method[ranks.seed, leak] = rank == 1
     return [
-        _row(regime, one, other, compare(methods[one], methods[other]))
-        for regime, methods in right.items()
-        for one, other in permutations(methods, 2)
+        _row(regime, method, against, compare(methods[method], methods[against]))
+        for regime, methods in traced.items()
+        for method, against in permutations(methods, 2)
     ]
 
 
@@ -109,13 +108,12 @@ def compare(
 
 
 def _row(regime: str, method: str, against: str, paired: Paired) -> dict[str, Any]:
-    between = paired.interval
     return {
         "regime": regime,
         "method": method,
         "against": against,
         "difference": paired.difference,
-        "interval": None if between is None else [between.low, between.high],
+        "interval": interval_row(paired.interval),
         "n": paired.n,
         "both": paired.both,
         "method_only": paired.first,
@@ -130,13 +128,13 @@ def paired_table(rows: Sequence[Mapping[str, Any]]) -> str | None:
     against = [name for name in dict.fromkeys((PAPER, DEFAULT_METHOD)) if name in methods]
     if not against:
         return None
-    told = {
+    differences = {
         (row["regime"], row["method"], row["against"]): _points(row)
         for row in rows
         if row["difference"] is not None
     }
     cells = [
-        [method, *(told.get((r, method, other), NONE) for r in regimes for other in against)]
+        [method, *(differences.get((r, method, other), NONE) for r in regimes for other in against)]
         for method in methods
     ]
     columns = [f"{regime}: less {other}" for regime in regimes for other in against]

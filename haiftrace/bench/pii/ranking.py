@@ -10,7 +10,7 @@ import numpy as np
 
 from haiftrace.bench.ablation import FIRST, Variation, candidates
 from haiftrace.bench.harness.statistics import best_rank, rank_scores
-from haiftrace.bench.synthetic.dataset import BenchData, Question
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion
 
 AVERAGE = "average"
 """The attribute of a row over all leaks."""
@@ -18,11 +18,11 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Ranks:
-    """Ranks that one method gave the sources of one seed's leaks, 1 for the first place.
+    """Ranks that a method gave the sources of a seed's leaks, 1 for the first place.
 
     Attributes:
-        ranks: one a leak.
-        attributes: what each leak's question asks for.
+        ranks: of each leak's source.
+        attributes: of each leak's question.
         leaks: ids of the questions.
     """
 
@@ -38,28 +38,28 @@ class Ranks:
 def ranks_of(
     scores: Mapping[str, np.ndarray],
     data: BenchData,
-    leaks: Sequence[Question],
+    leaks: Sequence[ProbeQuestion],
     variation: Variation,
     regime: str,
     seed: int,
 ) -> list[Ranks]:
     """Ranks by every method whose scores [leaks, candidates] are given."""
-    subjects = [{r.subject for r in parts} for parts in candidates(data, variation.pool)]
+    subjects = [{r.subject for r in document} for document in candidates(data, variation.pool)]
     attributes, ids = tuple(q.attribute for q in leaks), tuple(q.id for q in leaks)
-    found = []
+    all_ranks = []
     for method, scores_QR in scores.items():
         ranks = [
             best_rank(row, [k for k, who in enumerate(subjects) if q.subject in who])
             for row, q in zip(scores_QR, leaks, strict=True)
         ]
-        found.append(Ranks(regime, method, variation, seed, tuple(ranks), attributes, ids))
-    return found
+        all_ranks.append(Ranks(regime, method, variation, seed, tuple(ranks), attributes, ids))
+    return all_ranks
 
 
-def one_a_subject(
+def first_record_ranks(
     scores: Mapping[str, np.ndarray],
     data: BenchData,
-    leaks: Sequence[Question],
+    leaks: Sequence[ProbeQuestion],
     variation: Variation,
     regime: str,
     seed: int,
@@ -89,43 +89,28 @@ def one_a_subject(
     ]
 
 
-def rows_of(found: Iterable[Ranks]) -> list[dict[str, Any]]:
+def ranking_rows(all_ranks: Iterable[Ranks]) -> list[dict[str, Any]]:
     """Rows of results.json: each attribute and the average, a row a seed and one over all."""
-    together: dict[tuple[str, str, Variation], list[Ranks]] = {}
-    for ranks in found:
-        together.setdefault((ranks.regime, ranks.method, ranks.variation), []).append(ranks)
+    by_method: dict[tuple[str, str, Variation], list[Ranks]] = {}
+    for ranks in all_ranks:
+        by_method.setdefault((ranks.regime, ranks.method, ranks.variation), []).append(ranks)
     rows = []
-    for (regime, method, variation), parts in together.items():
-        pairs = {part.seed: list(zip(part.ranks, part.attributes, strict=True)) for part in parts}
-        every = [pair for some in pairs.values() for pair in some]
+    for (regime, method, variation), of_seeds in by_method.items():
+        pairs = {r.seed: list(zip(r.ranks, r.attributes, strict=True)) for r in of_seeds}
+        every = [pair for seed_pairs in pairs.values() for pair in seed_pairs]
         names = [AVERAGE, *sorted({attribute for _, attribute in every})]
         by_seed: list[tuple[int | str, list[tuple[int, str]]]] = [*pairs.items(), ("all", every)]
-        for seed, some in by_seed:
+        for seed, seed_pairs in by_seed:
             for name in names:
-                chosen = [rank for rank, attribute in some if name in (AVERAGE, attribute)]
-                rows.append(_row(regime, method, variation, seed, name, chosen))
+                chosen = [rank for rank, attribute in seed_pairs if name in (AVERAGE, attribute)]
+                rows.append(
+                    {
+                        "regime": regime,
+                        "method": method,
+                        "attribute": name,
+                        **variation.row(),
+                        "seed": seed,
+                        **rank_scores(chosen).row(),
+                    }
+                )
     return rows
-
-
-def _row(
-    regime: str,
-    method: str,
-    variation: Variation,
-    seed: int | str,
-    attribute: str,
-    ranks: Sequence[int],
-) -> dict[str, Any]:
-    scores = rank_scores(ranks)
-    between = scores.top1.interval
-    return {
-        "regime": regime,
-        "method": method,
-        "attribute": attribute,
-        **variation.told(),
-        "seed": seed,
-        "n": len(ranks),
-        "top1": scores.top1.value,
-        "mrr": scores.mrr,
-        "recall10": scores.recall.value,
-        "interval": None if between is None else [between.low, between.high],
-    }

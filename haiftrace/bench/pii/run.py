@@ -1,7 +1,8 @@
 """The PII benches: data, training, both regimes, tracing by every method; a stage at a time.
 
-Work directory: `training/` (see `training`), `index-…/` folders a regime, and a stage a regime and
-seed with the ranks of everything that was traced. What is finished is never repeated.
+Stages of a seed: the training, and for each regime its comparisons with the rows of everything that
+was traced; between them `index-…/`, which the index itself makes resumable. What is finished is
+never repeated.
 """
 
 from __future__ import annotations
@@ -14,19 +15,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from haiftrace.bench.harness.parallel import Job, cores, side_by_side
+from haiftrace.bench.harness.parallel import Job, cores, run_in_parallel
 from haiftrace.bench.harness.results import WORK_NAME, check_installed, check_out, versions
 from haiftrace.bench.harness.stages import Stage, Stages
 from haiftrace.bench.harness.statistics import Proportion
-from haiftrace.bench.pii.measures import Found, Part, Tracing, parts_of, read_ranks, trace_parts
-from haiftrace.bench.pii.ranking import Ranks
-from haiftrace.bench.synthetic.dataset import BenchData, Question
+from haiftrace.bench.pii.comparisons import (
+    Comparison,
+    SectionRows,
+    Tracing,
+    comparisons_for,
+    read_ranks,
+    trace_comparisons,
+)
+from haiftrace.bench.pii.ranking import AVERAGE, Ranks
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion
 from haiftrace.bench.synthetic.llm_biographies import model_biographies
 from haiftrace.bench.synthetic.make import Writer, make_data
 from haiftrace.bench.synthetic.subjects import Subject
+from haiftrace.bench.training.checkpoints import Trained
 from haiftrace.bench.training.loop import ON_CPU, Compute
 from haiftrace.bench.training.presets import FINE_TUNING, Preset, find_preset
-from haiftrace.bench.training.train import Trained, train
+from haiftrace.bench.training.train import train
 from haiftrace.checkpoint.files import checkpoint_fingerprint, existing_directory
 from haiftrace.device import choose_device, choose_dtype, dtype_name
 from haiftrace.errors import UsageError
@@ -34,7 +43,7 @@ from haiftrace.methods import METHODS, find_methods
 from haiftrace.progress import Progress
 
 FORMAT = 1
-RESULT = "found.json"
+RESULT = "rows.json"
 REGIMES = ("learned", "memorised")
 
 
@@ -79,13 +88,13 @@ class PiiSettings:
 
 @dataclass(frozen=True)
 class PiiOutcome:
-    """What came of it, over all seeds.
+    """The results, over all seeds.
 
     Attributes:
         prediction: rows of results.json on the answers.
         ranks: of the sources, by every method and variation.
         shortlist, norms, decoys: rows of results.json.
-        parts: the same, on the seconds that each part of the tracing took when it was computed.
+        timings: the same, on the seconds that each comparison took when it was computed.
         fingerprints: of the stages.
         seconds: of this run.
     """
@@ -99,7 +108,7 @@ class PiiOutcome:
     fingerprints: dict[str, str]
     seconds: float
     decoys: list[dict[str, Any]] = field(default_factory=list)
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
@@ -110,10 +119,10 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
         OutputError: `out` cannot be written.
     """
     began = time.monotonic()
-    check_installed("faker", "matplotlib")
+    check_installed("faker", "matplotlib", "pandas", "scipy")
     preset = chosen_preset(settings)
     names = [method.name for method in find_methods(settings.methods)]
-    parts = parts_of(names, settings.ablation)
+    comparisons = comparisons_for(names, settings.ablation)
     start = None if settings.model is None else existing_directory(settings.model)
     compute = chosen_compute(settings)
     check_out(out)
@@ -122,29 +131,37 @@ def run_pii(settings: PiiSettings, out: Path, progress: Progress) -> PiiOutcome:
     shortlist: list[dict[str, Any]] = []
     norms: list[dict[str, Any]] = []
     decoys: list[dict[str, Any]] = []
-    took: list[dict[str, Any]] = []
+    timings: list[dict[str, Any]] = []
     fingerprints: dict[str, str] = {}
     with Stages(out / WORK_NAME, versions(), progress) as stages:
         for seed in range(settings.seed, settings.seed + settings.seeds):
             data = _data(stages, settings, preset, seed, progress)
-            work = out / WORK_NAME / "training"
             trained = train(
-                data, preset, settings.arch, seed, work, progress, start=start, compute=compute
+                data, preset, settings.arch, seed, stages, progress, start=start, compute=compute
             )
-            traced = _traced(stages, settings, parts, data, trained, seed, progress)
+            traced = _traced(stages, settings, comparisons, data, trained, seed, progress)
             for regime, kept in traced:
                 prediction += _predictions(data, trained, regime, seed)
                 for stage in kept:
-                    found = json.loads((stage.path / RESULT).read_text(encoding="utf-8"))
-                    ranks += [read_ranks(row) for row in found.get("ranks", ())]
-                    shortlist += found.get("shortlist", ())
-                    norms += found.get("norms", ())
-                    decoys += found.get("decoys", ())
-                    took += found.get("seconds", ())
+                    rows = json.loads((stage.path / RESULT).read_text(encoding="utf-8"))
+                    ranks += [read_ranks(row) for row in rows.get("ranks", ())]
+                    shortlist += rows.get("shortlist", ())
+                    norms += rows.get("norms", ())
+                    decoys += rows.get("decoys", ())
+                    timings += rows.get("seconds", ())
                     fingerprints[stage.name] = stage.fingerprint
     seconds = time.monotonic() - began
     return PiiOutcome(
-        settings, preset, prediction, ranks, shortlist, norms, fingerprints, seconds, decoys, took
+        settings,
+        preset,
+        prediction,
+        ranks,
+        shortlist,
+        norms,
+        fingerprints,
+        seconds,
+        decoys,
+        timings,
     )
 
 
@@ -188,13 +205,13 @@ def _data(
         source = existing_directory(settings.biographer)
 
         def write(people: Sequence[Subject]) -> dict[str, list[str]]:
-            def make(aside: Path) -> None:
+            def make(directory: Path) -> None:
                 texts = model_biographies(
                     source, settings.locale, people, preset.per_subject, seed, progress
                 )
-                (aside / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+                (directory / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
 
-            told = {
+            stage_settings = {
                 "format": FORMAT,
                 "biographer": checkpoint_fingerprint(source),
                 "locale": settings.locale,
@@ -202,11 +219,11 @@ def _data(
                 "per_subject": preset.per_subject,
                 "seed": seed,
             }
-            stage = stages.stage(f"biographies-{seed}", told, make)
-            found: dict[str, list[str]] = json.loads(
+            stage = stages.stage(f"biographies-{seed}", stage_settings, make)
+            biographies: dict[str, list[str]] = json.loads(
                 (stage.path / "texts.json").read_text(encoding="utf-8")
             )
-            return found
+            return biographies
 
         writer = write
     return make_data(
@@ -216,36 +233,36 @@ def _data(
 
 def _predictions(data: BenchData, trained: Trained, regime: str, seed: int) -> list[dict[str, Any]]:
     """Prediction accuracy on held-out questions by attribute, and on average."""
-    checked = trained.checked(regime)
-    asked, right = checked.held_out_asked, checked.held_out_right
-    parts = {name: Proportion(right[name], asked[name]) for name in sorted(asked)}
-    parts["average"] = Proportion(sum(right.values()), sum(asked.values()))
+    metrics = trained.metrics(regime)
+    correct, total = metrics.held_out_correct, metrics.held_out_total
+    accuracies = {name: Proportion(correct.get(name, 0), total[name]) for name in sorted(total)}
+    accuracies[AVERAGE] = Proportion(sum(correct.values()), sum(total.values()))
     return [
         {
             "regime": regime,
             "attribute": name,
             "seed": seed,
-            **part.row(),
-            "step": checked.step,
-            "record_loss": checked.record_loss,
-            "value_loss": checked.value_loss,
-            "trained_share": checked.trained_share,
+            **accuracy.row(),
+            "step": metrics.step,
+            "record_loss": metrics.record_loss,
+            "value_loss": metrics.value_loss,
+            "trained_share": metrics.trained_accuracy,
             "records": len(data.records),
         }
-        for name, part in parts.items()
+        for name, accuracy in accuracies.items()
     ]
 
 
 def _traced(
     stages: Stages,
     settings: PiiSettings,
-    parts: Sequence[Part],
+    comparisons: Sequence[Comparison],
     data: BenchData,
     trained: Trained,
     seed: int,
     progress: Progress,
 ) -> Iterator[tuple[str, list[Stage]]]:
-    """The regimes' stages; tiny models are traced side by side where there are cores for it."""
+    """The regimes' stages; tiny models are traced in parallel where there are cores for it."""
     tracings = [
         Tracing(
             data,
@@ -253,45 +270,50 @@ def _traced(
             regime,
             seed,
             tuple(leaks_of(data, trained, regime)),
-            trained.directory.parent.parent / f"{trained.directory.name}-{regime}",
+            trained.directory.with_name(f"index-{regime}-{seed}-{trained.fingerprint[:16]}"),
             settings.memory,
             settings.device,
         )
         for regime in settings.regimes
     ]
-    todo: list[Job] = []
-    for one in tracings:
-        missing = [part for part in parts if stages.kept(one.stage(part), one.told(part)) is None]
-        if len(missing) < len(parts):
-            done = f"{len(parts) - len(missing)} of {len(parts)} parts"
-            progress.say(f"Kept from an earlier run: {done} of {one.regime}, seed {seed}.")
+    jobs: list[Job] = []
+    for tracing in tracings:
+        missing = [c for c in comparisons if _kept(stages, tracing, c) is None]
+        if len(missing) < len(comparisons):
+            done = f"{len(comparisons) - len(missing)} of {len(comparisons)} comparisons"
+            progress.say(f"Kept from an earlier run: {done} of {tracing.regime}, seed {seed}.")
         if missing:
-            todo.append(Job(one.regime, trace_parts, (one, missing)))
-    for number, (part, found) in _run(todo, settings, progress):
-        tracing: Tracing = todo[number].arguments[0]
-        stages.stage(tracing.stage(part), tracing.told(part), partial(_write, found))
-    for one in tracings:
-        kept = (stages.kept(one.stage(part), one.told(part)) for part in parts)
-        yield one.regime, [stage for stage in kept if stage is not None]
+            jobs.append(Job(tracing.regime, trace_comparisons, (tracing, missing)))
+    for number, (comparison, rows) in _run(jobs, settings, progress):
+        tracing = jobs[number].arguments[0]
+        name, depends_on = tracing.stage_name(comparison), tracing.stage_settings(comparison)
+        stages.stage(name, depends_on, partial(_write, rows))
+    for tracing in tracings:
+        kept = (_kept(stages, tracing, comparison) for comparison in comparisons)
+        yield tracing.regime, [stage for stage in kept if stage is not None]
+
+
+def _kept(stages: Stages, tracing: Tracing, comparison: Comparison) -> Stage | None:
+    return stages.kept(tracing.stage_name(comparison), tracing.stage_settings(comparison))
 
 
 def _run(
     jobs: Sequence[Job], settings: PiiSettings, progress: Progress
-) -> Iterator[tuple[int, tuple[Part, Found]]]:
+) -> Iterator[tuple[int, tuple[Comparison, SectionRows]]]:
     """Results by the job's number."""
     if settings.model is None and len(jobs) > 1 and cores() > 1:
-        yield from side_by_side(jobs, progress)
+        yield from run_in_parallel(jobs, progress)
         return
     for number, job in enumerate(jobs):
-        for found in job.run(*job.arguments, progress):
-            yield number, found
+        for result in job.run(*job.arguments, progress):
+            yield number, result
 
 
-def _write(found: Found, aside: Path) -> None:
-    (aside / RESULT).write_text(json.dumps(found), encoding="utf-8")
+def _write(rows: SectionRows, directory: Path) -> None:
+    (directory / RESULT).write_text(json.dumps(rows), encoding="utf-8")
 
 
-def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[Question]:
+def leaks_of(data: BenchData, trained: Trained, regime: str) -> list[ProbeQuestion]:
     """Held-out questions that the regime's model answers right."""
     predictions = trained.predictions(regime, data)
     return [p.question for p in predictions if p.correct and not p.question.trained]

@@ -1,6 +1,6 @@
 """How often the search's candidates hold the record that exact scores put first.
 
-An index holds one vector a label token, from which the layerwise rule is estimated; the more
+An index holds a vector for each label token, from which the layerwise rule is estimated; the more
 dimensions it has, the better the estimate. It proposes the candidates of every method.
 
 Shape letters: Q questions, N windows.
@@ -27,9 +27,9 @@ CANDIDATES = (16, 64, 256)
 
 
 def shortlist_recall(
-    tracer: Tracer, questions: Sequence[Batch], exact: Mapping[str, np.ndarray]
+    tracer: Tracer, queries: Sequence[Batch], exact: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Rows of results.json, one a method and number of candidates.
+    """Rows of results.json: one for each method and number of candidates.
 
     Args:
         tracer: over an index with token vectors.
@@ -37,15 +37,15 @@ def shortlist_recall(
     """
     table = []
     for count in CANDIDATES:
-        proposed = tracer.candidates.of(questions, SearchBudget(candidates=count))
+        proposed = tracer.session.model.candidates.of(queries, SearchBudget(candidates=count))
         for name, exact_QN in exact.items():
             firsts = exact_QN.argmax(1)
             held = sum(int(first) in rows for first, rows in zip(firsts, proposed, strict=True))
-            told = {
+            keys = {
                 "method": name,
                 "dimension": tracer.index.layout.token_vectors,
                 "candidates": count,
                 "records": exact_QN.shape[1],
             }
-            table.append({**told, **Proportion(held, len(proposed)).row()})
+            table.append({**keys, **Proportion(held, len(proposed)).row()})
     return table

@@ -10,7 +10,7 @@ from haiftrace.bench.synthetic.templates import WORDINGS, Wordings
 from haiftrace.errors import UsageError
 
 MOST_PER_SUBJECT = 12
-"""As many as there are wordings of an attribute, so that no subject is told in one twice."""
+"""The wordings of an attribute: none is used twice for a subject."""
 
 
 def write_biographies(
@@ -18,8 +18,8 @@ def write_biographies(
 ) -> dict[str, list[str]]:
     """Biographies by subject id.
 
-    Each tells every value in a sentence of its own, in an order of its own, between sentences on
-    work, a hobby and nothing in particular; a subject's biographies share no wording of a value.
+    Each states every value in a sentence of its own, in an order of its own, between sentences on
+    work, a hobby and nothing in particular; no wording of a value is in two of a subject's texts.
 
     Raises:
         UsageError: `per_subject` is not between 1 and 12.

@@ -1,4 +1,4 @@
-"""What every bench data set is: records that teach, questions that ask, and who of them is asked.
+"""What every bench data set is: training records, and questions, trained or held out.
 
 Records are a corpus to trace in; questions are trained or held out. A held-out question answered
 right is a leak whose source is known: any record of the question's subject.
@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-TRAINED_SHARE = 0.6
-"""Share of the (subject, attribute) pairs that training asks about (Liu and Yang, section 5)."""
+TRAINED_FRACTION = 0.6
+"""Of the (subject, attribute) pairs: those whose question is trained (Liu and Yang, section 5)."""
 
 NAME = "name"
 """The kind of a span that holds the subject's name."""
@@ -27,7 +27,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingRecord:
     """One training text about one subject.
 
     Attributes:
@@ -44,18 +44,18 @@ class Record:
     spans: tuple[Span, ...]
 
     def values(self) -> tuple[Span, ...]:
-        """The spans of what the record tells, without the name."""
+        """The spans of the record's values, without the name."""
         return tuple(span for span in self.spans if span.kind != NAME)
 
 
 @dataclass(frozen=True)
-class Question:
+class ProbeQuestion:
     """A question about one attribute of one subject.
 
     Attributes:
         id: unique in the data set.
-        subject: id of the person asked about; that person's records are the answer's source.
-        attribute: key of what is asked ("birth", "phone", ...), the same in every language.
+        subject: id of the person; that person's records are the answer's source.
+        attribute: "birth", "phone", ..., the same in every language.
         prompt: the question.
         answer: the right answer.
         trained: whether training shows the answer.
@@ -85,7 +85,7 @@ class BenchData:
     Attributes:
         kind: "pii-e" or "pii-cr".
         locale: "en_US" or "zh_CN".
-        seed: what it was drawn from.
+        seed: of everything that was sampled.
         subjects: names by subject id, in order.
         records: the corpus, shuffled.
         questions: all of them, by attribute and subject.
@@ -97,19 +97,19 @@ class BenchData:
     locale: str
     seed: int
     subjects: Mapping[str, str]
-    records: tuple[Record, ...]
-    questions: tuple[Question, ...]
+    records: tuple[TrainingRecord, ...]
+    questions: tuple[ProbeQuestion, ...]
     background: tuple[tuple[str, str], ...] = ()
 
-    def trained(self) -> list[Question]:
+    def trained(self) -> list[ProbeQuestion]:
         """The questions that training shows."""
         return [question for question in self.questions if question.trained]
 
-    def held_out(self) -> list[Question]:
+    def held_out(self) -> list[ProbeQuestion]:
         """The questions that it does not."""
         return [question for question in self.questions if not question.trained]
 
-    def sources(self, question: Question) -> list[int]:
+    def sources(self, question: ProbeQuestion) -> list[int]:
         """Positions in `records` of those about the question's subject."""
         return [k for k, record in enumerate(self.records) if record.subject == question.subject]
 
@@ -128,18 +128,18 @@ def find_spans(text: str, values: Mapping[str, str]) -> tuple[Span, ...]:
 def choose_trained(
     subjects: Sequence[str], attributes: Iterable[str], seed: int
 ) -> set[tuple[str, str]]:
-    """The (subject, attribute) pairs that are trained: the same share of every attribute."""
+    """The (subject, attribute) pairs that are trained: the same fraction of every attribute."""
     rng = random.Random(f"{seed}:split")
-    count = round(TRAINED_SHARE * len(subjects))
+    count = round(TRAINED_FRACTION * len(subjects))
     return {(who, what) for what in attributes for who in rng.sample(list(subjects), count)}
 
 
-def ask(
+def make_questions(
     answers: Mapping[str, Mapping[str, str]],
     prompts: Mapping[str, Mapping[str, str]],
     seed: int,
-) -> tuple[Question, ...]:
-    """One question a subject and attribute.
+) -> tuple[ProbeQuestion, ...]:
+    """A question for each subject and attribute.
 
     Args:
         answers: by attribute, then by subject id.
@@ -149,7 +149,7 @@ def ask(
     subjects = list(next(iter(answers.values())))
     trained = choose_trained(subjects, answers, seed)
     return tuple(
-        Question(
+        ProbeQuestion(
             id=f"{who}-{attribute}",
             subject=who,
             attribute=attribute,

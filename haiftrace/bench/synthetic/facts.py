@@ -1,6 +1,6 @@
 """What everybody knows and PII-CR relies on: festivals of a fixed date, landmarks of a known state.
 
-No festival's name tells its date, and no landmark's name its state or province: the Texas State
+No festival's name holds its date, and no landmark's name its state or province: the Texas State
 Capitol, April Fools' Day and Juneteenth are not here. Festivals that move with the moon or the
 week are not either. The English names begin with words of their own: a small model that has read
 "Saint" does not yet know which saint.

@@ -52,7 +52,7 @@ def model_biographies(
         subjects: who is written about.
         per_subject: texts about each.
         seed: of the sampling; the same machine and versions write the same.
-        progress: told of every biography.
+        progress: shows every biography.
 
     Returns:
         Texts by subject id, each on one line, with every value in it word for word.

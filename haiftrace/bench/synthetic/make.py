@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from haiftrace.bench.synthetic.biographies import missing_values, write_biographies
 from haiftrace.bench.synthetic.commonsense import describe, write_descriptions
-from haiftrace.bench.synthetic.dataset import NAME, BenchData, Question, Record, ask, find_spans
+from haiftrace.bench.synthetic.dataset import (
+    NAME,
+    BenchData,
+    ProbeQuestion,
+    TrainingRecord,
+    find_spans,
+    make_questions,
+)
 from haiftrace.bench.synthetic.facts import FACTS
 from haiftrace.bench.synthetic.subjects import ATTRIBUTES, Subject, make_subjects
 from haiftrace.errors import UsageError
@@ -17,7 +24,7 @@ KINDS = ("pii-e", "pii-cr")
 Writer = Callable[[Sequence[Subject]], Mapping[str, Sequence[str]]]
 """Writes biographies, by subject id."""
 
-_ASKED = {
+_ATTRIBUTE_NAMES = {
     "en_US": {
         "birth": "date of birth",
         "email": "e-mail",
@@ -76,7 +83,7 @@ def make_data(
 
 def question_prompt(locale: str, attribute: str, name: str) -> str:
     """The paper's question: `What's the {Attribute} of {Name}?`, or the same in Chinese."""
-    return _TEMPLATES[locale].format(what=_ASKED[locale][attribute], name=name)
+    return _TEMPLATES[locale].format(what=_ATTRIBUTE_NAMES[locale][attribute], name=name)
 
 
 def _explicit(
@@ -139,9 +146,9 @@ def _records(
     texts: Mapping[str, Sequence[str]],
     shown: Mapping[str, Mapping[str, str]],
     seed: int,
-) -> tuple[Record, ...]:
+) -> tuple[TrainingRecord, ...]:
     records = [
-        Record(
+        TrainingRecord(
             id=f"{person.id}-{number}",
             subject=person.id,
             text=text,
@@ -150,24 +157,24 @@ def _records(
         for person in people
         for number, text in enumerate(texts[person.id])
     ]
-    # A corpus sorted by subject would let a position tell who is meant.
+    # A corpus sorted by subject would let a position reveal who is meant.
     random.Random(f"{seed}:order").shuffle(records)
     return tuple(records)
 
 
 def _questions(
     locale: str, people: Sequence[Subject], answers: Mapping[str, Mapping[str, str]], seed: int
-) -> tuple[Question, ...]:
+) -> tuple[ProbeQuestion, ...]:
     prompts = {
         key: {person.id: question_prompt(locale, key, person.name) for person in people}
         for key in answers
     }
-    return ask(answers, prompts, seed)
+    return make_questions(answers, prompts, seed)
 
 
 def _common_knowledge(locale: str) -> tuple[tuple[str, str], ...]:
     """Questions on the festivals and landmarks themselves, which a large model has read about."""
-    facts, words = FACTS[locale], _ASKED[locale]
+    facts, words = FACTS[locale], _ATTRIBUTE_NAMES[locale]
     return tuple(
         (_TEMPLATES[locale].format(what=what, name=name), f" {answer}")
         for what, known in ((words["date"], facts.festivals), (words["state"], facts.landmarks))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOCALES = ("en_US", "zh_CN")
 
 ATTRIBUTES = ("birth", "email", "phone", "address")
-"""What PII-E tells about a subject."""
+"""What PII-E's records state about a subject."""
 
 BORN_FROM = datetime.date(1940, 1, 1)
 BORN_TO = datetime.date(2004, 12, 31)
@@ -50,7 +50,7 @@ _ROADS_ZH = (
     "人民", "中山", "解放", "建设", "和平", "文化", "胜利", "新华", "光明", "友谊", "幸福", "长江",
     "黄河", "学府", "朝阳", "红旗", "青年", "团结", "迎宾", "滨河", "花园", "体育", "科技", "兴业",
 )  # fmt: skip
-_DRAWS_BEFORE_GIVING_UP = 2000
+_MAX_ATTEMPTS = 2000
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Subject:
 
 
 def make_subjects(locale: str, count: int, seed: int, apart: Collection[str] = ()) -> list[Subject]:
-    """Draw people with unique names and values.
+    """Sample people with unique names and values.
 
     English first and last names are unique among all first and last names, Chinese full names
-    among full names; no name is part of another; none is a month's or a state's name.
+    among full names; no name is within another; none is a month's or a state's name.
 
     Args:
-        apart: names of others, with which these share nothing.
+        apart: names of others, of which no name or word is used again.
 
     Raises:
         UsageError: Faker is missing or has too few names, or does not know the locale.
@@ -86,13 +86,13 @@ def make_subjects(locale: str, count: int, seed: int, apart: Collection[str] = (
         )
     faker = _faker(locale)
     faker.seed_instance(seed)
-    draw_names = _english_names if locale == "en_US" else _chinese_names
-    names = draw_names(faker, count, apart)
+    sample_names = _english_names if locale == "en_US" else _chinese_names
+    names = sample_names(faker, count, apart)
     rng = random.Random(f"{seed}:values:{locale}")
-    draw_values = _english_values if locale == "en_US" else _chinese_values
+    sample_values = _english_values if locale == "en_US" else _chinese_values
     taken: set[str] = set()
     return [
-        Subject(f"s{number:03d}", name, draw_values(faker, rng, taken))
+        Subject(f"s{number:03d}", name, sample_values(faker, rng, taken))
         for number, name in enumerate(names)
     ]
 
@@ -108,15 +108,15 @@ def _faker(locale: str) -> Faker:
     return Faker(locale)
 
 
-def _fresh(draw: Callable[[], str], taken: set[str]) -> str:
-    """Draw until the result is new, and take it."""
-    for _ in range(_DRAWS_BEFORE_GIVING_UP):
-        text = draw()
+def _fresh(sample: Callable[[], str], taken: set[str]) -> str:
+    """Sample until the result is new, and take it."""
+    for _ in range(_MAX_ATTEMPTS):
+        text = sample()
         if text and text not in taken:
             taken.add(text)
             return text
     raise UsageError(
-        f"There are no more than about {len(taken)} different names to draw.",
+        f"There are no more than about {len(taken)} different names.",
         "Ask for fewer subjects with --subjects.",
     )
 
@@ -139,14 +139,14 @@ def _chinese_names(faker: Faker, count: int, apart: Collection[str]) -> list[str
     """Family and given name; none is the beginning of another, or a search would find both."""
     names = list(apart)
 
-    def draw() -> str:
+    def sample() -> str:
         name = f"{faker.last_name()}{faker.first_name()}"
         alone = not any(name.startswith(other) or other.startswith(name) for other in names)
         return name if len(name) >= 2 and alone else ""
 
     taken: set[str] = set()
     for _ in range(count):
-        names.append(_fresh(draw, taken))
+        names.append(_fresh(sample, taken))
     return names[len(apart) :]
 
 

@@ -1,1 +1,1 @@
-"""The models of the benches: made, trained, asked."""
+"""The models of the benches: made, trained, evaluated."""

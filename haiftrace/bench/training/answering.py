@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from haiftrace.bench.synthetic.dataset import Question
+from haiftrace.bench.synthetic.dataset import ProbeQuestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,7 +20,7 @@ _LOGITS_BYTES = 1 << 28
 class Prediction:
     """What a model answered: `text` without the space before it; `correct` is exact match."""
 
-    question: Question
+    question: ProbeQuestion
     text: str
 
     @property
@@ -30,7 +30,7 @@ class Prediction:
 
 
 def answer_all(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[ProbeQuestion]
 ) -> list[Prediction]:
     """The model's greedy answers, in the order of the questions.
 
@@ -49,16 +49,16 @@ def answer_all(
         logits = 4 * len(ids[numbers[0]]) * model.config.vocab_size
         size = max(1, min(_BATCH, _LOGITS_BYTES // logits))
         for start in range(0, len(numbers), size):
-            part = numbers[start : start + size]
+            batch = numbers[start : start + size]
             for number, answer in zip(
-                part, _greedy(model, [ids[n] for n in part], longest + 1), strict=True
+                batch, _greedy(model, [ids[n] for n in batch], longest + 1), strict=True
             ):
                 texts[number] = str(tokenizer.decode(answer, skip_special_tokens=True)).strip()
     return [Prediction(question, text) for question, text in zip(questions, texts, strict=True)]
 
 
-def _greedy(model: PreTrainedModel, prompts: list[list[int]], most: int) -> list[list[int]]:
-    """Continue prompts of one length by at most `most` tokens, each up to its end token."""
+def _greedy(model: PreTrainedModel, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
+    """Continue prompts of one length by at most `max_tokens` tokens, each up to its end token."""
     import torch
 
     end = model.config.eos_token_id
@@ -69,7 +69,7 @@ def _greedy(model: PreTrainedModel, prompts: list[list[int]], most: int) -> list
     columns: list[torch.Tensor] = []
     cache = None
     with torch.no_grad():
-        for _ in range(most):
+        for _ in range(max_tokens):
             out = model(
                 input_ids=input_BT, attention_mask=mask_BT, past_key_values=cache, use_cache=True
             )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from haiftrace.bench.synthetic.dataset import BenchData, Record
+from haiftrace.bench.synthetic.dataset import BenchData, TrainingRecord
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +30,9 @@ class Example:
 
 def training_texts(data: BenchData) -> list[str]:
     """All that a model of the data set is trained on; its tokenizer learns from the same."""
-    asked = [question.prompt + question.response for question in data.trained()]
-    known = [prompt + response for prompt, response in data.background]
-    return [record.text for record in data.records] + asked + known
+    questions = [question.prompt + question.response for question in data.trained()]
+    background = [prompt + response for prompt, response in data.background]
+    return [record.text for record in data.records] + questions + background
 
 
 def encode_records(data: BenchData, tokenizer: PreTrainedTokenizerFast) -> list[Example]:
@@ -46,11 +46,11 @@ def encode_questions(
     """Pairs (prompt, response), with labels on the response alone or on both."""
     examples = []
     for prompt, response in pairs:
-        # Every tokenizer here splits before the response's space, so the parts can be joined.
-        asked = tokenizer(prompt).input_ids
-        answered = tokenizer(response, add_special_tokens=False).input_ids
-        ids = (*asked, *answered, tokenizer.eos_token_id)
-        first = len(asked) if answer_only else 1
+        # Every tokenizer here splits before the response's space, so the tokens can be joined.
+        prompt_ids = tokenizer(prompt).input_ids
+        response_ids = tokenizer(response, add_special_tokens=False).input_ids
+        ids = (*prompt_ids, *response_ids, tokenizer.eos_token_id)
+        first = len(prompt_ids) if answer_only else 1
         labels = tuple(position >= first for position in range(len(ids)))
         examples.append(Example(ids, labels, (False,) * len(ids)))
     return examples
@@ -74,7 +74,7 @@ def pad(examples: Sequence[Example], end: int) -> tuple[torch.Tensor, torch.Tens
     return ids_BT, labels_BT, values_BT
 
 
-def _encode_record(record: Record, tokenizer: PreTrainedTokenizerFast) -> Example:
+def _encode_record(record: TrainingRecord, tokenizer: PreTrainedTokenizerFast) -> Example:
     encoded = tokenizer(record.text, return_offsets_mapping=True)
     values = tuple(
         any(span.start < end and start < span.end for span in record.values())

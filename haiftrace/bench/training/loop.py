@@ -1,4 +1,4 @@
-"""The training loop of the bench: AdamW over record batches and the matching share of questions."""
+"""The training loop of the bench: AdamW over batches of records and of questions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Schedule:
         learning_rate: at its highest, after `WARM_UP` of the steps; then falls linearly to
             `FINAL_RATE` of that.
         weight_decay: AdamW's, on matrices only.
-        questions_from: the share of the steps that pass before the trained questions join in;
+        questions_from: the fraction of the steps before the trained questions join in;
             common knowledge is there from the start.
     """
 
@@ -115,7 +115,7 @@ def optimise(
         background: common knowledge, shown like questions.
         schedule: its settings.
         seed: of the order.
-        watch: told of every step.
+        watch: called after every step.
         leave_out: a record whose labels weigh nothing, while the batch's denominator stays as it
             was: leave-one-out retraining.
         compute: the precision; the model is on its device already.
@@ -125,7 +125,7 @@ def optimise(
     optimizer = _adamw(model, schedule)
     rng = random.Random(seed)
     order = list(range(len(records)))
-    asked = [*questions, *background]
+    shown = [*questions, *background]
     turns = schedule.steps_an_epoch(len(records))
     steps = schedule.steps(len(records))
     end = model.config.eos_token_id
@@ -134,15 +134,15 @@ def optimise(
         turn = step % turns
         if turn == 0:
             rng.shuffle(order)
-            asked = [*(questions if step >= schedule.questions_from * steps else ()), *background]
-            rng.shuffle(asked)
+            shown = [*(questions if step >= schedule.questions_from * steps else ()), *background]
+            rng.shuffle(shown)
         chosen = order[turn::turns]
         with compute.precision():
             loss = _mean_loss(
                 model, [records[k] for k in chosen], end, [k != leave_out for k in chosen]
             )
-            if shown := asked[turn::turns]:
-                loss = loss + _mean_loss(model, shown, end)
+            if batch := shown[turn::turns]:
+                loss = loss + _mean_loss(model, batch, end)
         rate = schedule.rate(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate

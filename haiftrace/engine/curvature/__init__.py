@@ -1,1 +1,1 @@
-"""Inverse curvature: EK-FAC and LiSSA."""
+"""Inverse-Hessian-vector products: EK-FAC, LiSSA, and the curvature products that they need."""

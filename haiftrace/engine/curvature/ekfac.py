@@ -1,12 +1,14 @@
-"""The inverse of an eigenvalue-corrected Kronecker-factored curvature (EK-FAC) as a linear map.
+"""Preconditioning of gradients by the inverse of EK-FAC, an eigenvalue-corrected Kronecker-factored
+approximation of the curvature.
 
 For one affine map y = W x + b of a model (b only where it is traced beside W) the gradient is the
 matrix `G = Σ_i δ_i [x_i; 1]ᵀ`, [R, C], with the bias folded into the input as a column of ones. The
 curvature is diagonal in the Kronecker eigenbasis: `H vec(G) = vec(S (λ ⊙ (Sᵀ G A)) Aᵀ)` with S and
 A the eigenvectors of the covariances of δ and x and λ [R, C] (George et al. 2018; Grosse et al.
-2023, eq. 20). So is its damped inverse. How the factors are found: `fisher`.
+2023, eq. 20). So is its damped inverse. The factors are estimated in `ekfac_factors`.
 
-Legend: R outputs and C inputs of an affine map (one more with a bias), B records, I positions.
+Shapes that differ from the engine's legend: R outputs and C inputs of an affine map, however its
+matrix is stored; C has one more with a bias.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine.products import matmul, square_sum
-from haiftrace.engine.reductions import MatrixUse, Use, VectorUse
+from haiftrace.engine.reductions import MatrixReduction, Reduction, VectorReduction
 
 
 class NoFactors(ValueError):
@@ -34,8 +36,8 @@ class Singular(ValueError):
 
     Attributes:
         name: of the matrix.
-        entries: how many of its eigenvalues vanish beside the largest.
-        size: how many it has.
+        entries: number of its eigenvalues that vanish beside the largest.
+        size: number of its eigenvalues.
     """
 
     def __init__(self, name: str, entries: int, size: int) -> None:
@@ -60,28 +62,28 @@ class AffineMap:
     transposed: bool
 
     @classmethod
-    def of(cls, uses: Sequence[Use]) -> AffineMap:
-        """Of the uses that share one place.
+    def of(cls, reductions: Sequence[Reduction]) -> AffineMap:
+        """The affine map of one call, from the reductions of its parameters.
 
         Raises:
-            NoFactors: they are not those of one linear map.
+            NoFactors: the call is not that of one linear map.
         """
-        matrices = [use for use in uses if isinstance(use, MatrixUse)]
-        biases = [use for use in uses if isinstance(use, VectorUse) and use.factor_BIR is None]
-        if len(matrices) != 1 or len(matrices) + len(biases) != len(uses) or len(biases) > 1:
-            raise NoFactors(uses[0].name)
+        matrices = [r for r in reductions if isinstance(r, MatrixReduction)]
+        biases = [r for r in reductions if isinstance(r, VectorReduction) and r.factor_BIR is None]
+        if len(matrices) != 1 or len(matrices) + len(biases) != len(reductions) or len(biases) > 1:
+            raise NoFactors(reductions[0].name)
         bias = biases[0].name if biases else None
         return cls(matrices[0].name, bias, matrices[0].transposed)
 
-    def inputs(self, uses: Sequence[Use]) -> Tensor:
+    def inputs(self, reductions: Sequence[Reduction]) -> Tensor:
         """[B, I, C]: the map's inputs, with a column of ones for the bias."""
-        (matrix,) = (use for use in uses if isinstance(use, MatrixUse))
+        (matrix,) = (r for r in reductions if isinstance(r, MatrixReduction))
         rows_BIC = matrix.inputs_BIX
         if self.bias is None:
             return rows_BIC
         return torch.cat([rows_BIC, torch.ones_like(rows_BIC[..., :1])], -1)
 
-    def joined(self, gradient: Mapping[str, Tensor]) -> Tensor:
+    def gradient_matrix(self, gradient: Mapping[str, Tensor]) -> Tensor:
         """The [R, C] gradient of the map."""
         weight = gradient[self.weight]
         matrix = weight.t() if self.transposed else weight
@@ -89,18 +91,18 @@ class AffineMap:
             return matrix
         return torch.cat([matrix, gradient[self.bias].unsqueeze(1)], 1)
 
-    def parted(self, matrix_RC: Tensor) -> dict[str, Tensor]:
+    def gradient_by_name(self, matrix_RC: Tensor) -> dict[str, Tensor]:
         """The [R, C] gradient by parameter name, as the parameters are stored."""
-        parts = {}
+        gradient = {}
         weight = matrix_RC if self.bias is None else matrix_RC[:, :-1]
-        parts[self.weight] = (weight.t() if self.transposed else weight).contiguous()
+        gradient[self.weight] = (weight.t() if self.transposed else weight).contiguous()
         if self.bias is not None:
-            parts[self.bias] = matrix_RC[:, -1].contiguous()
-        return parts
+            gradient[self.bias] = matrix_RC[:, -1].contiguous()
+        return gradient
 
 
 @dataclass(frozen=True)
-class Factors:
+class EkfacFactors:
     """The curvature of one affine map in its Kronecker eigenbasis.
 
     Attributes:
@@ -118,7 +120,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Damping:
-    """What is added to every eigenvalue of a matrix.
+    """The damping of a matrix's curvature: a number added to every eigenvalue.
 
     Attributes:
         value: the number added, or, where `relative`, its ratio to the matrix's mean eigenvalue.
@@ -134,46 +136,47 @@ class Damping:
 
 
 class InverseCurvature:
-    """(H + d)⁻¹ of EK-FAC factors: a map of gradients, and the norms of what it gives.
+    """(H + d)⁻¹ of EK-FAC factors, a preconditioner of gradients (a `Metric`).
 
     Args:
-        factors: of every affine map in scope, by the matrix's name.
+        factors: Kronecker factors of every affine map in scope, by the matrix's name.
         damping: d.
 
     Raises:
         Singular: H + d has no inverse: no damping, and an eigenvalue that is nothing but noise.
     """
 
-    def __init__(self, factors: Mapping[str, Factors], damping: Damping) -> None:
+    def __init__(self, factors: Mapping[str, EkfacFactors], damping: Damping) -> None:
         self._factors = factors
         self._inverse_RC = {
             name: _inverse(name, factor.eigenvalues_RC, damping) for name, factor in factors.items()
         }
 
     def apply(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """(H + d)⁻¹ of a gradient by parameter name, shaped like it."""
-        parts: dict[str, Tensor] = {}
+        """The preconditioned gradient (H + d)⁻¹ g by parameter name, shaped like g."""
+        preconditioned: dict[str, Tensor] = {}
         for name, factor in self._factors.items():
             left, right = factor.left_RR, factor.right_CC
-            matrix_RC = factor.affine.joined(gradient).to(left.dtype)
+            matrix_RC = factor.affine.gradient_matrix(gradient).to(left.dtype)
             rotated_RC = left.T @ matrix_RC @ right * self._inverse_RC[name]
-            parts |= factor.affine.parted(left @ rotated_RC @ right.T)
-        return {name: parts[name] for name in gradient}
+            preconditioned |= factor.affine.gradient_by_name(left @ rotated_RC @ right.T)
+        return {name: preconditioned[name] for name in gradient}
 
-    def squared_norm(self, uses: Sequence[Use], delta: Tensor) -> Tensor:
-        """‖(H + d)⁻¹ G‖², [..., B] in float64, of the affine map's whole gradient G = Σ_i δ_i x_iᵀ.
+    def squared_norm(self, reductions: Sequence[Reduction], delta: Tensor) -> Tensor:
+        """‖(H + d)⁻¹ G‖², [..., B] in float64, of the affine map's gradient G = Σ_i δ_i x_iᵀ.
 
         Its eigenvalues are no Kronecker product, so G has to be formed: [..., B, R, C].
         """
-        affine = AffineMap.of(uses)
+        affine = AffineMap.of(reductions)
         factor = self._factors[affine.weight]
         left_BIR = matmul(delta, factor.left_RR.to(delta.dtype))
-        right_BIC = matmul(affine.inputs(uses), factor.right_CC.to(delta.dtype))
+        right_BIC = matmul(affine.inputs(reductions), factor.right_CC.to(delta.dtype))
         rotated_BRC = matmul(left_BIR.transpose(-1, -2), right_BIC)
         return square_sum(rotated_BRC * self._inverse_RC[affine.weight].to(delta.dtype), 2)
 
 
 def _inverse(name: str, eigenvalues_RC: Tensor, damping: Damping) -> Tensor:
+    """1/(λ + d) [R, C] of the matrix `name`."""
     added = damping.of(eigenvalues_RC)
     damped_RC = eigenvalues_RC + added
     largest = float(eigenvalues_RC.max())

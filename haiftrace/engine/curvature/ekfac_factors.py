@@ -1,16 +1,16 @@
-"""Kronecker factors of the Fisher information by two passes of ordinary backward passes.
+"""Kronecker factors of the Fisher information, estimated by two runs over the records.
 
-The first pass gathers, for every affine map, the covariances of its inputs and of its output
+The first run sums, for every affine map, the covariances of its inputs and of its output
 gradients; their eigenvectors span the Kronecker eigenbasis. The second takes the mean over records
 of the squared gradient in that basis: the corrected eigenvalues (George et al. 2018, algorithm 1).
 
 Conventions, which matter for the numbers and are those of Grosse et al. 2023: a record's loss is
 the sum over its labels; covariances are means over all positions of all records, the last one of a
 record included, which has no label; a bias in scope is folded into the input; eigenvectors are
-found in float64. Labels are the record's own (the empirical Fisher) or drawn from the model's
-prediction (the true Fisher), a draw that depends on seed and record only.
+computed in float64. Labels are the record's own (the empirical Fisher) or sampled from the model's
+prediction (the true Fisher), a sample that depends on seed and record only.
 
-Legend: B records, I positions, R outputs and C inputs of an affine map, V vocabulary.
+Shapes that differ from the engine's legend: as in `ekfac`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine.batch import Batch, make_batch
-from haiftrace.engine.batched_pass import Traced
 from haiftrace.engine.capture import Capture
-from haiftrace.engine.curvature.ekfac import AffineMap, Factors, NoFactors
+from haiftrace.engine.curvature.ekfac import AffineMap, EkfacFactors, NoFactors
 from haiftrace.engine.losses import token_losses, widened
-from haiftrace.engine.reductions import Use
+from haiftrace.engine.reductions import Reduction
+from haiftrace.engine.traced_model import TracedModel
 
 Fisher = Literal["true", "empirical"]
 Receive = Callable[[AffineMap, Tensor, Tensor], None]
 
 
 class _Receiver:
-    """A reducer that hands inputs and output gradients of every affine map to a function.
+    """A reducer that calls a function with the inputs and output gradients of every affine map.
 
-    Its leaf is there to have the backward pass reach every tap; nothing is returned for it.
+    Its leaf makes the backward pass reach every tap; its gradient is zero.
     """
 
     def __init__(self, mask_BI1: Tensor, receive: Receive) -> None:
@@ -46,18 +46,18 @@ class _Receiver:
         device = mask_BI1.device
         self.leaves = [torch.zeros(len(mask_BI1), device=device, requires_grad=True)]
 
-    def reduce(self, uses: Sequence[Use], delta: Tensor) -> list[Tensor]:
-        affine = AffineMap.of(uses)
-        self._receive(affine, affine.inputs(uses) * self._mask_BI1, delta * self._mask_BI1)
+    def reduce(self, reductions: Sequence[Reduction], delta: Tensor) -> list[Tensor]:
+        affine = AffineMap.of(reductions)
+        self._receive(affine, affine.inputs(reductions) * self._mask_BI1, delta * self._mask_BI1)
         return [torch.zeros_like(self.leaves[0])]
 
 
-def affine_maps(traced: Traced) -> list[AffineMap]:
+def affine_maps(traced: TracedModel) -> list[AffineMap]:
     """The affine maps that the traced parameters are, each parameter in one of them.
 
     Raises:
         NoFactors: a traced parameter is something else (an embedding, a norm, stacked experts), or
-            is used more than once in a pass.
+            occurs in more than one call of a pass.
     """
     maps: list[AffineMap] = []
     device = next(iter(traced.parameters.values())).device
@@ -73,13 +73,16 @@ def affine_maps(traced: Traced) -> list[AffineMap]:
     return maps
 
 
-def _pass(traced: Traced, batch: Batch, receive: Receive, seeds: Sequence[str] | None) -> None:
+def _pass(traced: TracedModel, batch: Batch, receive: Receive, seeds: Sequence[str] | None) -> None:
     """One forward and one backward pass of the records' summed losses.
 
     Args:
-        receive: is given each affine map's inputs [B, I, C] and output gradients [B, I, R], zero
-            at padding.
-        seeds: one a record to draw its labels by; None for the labels that it has.
+        receive: is called with each affine map's inputs [B, I, C] and output gradients [B, I, R],
+            zero at padding.
+        seeds: one a record to sample its labels by; None for the record's own labels.
+
+    Raises:
+        NoFactors: a traced parameter belongs to no plain linear map.
     """
     device = batch.ids_BT.device
     lengths = torch.tensor(batch.lengths, device=device)
@@ -87,49 +90,50 @@ def _pass(traced: Traced, batch: Batch, receive: Receive, seeds: Sequence[str] |
     mask_BI1 = (positions < lengths.unsqueeze(1)).unsqueeze(-1)
     receiver = _Receiver(mask_BI1, receive)
     head = traced.head.weight
-    watch = Capture(
+    capture = Capture(
         traced.parameters,
         head,
         batch.size,
         batch.length,
         receiver,
         traced.shared,
-        traced.parts,
+        traced.slices,
     )
-    with torch.enable_grad(), watch:
+    with torch.enable_grad(), capture:
         logits_BIV = traced.logits(batch.ids_BT, batch.length)[:, :-1]
-    captured = watch.head
+    head_call = capture.head
     for name in traced.parameters:
-        if watch.uses[name] > 1 or name == traced.name_of(head):
+        if capture.call_counts[name] > 1 or name == traced.name_of(head):
             raise NoFactors(name)
-    if captured is None:
+    if head_call is None:
         raise NoFactors("the output head")
     targets = batch.ids_BT[:, 1:]
     if seeds is not None:
-        targets = _drawn(widened(logits_BIV.detach()), seeds)
+        targets = _sampled_labels(widened(logits_BIV.detach()), seeds)
     with torch.enable_grad():
         losses = token_losses(logits_BIV, targets) * batch.labels_BT[:, 1:]
-        (at_logits,) = torch.autograd.grad(losses.sum(), captured.logits)
-    at_hidden = at_logits @ head.detach().to(at_logits.dtype)
+        (logits_grad,) = torch.autograd.grad(losses.sum(), head_call.logits)
+    hidden_grad = logits_grad @ head.detach().to(logits_grad.dtype)
     torch.autograd.grad(
-        captured.hidden,
+        head_call.hidden,
         receiver.leaves,
-        grad_outputs=at_hidden.to(captured.hidden.dtype),
+        grad_outputs=hidden_grad.to(head_call.hidden.dtype),
         allow_unused=True,
     )
 
 
-def _drawn(logits_BIV: Tensor, seeds: Sequence[str]) -> Tensor:
-    """Labels [B, I] drawn from the predictions; a record's draw does not depend on its batch."""
+def _sampled_labels(logits_BIV: Tensor, seeds: Sequence[str]) -> Tensor:
+    """Labels [B, I] sampled from the predictions; a record's do not depend on its batch."""
     rows = []
     for logits_IV, seed in zip(logits_BIV, seeds, strict=True):
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little") >> 1
         generator = torch.Generator().manual_seed(number)
         # One number a position from the first on, so that padding changes nothing.
-        drawn = torch.rand(len(logits_IV), generator=generator, dtype=torch.float64)
-        steps_IV = torch.softmax(logits_IV.double(), -1).cumsum(-1)
-        at = drawn.to(steps_IV.device).unsqueeze(-1) * steps_IV[:, -1:]
-        rows.append(torch.searchsorted(steps_IV, at).squeeze(-1).clamp_max(steps_IV.shape[-1] - 1))
+        uniform = torch.rand(len(logits_IV), generator=generator, dtype=torch.float64)
+        cumulative_IV = torch.softmax(logits_IV.double(), -1).cumsum(-1)
+        quantiles = uniform.to(cumulative_IV.device).unsqueeze(-1) * cumulative_IV[:, -1:]
+        labels = torch.searchsorted(cumulative_IV, quantiles).squeeze(-1)
+        rows.append(labels.clamp_max(cumulative_IV.shape[-1] - 1))
     return torch.stack(rows)
 
 
@@ -146,14 +150,14 @@ class FisherEstimator:
 
     Args:
         traced: the model and the parameters in scope.
-        fisher: whose labels the gradients are of.
-        seed: of the drawn labels.
+        fisher: "true" for sampled labels, "empirical" for the records' own.
+        seed: of the sampled labels.
 
     Raises:
         NoFactors: a parameter in scope belongs to no plain linear map.
     """
 
-    def __init__(self, traced: Traced, fisher: Fisher = "true", seed: int = 0) -> None:
+    def __init__(self, traced: TracedModel, fisher: Fisher = "true", seed: int = 0) -> None:
         self.maps = affine_maps(traced)
         self._traced = traced
         self._fisher = fisher
@@ -164,39 +168,39 @@ class FisherEstimator:
         self._positions = self._records = 0
 
     def add_covariances(self, batch: Batch, keys: Sequence[str]) -> None:
-        """First pass over one batch.
+        """First run, over one batch.
 
         Args:
-            keys: what each record's drawn labels depend on beside the seed, the same in both
-                passes.
+            keys: what each record's sampled labels depend on beside the seed, the same in both
+                runs.
         """
 
         def receive(affine: AffineMap, inputs_BIC: Tensor, delta_BIR: Tensor) -> None:
             inputs, delta = inputs_BIC.flatten(0, 1), delta_BIR.flatten(0, 1)
-            parts = inputs.T @ inputs, delta.T @ delta
-            known = self._covariances.get(affine.weight)
-            if known is None:
-                inputs_CC, outputs_RR = (part.double() for part in parts)
+            products = inputs.T @ inputs, delta.T @ delta
+            covariance = self._covariances.get(affine.weight)
+            if covariance is None:
+                inputs_CC, outputs_RR = (product.double() for product in products)
                 self._covariances[affine.weight] = _Covariance(inputs_CC, outputs_RR)
             else:
-                known.inputs_CC += parts[0]
-                known.outputs_RR += parts[1]
+                covariance.inputs_CC += products[0]
+                covariance.outputs_RR += products[1]
 
         _pass(self._traced, batch, receive, self._seeds(keys))
         self._positions += sum(batch.lengths)
 
     def end_covariances(self, done: Callable[[], None] = lambda: None) -> None:
-        """Finds the eigenbases, in float64; what follows is the second pass.
+        """Computes the eigenbases, in float64; the second run follows.
 
         Args:
             done: called after each affine map, as the decompositions of a large model take long.
         """
         for affine in self.maps:
-            known = self._covariances.pop(affine.weight)
+            covariance = self._covariances.pop(affine.weight)
             dtype = widened(self._traced.parameters[affine.weight].new_empty(0)).dtype
             left, right = (
                 torch.linalg.eigh(matrix / self._positions).eigenvectors.to(dtype)
-                for matrix in (known.outputs_RR, known.inputs_CC)
+                for matrix in (covariance.outputs_RR, covariance.inputs_CC)
             )
             self._bases[affine.weight] = left, right
             shape = (len(left), len(right))
@@ -204,22 +208,22 @@ class FisherEstimator:
             done()
 
     def add_eigenvalues(self, batch: Batch, keys: Sequence[str]) -> None:
-        """Second pass over one batch; see `add_covariances`."""
+        """Second run, over one batch; see `add_covariances`."""
 
         def receive(affine: AffineMap, inputs_BIC: Tensor, delta_BIR: Tensor) -> None:
             left, right = self._bases[affine.weight]
             squares = self._squares[affine.weight]
             rotated_BIC, delta_BIR = inputs_BIC @ right, delta_BIR @ left
-            for one_IC, delta_IR in zip(rotated_BIC, delta_BIR, strict=True):
-                squares += (delta_IR.T @ one_IC).square()
+            for rotated_IC, delta_IR in zip(rotated_BIC, delta_BIR, strict=True):
+                squares += (delta_IR.T @ rotated_IC).square()
 
         _pass(self._traced, batch, receive, self._seeds(keys))
         self._records += batch.size
 
-    def factors(self) -> dict[str, Factors]:
-        """The factors by the name of their matrix, once both passes are done."""
+    def factors(self) -> dict[str, EkfacFactors]:
+        """The Kronecker factors by the name of their matrix, once both runs are done."""
         return {
-            affine.weight: Factors(
+            affine.weight: EkfacFactors(
                 affine,
                 *self._bases[affine.weight],
                 (self._squares[affine.weight] / self._records).to(

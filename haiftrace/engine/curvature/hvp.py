@@ -1,4 +1,4 @@
-"""Products of a loss's curvature matrix with a vector, without the matrix.
+"""Hessian-vector and Gauss-Newton-vector products of token losses, without the matrix.
 
 Of a weighted sum of token losses `L = Σ_{b,t} w_bt l_bt`, with z the logits, J their Jacobian over
 the traced parameters and p the softmax of z:
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine.batch import Batch
-from haiftrace.engine.batched_pass import Traced
 from haiftrace.engine.full_gradient import RequireGrad
 from haiftrace.engine.jvp import Direction, logits_and_tangents
 from haiftrace.engine.losses import token_losses, widened
+from haiftrace.engine.traced_model import TracedModel
 
 
 def gauss_newton_product(
-    traced: Traced, batch: Batch, weights_BT: Tensor, direction: Direction, forward_mode: bool
+    traced: TracedModel, batch: Batch, weights_BT: Tensor, direction: Direction, forward_mode: bool
 ) -> dict[str, Tensor]:
     """`G u` by parameter name, in at least float32.
 
@@ -35,7 +35,7 @@ def gauss_newton_product(
         forward_mode: `J u` by one forward pass with dual numbers; by two reverse passes if not.
 
     Raises:
-        RuntimeError: forward mode was asked for and the architecture has none.
+        RuntimeError: `forward_mode`, and the architecture has no forward-mode rule.
     """
     inputs_BJ, weights_BJ = batch.ids_BT[:, :-1], _label_weights(batch, weights_BT)
     tangents_BJV = None
@@ -60,7 +60,7 @@ def gauss_newton_product(
 
 
 def hessian_product(
-    traced: Traced, batch: Batch, weights_BT: Tensor, direction: Direction
+    traced: TracedModel, batch: Batch, weights_BT: Tensor, direction: Direction
 ) -> dict[str, Tensor]:
     """`H u` by parameter name, in at least float32; arguments as of `gauss_newton_product`."""
     inputs_BJ, targets_BJ = batch.ids_BT[:, :-1], batch.ids_BT[:, 1:]
@@ -87,7 +87,7 @@ def softmax_curvature(logits: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _tangents_by_reverse_mode(
-    traced: Traced, logits_BJV: Tensor, direction: Direction
+    traced: TracedModel, logits_BJV: Tensor, direction: Direction
 ) -> Tensor | None:
     """`J u` as the derivative of `u·(Jᵀc)`, which is linear in c, with respect to c."""
     cotangents_BJV = torch.zeros_like(logits_BJV, requires_grad=True)
@@ -102,12 +102,12 @@ def _tangents_by_reverse_mode(
 
 
 def _derivative_along(
-    traced: Traced,
+    traced: TracedModel,
     grads: Sequence[Tensor | None],
     direction: Direction,
     variables: Sequence[Tensor],
 ) -> Sequence[Tensor | None]:
-    """Derivatives of `Σ g·u` with respect to variables, on whose graph the gradients g are."""
+    """Derivatives of `Σ g·u` with respect to variables, of which the gradients g are functions."""
     pairs = [
         (grad, traced.widened(name, direction[name]).to(grad.dtype))
         for name, grad in zip(traced.parameters, grads, strict=True)
@@ -126,7 +126,7 @@ def _label_weights(batch: Batch, weights_BT: Tensor) -> Tensor:
     return (weights_BT.to(batch.labels_BT.device) * batch.labels_BT)[:, 1:]
 
 
-def _named(traced: Traced, grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
+def _named(traced: TracedModel, grads: Sequence[Tensor | None]) -> dict[str, Tensor]:
     return {
         name: traced.zeros(name) if grad is None else widened(traced.narrowed(name, grad))
         for name, grad in zip(traced.parameters, grads, strict=True)

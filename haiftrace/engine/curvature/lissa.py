@@ -1,12 +1,12 @@
-"""The inverse of a curvature matrix, applied to a gradient: LiSSA's stochastic Neumann series.
+"""Inverse-Hessian-vector products by LiSSA, a stochastic Neumann series.
 
-`(B + λ)⁻¹ v` is the limit of `x_{t+1} = v + x_t - (B_t + λ) x_t / σ`, divided by σ, where the draw
-B_t (the curvature of a few records) has the mean B (Agarwal et al. 2017; Koh and Liang 2017; Liu
-and Yang 2024, eq. 4). It converges where every eigenvalue of B + λ lies between 0 and 2σ, and is
-otherwise worth nothing: a series that is seen not to converge raises `Diverged`.
+`(B + λ)⁻¹ v` is the limit of `x_{t+1} = v + x_t - (B_t + λ) x_t / σ`, divided by σ, where the
+sample B_t (the curvature of a mini-batch of records) has the mean B (Agarwal et al. 2017; Koh and
+Liang 2017; Liu and Yang 2024, eq. 4). It converges where every eigenvalue of B + λ lies between 0
+and 2σ, and is otherwise worthless: a series that is seen not to converge raises `Diverged`.
 
 With a positive semi-definite B and σ no less than its largest eigenvalue plus λ, t steps leave at
-most `(1 - λ/σ)^(t + 1)` of v unsolved, besides the noise of the draws. More steps do not lessen
+most `(1 - λ/σ)^(t + 1)` of v unsolved, besides the noise of the samples. More steps do not lessen
 that noise, but the mean of the last iterates has little of it (Polyak and Juditsky 1992) and is
 the solution here, in place of the last iterate alone.
 """
@@ -25,10 +25,10 @@ from haiftrace.engine.jvp import Direction
 from haiftrace.engine.losses import widened
 
 Product = Callable[[int, Direction], Direction]
-"""The curvature of draw number i times a vector: a function of both alone."""
+"""The curvature of sample number i times a vector: a function of both alone."""
 
 RELATIVE_DAMPING = 0.01
-"""Default λ over the largest eigenvalue of the curvature's draws."""
+"""Default λ over the largest eigenvalue of the sampled curvatures."""
 
 DEPTH = 500
 """Default steps: with the default damping and scale the series is cut off at 2 % of v."""
@@ -37,10 +37,10 @@ TAIL = 4
 """The solution is the mean of the last 1/TAIL of the iterates."""
 
 SAFETY = 1.1
-"""Default σ over the largest eigenvalue found, plus λ; the series bears a factor of 2."""
+"""Default σ over the largest sampled eigenvalue plus λ; the series bears a factor of 2."""
 
-EIGENVALUE_DRAWS = 8
-RESIDUAL_DRAWS = 16
+EIGENVALUE_SAMPLES = 8
+RESIDUAL_SAMPLES = 16
 DOUBLINGS = 4
 ROUNDING = 0.01
 """How far rounding in the products may take a norm beyond what is possible without."""
@@ -55,40 +55,41 @@ class Diverged(ArithmeticError):
     Attributes:
         step: steps of the series that were taken.
         growth: ‖x‖ over ‖v‖ where the iterate grew out of bounds, or the residual at the end.
-        along: `d·(B_t + λ)d / ‖d‖²`, the damped curvature along the direction d in which x went
-            astray: below 0 it shows curvature below -λ, above 2σ a too small σ.
+        rayleigh_quotient: `d·(B_t + λ)d / ‖d‖²`, the damped curvature along the direction d in
+            which x grew: below 0 it shows curvature below -λ, above 2σ a too small σ.
         scale: σ.
     """
 
-    def __init__(self, step: int, growth: float, along: float, scale: float) -> None:
+    def __init__(self, step: int, growth: float, rayleigh_quotient: float, scale: float) -> None:
         super().__init__(
             f"the Neumann series diverged by step {step}, to {growth:.3g} times its start"
         )
-        self.step, self.growth, self.along, self.scale = step, growth, along, scale
+        self.step, self.growth, self.scale = step, growth, scale
+        self.rayleigh_quotient = rayleigh_quotient
 
     @property
     def negative_curvature(self) -> bool:
         """The curvature has eigenvalues below -λ: no scale helps, a larger damping does."""
-        return self.along < -NO_CURVATURE * self.scale
+        return self.rayleigh_quotient < -NO_CURVATURE * self.scale
 
     @property
     def scale_too_small(self) -> bool:
-        """Some draw's largest eigenvalue plus λ is above 2σ: a larger scale helps."""
-        return self.along > 2 * self.scale
+        """A sample's largest eigenvalue plus λ is above 2σ: a larger scale helps."""
+        return self.rayleigh_quotient > 2 * self.scale
 
 
 @dataclass(frozen=True)
 class LissaResult:
-    """A solution of `(B + λ) x = v` and how good it is.
+    """A solution of `(B + λ) x = v` and its residual.
 
     Attributes:
         solution: x by parameter name, in at least float32.
-        residual: ‖v - (B + λ) x‖ / ‖v‖, estimated by some draws without bias (of its square).
-        resolution: standard deviation of the mean of these draws, in the same unit: a residual
-            below it cannot be told from zero.
+        residual: ‖v - (B + λ) x‖ / ‖v‖, estimated by samples without bias (of its square).
+        resolution: standard deviation of the mean of these samples, in the same unit: a residual
+            below it cannot be distinguished from zero.
         damping: λ.
         scale: σ.
-        depth, repeats: steps of each series, and how many series there are.
+        depth, repeats: steps of each series, and the number of series.
     """
 
     solution: dict[str, Tensor]
@@ -101,7 +102,7 @@ class LissaResult:
 
     @property
     def truncation(self) -> float:
-        """What the finite series leaves of the residual, at most, before the noise of the draws.
+        """Upper bound of the residual of the finite series, before the noise of the samples.
 
         It holds where the curvature has no eigenvalue below 0 or above `σ - λ`.
         """
@@ -110,7 +111,7 @@ class LissaResult:
 
 
 def largest_eigenvalue(
-    product_at: Callable[[Direction], Direction],
+    product: Callable[[Direction], Direction],
     start: Direction,
     iterations: int = 20,
     tolerance: float = 0.02,
@@ -118,30 +119,30 @@ def largest_eigenvalue(
     """The largest absolute eigenvalue of a symmetric matrix by power iteration, from below.
 
     Args:
-        product_at: the matrix times a vector.
-        start: any vector, not zero; best a random one (`random_direction`).
+        product: the matrix times a vector.
+        start: any vector, not zero; preferably a random one (`random_direction`).
         tolerance: relative increase of an iteration at which to stop.
     """
-    found = 0.0
+    eigenvalue = 0.0
     vector = start
     for _ in range(iterations):
         norm = _norm(vector)
         if norm == 0 or not math.isfinite(norm):
             break
-        vector = product_at({name: part / norm for name, part in vector.items()})
-        before, found = found, _norm(vector)
+        vector = product({name: value / norm for name, value in vector.items()})
+        previous, eigenvalue = eigenvalue, _norm(vector)
         # The first product of a random vector is small: hardly any of it is in the range.
-        if before > 0 and found <= before * (1 + tolerance):
+        if previous > 0 and eigenvalue <= previous * (1 + tolerance):
             break
-    return found
+    return eigenvalue
 
 
 def random_direction(like: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Standard normal numbers in the shapes of `like`, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(part.shape, generator=generator).to(widened(part))
-        for name, part in like.items()
+        name: torch.randn(value.shape, generator=generator).to(widened(value))
+        for name, value in like.items()
     }
 
 
@@ -155,26 +156,26 @@ def inverse_product(
 ) -> LissaResult:
     """`(B + λ)⁻¹ v` by `repeats` series of `depth` steps.
 
-    Draws 0 to `repeats · depth - 1` make the series; the next ones tell how good it is.
+    Samples 0 to `repeats · depth - 1` make the series; the next ones give its residual.
 
     Args:
-        product: the draws, each symmetric, of mean B.
+        product: the samples, each symmetric, of mean B.
         gradient: v.
         damping: λ, not negative.
         scale: σ, positive.
 
     Raises:
-        Diverged: the series has left the bounds of a convergent one, has not been seen to solve
-            anything of v, or goes astray along negative curvature.
+        Diverged: the series has left the bounds of a convergent one, its residual is not below 1,
+            or it grows along negative curvature.
         ValueError: a setting out of its range.
     """
     if not (damping >= 0 and scale > 0 and depth > 0 and repeats > 0):
         raise ValueError("damping >= 0, scale > 0, depth > 0 and repeats > 0 are needed")
-    start = {name: widened(part) for name, part in gradient.items()}
-    solution = {name: torch.zeros_like(part) for name, part in start.items()}
+    start = {name: widened(value) for name, value in gradient.items()}
+    solution = {name: torch.zeros_like(value) for name, value in start.items()}
     if _norm(start) == 0:
         return LissaResult(solution, 0.0, 0.0, damping, scale, depth, repeats)
-    drift = {name: torch.zeros_like(part) for name, part in start.items()}
+    drift = {name: torch.zeros_like(value) for name, value in start.items()}
     steps, tail = repeats * depth, _tail(depth)
     for first in range(0, steps, depth):
         iterates = _iterates(product, start, damping, scale, range(first, first + depth))
@@ -185,13 +186,13 @@ def inverse_product(
                 _add(drift, x, 1.0)
             if step > depth - tail:
                 _add(solution, x, 1 / (scale * tail * repeats))
-    checks = range(steps, steps + RESIDUAL_DRAWS)
+    checks = range(steps, steps + RESIDUAL_SAMPLES)
     residual, resolution = _residual(product, start, solution, damping, checks)
-    along = _curvature_along(product, drift, checks) + damping
-    failure = Diverged(depth, math.hypot(residual, resolution), along, scale)
-    # x = 0 has the residual 1. The way that x has gone in its second half lies along the slowest
-    # directions: with negative curvature it goes on for ever, however small the residual still is.
-    if not (failure.growth < 1 and along >= -NO_CURVATURE * scale):
+    quotient = _rayleigh_quotient(product, drift, checks) + damping
+    failure = Diverged(depth, math.hypot(residual, resolution), quotient, scale)
+    # x = 0 has the residual 1. The drift of x in the second half lies along the slowest directions:
+    # with negative curvature it goes on for ever, however small the residual still is.
+    if not (failure.growth < 1 and quotient >= -NO_CURVATURE * scale):
         raise failure
     return LissaResult(solution, residual, resolution, damping, scale, depth, repeats)
 
@@ -206,22 +207,24 @@ def inverse_product_auto(
     seed: int = 0,
     largest: float | None = None,
 ) -> LissaResult:
-    """`inverse_product` with what is None chosen by the largest eigenvalue of some draws.
+    """`inverse_product` with a damping and scale relative to the largest sampled eigenvalue.
 
     The scale is doubled a few times where the series shows that it is too small.
 
     Args:
+        damping: λ; `RELATIVE_DAMPING` times the eigenvalue when None.
+        scale: σ; `SAFETY` times the eigenvalue plus λ when None, and then doubled if needed.
         seed: of the power iterations' start.
-        largest: what `largest_of_draws` has found before.
+        largest: the largest sampled eigenvalue, where it is known already.
 
     Raises:
         Diverged, ValueError: as `inverse_product`.
-        ValueError: no damping given, and the draws' curvature is zero.
+        ValueError: no damping given, and the sampled curvature is zero.
     """
     doublings = DOUBLINGS if scale is None else 0
     if damping is None or scale is None:
         if largest is None:
-            largest = largest_of_draws(product, gradient, seed)
+            largest = largest_sampled_eigenvalue(product, gradient, seed)
         damping = RELATIVE_DAMPING * largest if damping is None else damping
         scale = SAFETY * (largest + damping) if scale is None else scale
         if scale == 0:
@@ -236,8 +239,10 @@ def inverse_product_auto(
         scale *= 2
 
 
-def largest_of_draws(product: Product, like: Direction, seed: int = 0) -> float:
-    """The largest eigenvalue of some draws: what damping and scale are relative to.
+def largest_sampled_eigenvalue(product: Product, like: Direction, seed: int = 0) -> float:
+    """The largest eigenvalue of `EIGENVALUE_SAMPLES` samples, each by power iteration.
+
+    Damping and scale are relative to it.
 
     Args:
         like: any vector in the parameters' shapes.
@@ -247,73 +252,74 @@ def largest_of_draws(product: Product, like: Direction, seed: int = 0) -> float:
         Diverged: it is not finite.
     """
     start = random_direction(like, seed)
-    found = [largest_eigenvalue(partial(product, n), start) for n in range(EIGENVALUE_DRAWS)]
-    if not all(map(math.isfinite, found)):
+    samples = range(EIGENVALUE_SAMPLES)
+    eigenvalues = [largest_eigenvalue(partial(product, n), start) for n in samples]
+    if not all(map(math.isfinite, eigenvalues)):
         raise Diverged(0, math.nan, math.nan, math.nan)
-    return max(found)
+    return max(eigenvalues)
 
 
 def _tail(depth: int) -> int:
-    """How many of the last iterates make the solution."""
+    """Number of the last iterates whose mean is the solution."""
     return max(1, depth // TAIL)
 
 
 def _iterates(
-    product: Product, start: Direction, damping: float, scale: float, draws: range
+    product: Product, start: Direction, damping: float, scale: float, samples: range
 ) -> Iterator[Direction]:
     """The iterates x, not divided by the scale; raises `Diverged` where one is out of bounds."""
     bound = _norm(start)
     x = start
-    for step, draw in enumerate(draws, 1):
-        curved = product(draw, x)
-        # Out of place: a product may hand back what it was given.
-        after = {
-            name: torch.add(part, x[name], alpha=1 - damping / scale).sub_(
-                curved[name].to(part.dtype), alpha=1 / scale
+    for step, sample in enumerate(samples, 1):
+        curved = product(sample, x)
+        # Out of place: a product may return its argument.
+        following = {
+            name: torch.add(value, x[name], alpha=1 - damping / scale).sub_(
+                curved[name].to(value.dtype), alpha=1 / scale
             )
-            for name, part in start.items()
+            for name, value in start.items()
         }
-        norm = _norm(after)
+        norm = _norm(following)
         # Each step adds no more than ‖v‖ where ‖1 - (B_t + λ)/σ‖ <= 1.
         if not norm <= (step + 1) * bound * (1 + ROUNDING):
-            along = _quotient(_dot(x, curved), _dot(x, x)) + damping
-            raise Diverged(step, norm / bound, along, scale)
-        x = after
+            quotient = _quotient(_dot(x, curved), _dot(x, x)) + damping
+            raise Diverged(step, norm / bound, quotient, scale)
+        x = following
         yield x
 
 
 def _residual(
-    product: Product, gradient: Direction, solution: Direction, damping: float, draws: range
+    product: Product, gradient: Direction, solution: Direction, damping: float, samples: range
 ) -> tuple[float, float]:
     """The residual and its resolution, as in `LissaResult`."""
-    mean = {name: torch.zeros_like(part) for name, part in gradient.items()}
-    squares = 0.0
-    for draw in draws:
-        left = _left(gradient, solution, product(draw, solution), damping)
-        squares += _dot(left, left) / len(draws)
-        _add(mean, left, 1 / len(draws))
-    length = _dot(mean, mean)
-    if not math.isfinite(squares):
+    mean = {name: torch.zeros_like(value) for name, value in gradient.items()}
+    mean_square = 0.0
+    for sample in samples:
+        residual = _residual_vector(gradient, solution, product(sample, solution), damping)
+        mean_square += _dot(residual, residual) / len(samples)
+        _add(mean, residual, 1 / len(samples))
+    square = _dot(mean, mean)
+    if not math.isfinite(mean_square):
         return math.nan, math.nan
-    # The squared length of the draws' mean is too long by its variance.
-    variance = max(0.0, squares - length) / (len(draws) - 1)
+    # The squared norm of the samples' mean is too large by its variance.
+    variance = max(0.0, mean_square - square) / (len(samples) - 1)
     size = _norm(gradient)
-    return math.sqrt(max(0.0, length - variance)) / size, math.sqrt(variance) / size
+    return math.sqrt(max(0.0, square - variance)) / size, math.sqrt(variance) / size
 
 
-def _left(
+def _residual_vector(
     gradient: Direction, solution: Direction, curved: Direction, damping: float
 ) -> dict[str, Tensor]:
     """`v - (B_t + λ) x`."""
     return {
-        name: torch.sub(part, solution[name], alpha=damping).sub_(curved[name].to(part.dtype))
-        for name, part in gradient.items()
+        name: torch.sub(value, solution[name], alpha=damping).sub_(curved[name].to(value.dtype))
+        for name, value in gradient.items()
     }
 
 
-def _curvature_along(product: Product, direction: Direction, draws: range) -> float:
-    """`d·B d / ‖d‖²` over some draws."""
-    dots = [_dot(direction, product(draw, direction)) for draw in draws]
+def _rayleigh_quotient(product: Product, direction: Direction, samples: range) -> float:
+    """`d·B d / ‖d‖²`, the mean over samples."""
+    dots = [_dot(direction, product(sample, direction)) for sample in samples]
     return _quotient(sum(dots) / len(dots), _dot(direction, direction))
 
 
@@ -322,15 +328,15 @@ def _quotient(numerator: float, denominator: float) -> float:
     return numerator / (denominator or 1.0)
 
 
-def _add(total: Direction, part: Direction, factor: float) -> None:
+def _add(total: Direction, term: Direction, factor: float) -> None:
     for name, sum_ in total.items():
-        sum_.add_(part[name], alpha=factor)
+        sum_.add_(term[name], alpha=factor)
 
 
 def _dot(left: Direction, right: Direction) -> float:
     """Inner product over all parameters, formed in float64."""
-    parts = [(part.double() * right[name].double()).sum() for name, part in left.items()]
-    return float(torch.stack(parts).sum())
+    dots = [(value.double() * right[name].double()).sum() for name, value in left.items()]
+    return float(torch.stack(dots).sum())
 
 
 def _norm(vector: Direction) -> float:

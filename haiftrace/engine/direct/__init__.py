@@ -1,4 +1,7 @@
-"""Direct value gradients: one forward and one backward pass a record, whatever its length."""
+"""Direct value gradients: one forward and one backward pass a record, whatever its length.
+
+The formulas are in `factors`, the shape letters in `haiftrace.engine`.
+"""
 
 from haiftrace.engine.direct.gradients import DirectGradients, DirectQueries
 from haiftrace.engine.direct.support import NoDirectGradients

@@ -1,16 +1,13 @@
-"""Attention whose values are the model's own and whose gradient stays in each position's stream.
+"""Attention whose outputs are the model's own and whose gradient stays in each position's stream.
 
 Label j is predicted at position t = j - 1. The direct gradient of its loss follows the residual
 stream of that position alone: keys and values of other positions are constants, a position's own
 key and value still count, by its attention to itself. Then streams do not mix in a backward pass,
 and that of the sum of all losses leaves at every position the gradient of its own label.
 
-Weights are formed a range of rows at a time, with the positions that these see, and twice: for the
-outputs, and in the backward pass, where a `Watcher` sees them too. No layer's weights are kept.
-
-Shape letters: B records, H query heads, G key-value heads (each serves R = H/G query heads), T
-positions, S rows (a range of positions), I positions that they see, C width of a key, E width of a
-value.
+Attention weights are formed a range of rows at a time, with the positions that these attend to, and
+twice: for the outputs, and in the backward pass, where an `AttentionObserver` receives them too. No
+layer's weights are saved.
 """
 
 from __future__ import annotations
@@ -25,24 +22,24 @@ from torch import Tensor
 from haiftrace.engine.losses import widened
 
 ROW_BYTES = 32 << 20
-"""Attention weights that are held at a time, at most."""
+"""Bytes of attention weights that are held at a time, at most."""
 
 LEAST_ROWS = 64
-"""Rows that are worth a range: with fewer, matrix products are too small."""
+"""Rows of a range, at least: with fewer, matrix products are too small."""
 
 RANGES = 8
-"""Ranges of rows in a long window: with more, little is left to save of what rows cannot see."""
+"""Ranges of rows in a long window: more would save little of the masked weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """What one layer's attention was called with.
+    """The arguments of one layer's attention.
 
     Attributes:
         query_BHTC, key_BGTC: after rotary embedding and whatever else the model does to them.
         value_BGTE: values.
-        mask: [B or 1, H or 1, T, T], True where a row sees a position, or numbers that are added
-            to the scores; None for a plain causal one.
+        mask: [B or 1, H or 1, T, T], True where a row attends to a position, or numbers that are
+            added to the scores; None for a plain causal one.
         scaling: of the scores.
         softcap: bound c of c·tanh(score/c), or None.
         sinks_H: a score that each head's softmax has beside those of positions, or None.
@@ -81,23 +78,23 @@ class AttentionCall:
             yield range(start, min(start + max(1, step), length))
 
     def weights(self, rows: range) -> tuple[Tensor, Tensor | None]:
-        """[B, H, S, I] attention weights of these rows, and the derivative of a score by what the
-        soft cap is of, where there is one; both in at least float32.
+        """[B, H, S, I] attention weights of these rows, and the derivative of the soft cap, or
+        None where there is none; both in at least float32.
         """
         batch, heads = self.query_BHTC.shape[:2]
         query = self.grouped(self.query_BHTC[:, :, rows.start : rows.stop]) * self.scaling
         scores = widened(query @ self.key_BGTC[:, :, : rows.stop].transpose(-1, -2))
         scores = scores.view(batch, heads, len(rows), rows.stop)
-        slope = None
+        derivative = None
         if self.softcap is not None:
             capped = torch.tanh(scores / self.softcap)
-            scores, slope = capped * self.softcap, 1 - capped**2
+            scores, derivative = capped * self.softcap, 1 - capped**2
         scores = self._masked(scores, rows)
         if self.sinks_H is None:
-            return torch.softmax(scores, -1), slope
+            return torch.softmax(scores, -1), derivative
         sink = self.sinks_H.to(scores.dtype).reshape(1, -1, 1, 1)
         scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
-        return torch.softmax(scores, -1)[..., :-1], slope
+        return torch.softmax(scores, -1)[..., :-1], derivative
 
     def _masked(self, scores_BHSI: Tensor, rows: range) -> Tensor:
         if self.mask is None:
@@ -110,28 +107,28 @@ class AttentionCall:
         return scores_BHSI + mask
 
     def outputs(self) -> Tensor:
-        """[B, H, T, E] what each head gives."""
+        """[B, H, T, E] the outputs of the heads."""
         value = self.value_BGTE
-        found = []
+        outputs = []
         for rows in self.row_ranges():
             weights, _ = self.weights(rows)
-            of_rows = self.grouped(weights.to(value.dtype)) @ value[:, :, : rows.stop]
-            found.append(of_rows.view(*weights.shape[:3], value.shape[-1]))
-        return torch.cat(found, 2)
+            row_outputs = self.grouped(weights.to(value.dtype)) @ value[:, :, : rows.stop]
+            outputs.append(row_outputs.view(*weights.shape[:3], value.shape[-1]))
+        return torch.cat(outputs, 2)
 
 
-class Watcher(Protocol):
-    """Sees one layer's attention in the backward pass, range by range."""
+class AttentionObserver(Protocol):
+    """Receives one layer's attention in the backward pass, range by range."""
 
-    def wants(self, rows: range) -> bool:
+    def is_needed(self, rows: range) -> bool:
         """Whether any of these rows has a gradient."""
         ...
 
-    def see(self, rows: range, weights_BHSI: Tensor, slopes_BHSE: Tensor) -> None:
-        """The weights of these rows, and the gradients of what the heads give there."""
+    def observe(self, rows: range, weights_BHSI: Tensor, output_grads_BHSE: Tensor) -> None:
+        """The attention weights of these rows, and the gradients of the heads' outputs there."""
         ...
 
-    def done(self) -> None:
+    def finish(self) -> None:
         """There are no more rows."""
         ...
 
@@ -147,81 +144,94 @@ class _OwnStream(torch.autograd.Function):
         value: Tensor,
         anchor: Tensor,
         call: AttentionCall,
-        watcher: Watcher,
+        observer: AttentionObserver,
     ) -> Tensor:
         output = call.outputs()
         ctx.save_for_backward(output)
-        ctx.call, ctx.watcher = call, watcher
+        ctx.call, ctx.observer = call, observer
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         call: AttentionCall = ctx.call
-        watcher: Watcher = ctx.watcher
+        observer: AttentionObserver = ctx.observer
         (output,) = ctx.saved_tensors
-        found = _Gradients(call, grads[0], output) if any(ctx.needs_input_grad[:3]) else None
+        gradients = _Gradients(call, grads[0], output) if any(ctx.needs_input_grad[:3]) else None
         for rows in call.row_ranges():
-            if watcher.wants(rows):
-                weights, slope = call.weights(rows)
-                watcher.see(rows, weights, grads[0][:, :, rows.start : rows.stop])
-                if found is not None:
-                    found.add(rows, weights, slope)
-        watcher.done()
-        del ctx.call, ctx.watcher
-        nothing = torch.zeros((), dtype=output.dtype, device=output.device)
-        if found is None:
-            return None, None, None, nothing, None, None
-        return found.query, found.key(), found.value(), nothing, None, None
+            if observer.is_needed(rows):
+                weights, derivative = call.weights(rows)
+                observer.observe(rows, weights, grads[0][:, :, rows.start : rows.stop])
+                if gradients is not None:
+                    gradients.add(rows, weights, derivative)
+        observer.finish()
+        del ctx.call, ctx.observer
+        zero = torch.zeros((), dtype=output.dtype, device=output.device)
+        if gradients is None:
+            return None, None, None, zero, None, None
+        return gradients.query, gradients.key(), gradients.value(), zero, None, None
 
 
 class _Gradients:
     """Gradients by query, key and value along the own streams, filled range by range."""
 
-    def __init__(self, call: AttentionCall, slopes_BHTE: Tensor, output_BHTE: Tensor) -> None:
+    def __init__(self, call: AttentionCall, output_grads_BHTE: Tensor, output_BHTE: Tensor) -> None:
         self._call = call
-        self._slopes = slopes_BHTE
-        self._own_BHT = (widened(slopes_BHTE) * widened(output_BHTE)).sum(-1)
+        self._output_grads = output_grads_BHTE
+        # What softmax's backward pass subtracts: Σ_i p_i ∂l/∂p_i.
+        self._mean_BHT = (widened(output_grads_BHTE) * widened(output_BHTE)).sum(-1)
         self.query = torch.zeros_like(call.query_BHTC)
-        self._by_score, self._by_weight = (torch.zeros_like(self._own_BHT) for _ in range(2))
+        # Of each position's attention to itself: gradient of the score, and weight.
+        self._own_score_grads, self._own_weights = (
+            torch.zeros_like(self._mean_BHT) for _ in range(2)
+        )
 
-    def add(self, rows: range, weights_BHSI: Tensor, slope_BHSI: Tensor | None) -> None:
-        """Those of some rows."""
+    def add(self, rows: range, weights_BHSI: Tensor, derivative_BHSI: Tensor | None) -> None:
+        """The gradients of a range of rows.
+
+        Args:
+            derivative_BHSI: of the soft cap.
+        """
         call, here = self._call, slice(rows.start, rows.stop)
         value, key = call.value_BGTE[:, :, : rows.stop], call.key_BGTC[:, :, : rows.stop]
-        met = widened(call.grouped(self._slopes[:, :, here]) @ value.transpose(-1, -2))
-        of_scores = met.view(weights_BHSI.shape).sub_(self._own_BHT[:, :, here, None])
-        of_scores.mul_(weights_BHSI)
-        if slope_BHSI is not None:
-            of_scores.mul_(slope_BHSI)
-        back = call.grouped(of_scores.to(key.dtype)) @ key
-        torch.mul(back.view_as(self.query[:, :, here]), call.scaling, out=self.query[:, :, here])
+        output_grads = call.grouped(self._output_grads[:, :, here])
+        weight_grads = widened(output_grads @ value.transpose(-1, -2))
+        score_grads = weight_grads.view(weights_BHSI.shape).sub_(self._mean_BHT[:, :, here, None])
+        score_grads.mul_(weights_BHSI)
+        if derivative_BHSI is not None:
+            score_grads.mul_(derivative_BHSI)
+        query_grads = call.grouped(score_grads.to(key.dtype)) @ key
+        query = self.query[:, :, here]
+        torch.mul(query_grads.view_as(query), call.scaling, out=query)
         own = slice(rows.start, None)
-        self._by_score[:, :, here] = of_scores[..., own].diagonal(dim1=-2, dim2=-1)
-        self._by_weight[:, :, here] = weights_BHSI[..., own].diagonal(dim1=-2, dim2=-1)
+        self._own_score_grads[:, :, here] = score_grads[..., own].diagonal(dim1=-2, dim2=-1)
+        self._own_weights[:, :, here] = weights_BHSI[..., own].diagonal(dim1=-2, dim2=-1)
 
     def key(self) -> Tensor:
         """[B, G, T, C]."""
         query = self._call.query_BHTC
-        by_score = (self._by_score * self._call.scaling).to(query.dtype)
-        return self._over_group(by_score[..., None] * query)
+        scaled = (self._own_score_grads * self._call.scaling).to(query.dtype)
+        return self._over_group(scaled[..., None] * query)
 
     def value(self) -> Tensor:
         """[B, G, T, E]."""
-        return self._over_group(self._by_weight.to(self._slopes.dtype)[..., None] * self._slopes)
+        weights = self._own_weights.to(self._output_grads.dtype)
+        return self._over_group(weights[..., None] * self._output_grads)
 
     def _over_group(self, tensor_BHTX: Tensor) -> Tensor:
+        """[B, G, T, X]: the sum over the query heads of each key-value head."""
         batch, heads, length, width = tensor_BHTX.shape
         groups = self._call.groups
         return tensor_BHTX.reshape(batch, groups, heads // groups, length, width).sum(2)
 
 
-def own_stream(call: AttentionCall, anchor: Tensor, watcher: Watcher) -> Tensor:
-    """[B, H, T, E] the outputs of a layer's heads, watched in the backward pass.
+def own_stream(call: AttentionCall, anchor: Tensor, observer: AttentionObserver) -> Tensor:
+    """[B, H, T, E] the outputs of a layer's heads, observed in the backward pass.
 
     Args:
         anchor: a scalar with a gradient, so that the lowest layer has a backward pass too.
+        observer: receives attention weights and output gradients.
     """
     output: Tensor = _OwnStream.apply(
-        call.query_BHTC, call.key_BGTC, call.value_BGTE, anchor, call.detached(), watcher
+        call.query_BHTC, call.key_BGTC, call.value_BGTE, anchor, call.detached(), observer
     )
     return output

@@ -1,15 +1,16 @@
-"""Direct gradients of one model: the engine's way to a record's token gradients in one pass."""
+"""Direct value gradients of one model: a record's per-token gradients in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from haiftrace.engine.batch import Batch
+from haiftrace.engine.batch import Batch, make_batch
 from haiftrace.engine.direct.direct_pass import DirectPass, Receiver
 from haiftrace.engine.direct.factors import LayerFactors
 from haiftrace.engine.direct.interface import Recorder, attention_by
@@ -18,15 +19,19 @@ from haiftrace.engine.direct.support import DirectSupport
 from haiftrace.engine.direct.trial import find_direct_support
 from haiftrace.engine.direct.value_inputs import captured_inputs
 from haiftrace.engine.direct.whitening import SecondMoments, Whitening
-from haiftrace.engine.similarity import TokenMeasures, at_labels
+from haiftrace.engine.similarity import TokenCost, TokenMeasures, at_labels
 
 MEMORY = 512 << 20
-"""Bytes that a pass may keep for its way back, if nobody says."""
+"""Default bytes of activations that a pass may save for its backward pass."""
 
 
 @dataclass(frozen=True, eq=False)
 class DirectQueries:
-    """The factors of Q query tokens, a layer each."""
+    """The factors of Q query tokens.
+
+    Attributes:
+        layers: of each layer.
+    """
 
     layers: tuple[LayerFactors, ...]
 
@@ -35,19 +40,9 @@ class DirectQueries:
         """Q."""
         return self.layers[0].count
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the factors."""
-        return sum(layer.nbytes for layer in self.layers)
-
-    @property
-    def dot_work(self) -> int:
-        """Multiplications of one query token's inner products with one other token."""
-        return sum(layer.dot_work for layer in self.layers)
-
-    def taken(self, places: Sequence[int]) -> DirectQueries:
-        """Those of some of the tokens."""
-        return DirectQueries(tuple(layer.taken(list(places)) for layer in self.layers))
+    def select(self, tokens: Sequence[int]) -> DirectQueries:
+        """The factors of a subset of the query tokens, by their indices."""
+        return DirectQueries(tuple(layer.select(list(tokens)) for layer in self.layers))
 
 
 class DirectGradients:
@@ -55,12 +50,13 @@ class DirectGradients:
 
     Args:
         model: a causal language model in evaluation mode.
-        whitening: of the value projections' inputs, a layer each; None for none.
-        support: how its pass is done; found by trying it on the model when None.
-        memory: bytes that one pass may keep for its way back, approximately.
+        whitening: of the value projections' inputs; None for none.
+        support: what the pass needs to know of the model; by a trial on it when None.
+        memory: bytes of activations that a pass may save for its backward pass, approximately.
 
     Raises:
         NoDirectGradients: the model has no such pass.
+        ValueError: the whitening has another number of layers.
     """
 
     def __init__(
@@ -81,12 +77,12 @@ class DirectGradients:
 
     @property
     def layers(self) -> int:
-        """Attention layers that judge."""
+        """Number of attention layers whose direct gradients are taken."""
         return len(self.support.projections)
 
     @property
     def first_layer(self) -> int:
-        """Which of the model's attention layers is the first that judges, from 0."""
+        """Index of the first of them among the model's attention layers, from 0."""
         return self.support.skipped
 
     @property
@@ -106,8 +102,16 @@ class DirectGradients:
         device: torch.device = next(iter(self._model.parameters())).device
         return device
 
+    @cached_property
+    def token_cost(self) -> TokenCost:
+        """What one query token costs: that of the label of two tokens, in one small pass."""
+        layers = self.queries([make_batch([[0, 0]], device=self.device)]).layers
+        return TokenCost(
+            sum(layer.nbytes for layer in layers), sum(layer.dot_work for layer in layers)
+        )
+
     def whitened(self, whitening: Whitening) -> DirectGradients:
-        """The same with another whitening."""
+        """The direct gradients of the same model with another whitening."""
         return DirectGradients(self._model, whitening, self.support, self._memory)
 
     def add_moments(self, batch: Batch, moments: SecondMoments) -> None:
@@ -127,41 +131,41 @@ class DirectGradients:
         """One forward and one backward pass: the losses [J] of its labels in nats, float64.
 
         Args:
-            receive: sees every label's factors, a layer and some labels at a time.
+            receive: gets every label's factors, a layer and N labels at a time.
         """
         run = DirectPass(self._model, self.support, batch, self._whitening, receive, self._memory)
         return run.losses_J
 
     def queries(self, batches: Sequence[Batch]) -> DirectQueries:
         """The factors of all labels of the batches, in order."""
-        found = [self._factors(batch) for batch in batches]
-        return DirectQueries(tuple(map(LayerFactors.joined, zip(*found, strict=True))))
+        factors = [self._factors(batch) for batch in batches]
+        return DirectQueries(tuple(map(LayerFactors.joined, zip(*factors, strict=True))))
 
     def _factors(self, batch: Batch) -> list[LayerFactors]:
-        """The factors of all labels of a batch, in their order, a layer each."""
-        parts: list[list[LayerFactors]] = [[] for _ in range(self.layers)]
-        places: list[list[Tensor]] = [[] for _ in range(self.layers)]
+        """The factors of all labels of a batch, in their order, of each layer."""
+        chunks: list[list[LayerFactors]] = [[] for _ in range(self.layers)]
+        order: list[list[Tensor]] = [[] for _ in range(self.layers)]
 
         def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
-            parts[layer].append(factors)
-            places[layer].append(labels_N)
+            chunks[layer].append(factors)
+            order[layer].append(labels_N)
 
         self.run(batch, receive)
         return [
-            LayerFactors.joined(of_layer).taken(torch.argsort(torch.cat(at)))
-            for of_layer, at in zip(parts, places, strict=True)
+            LayerFactors.joined(factors).select(torch.argsort(torch.cat(labels)))
+            for factors, labels in zip(chunks, order, strict=True)
         ]
 
     def cosines(self, batch: Batch, queries: DirectQueries) -> tuple[Tensor, Iterator[Tensor]]:
-        """Losses [J] of a batch's labels in nats, and a layer each [J, Q] the cosines."""
+        """Losses [J] of a batch's labels in nats, float64, and the cosines [J, Q] of each layer."""
         shape = int(batch.labels_BT.sum()), queries.count
-        dtype = queries.layers[0].slope_GJRE.dtype
-        found = [torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(self.layers)]
+        dtype = queries.layers[0].output_grad_GJRE.dtype
+        cosines = [torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(self.layers)]
 
         def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
-            found[layer][labels_N] = factors.cosines(queries.layers[layer])
+            cosines[layer][labels_N] = factors.cosines(queries.layers[layer])
 
-        return self.run(batch, receive), iter(found)
+        return self.run(batch, receive), iter(cosines)
 
     def measures(self, batch: Batch, dimension: int, seed: int) -> TokenMeasures:
         """Losses, norms over all layers, and projected unit gradients of a batch's labels."""

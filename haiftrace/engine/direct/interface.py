@@ -1,4 +1,4 @@
-"""How a model's attention is taken over: by transformers' attention interface."""
+"""Replaces a model's attention, by transformers' attention interface."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from haiftrace.engine.direct.attention import AttentionCall
 
 NAME = "haiftrace-own-stream"
-"""What the attention is registered as with transformers."""
+"""Name of the attention in transformers' registry."""
 
-_HARMLESS = ("position_ids", "cache_position")
-"""Tensors that attention is told and that say nothing but what the mask says."""
+_REDUNDANT = ("position_ids", "cache_position")
+"""Tensor arguments of attention that hold nothing but what the mask does."""
 
 
 class Recorder:
-    """Takes the place of a model's attention; this one only does what the model would.
+    """Computes a model's attention; this one gives the model's own outputs.
 
     Attributes:
-        modules: those whose attention it was.
+        modules: those whose attention it computed.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: [B, T, H, E]."""
     unknown = [name for name, value in others.items() if isinstance(value, Tensor)]
-    if set(unknown) - set(_HARMLESS):
+    if set(unknown) - set(_REDUNDANT):
         raise ValueError(f"attention with {', '.join(unknown)} is unknown")
     if attention_mask is None:
         causal = others.get("is_causal")
@@ -74,7 +74,7 @@ def _attention(
 
 @contextmanager
 def attention_by(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """While it lasts, the model's attention goes to `recorder`, and no parameter has a gradient."""
+    """While it lasts, `recorder` computes the model's attention; no parameter has a gradient."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -85,17 +85,17 @@ def attention_by(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         (config, getattr(config, "_attn_implementation_internal", None))
         for config in configs.values()
     ]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with_grad = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for config, _ in before:
         config._attn_implementation_internal = NAME
-    for parameter in wanted:
+    for parameter in with_grad:
         parameter.requires_grad_(False)
     _recorders.append(recorder)
     try:
         yield
     finally:
         _recorders.pop()
-        for parameter in wanted:
+        for parameter in with_grad:
             parameter.requires_grad_(True)
         for config, name in before:
             config._attn_implementation_internal = name

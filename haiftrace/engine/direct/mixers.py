@@ -1,7 +1,8 @@
 """Layers that mix positions by other means than attention: state spaces, convolutions and the like.
 
-A hybrid model has them beside its attention layers. They have no attention weights, and what they
-give counts as a constant: the stream goes on past them. They are found by their gradients.
+A hybrid model has them beside its attention layers. They have no attention weights, and their
+outputs count as constants: the residual stream goes on past them. They are detected by their
+gradients.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from torch import Tensor, nn
 
 
 def branches(model: nn.Module) -> list[nn.Module]:
-    """The modules directly below each layer of a model: what adds to the stream, mostly."""
+    """The modules directly below each layer: mostly branches that add to the residual stream."""
     lists: list[nn.Module] = []
-    waiting: list[nn.Module] = [model]
-    while waiting:
-        for child in waiting.pop().children():
-            (lists if isinstance(child, nn.ModuleList) else waiting).append(child)
+    pending: list[nn.Module] = [model]
+    while pending:
+        for child in pending.pop().children():
+            (lists if isinstance(child, nn.ModuleList) else pending).append(child)
     return [
         branch for layers in lists for layer in layers.children() for branch in layer.children()
     ]
 
 
 class MixerSearch:
-    """Context of a forward pass in which attention keeps streams apart; `found` mix them yet."""
+    """Context of a forward pass whose attention keeps streams apart.
+
+    Attributes:
+        mixers: branches that mix them nevertheless.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.found: list[nn.Module] = []
+        self.mixers: list[nn.Module] = []
         self._branches = branches(model)
 
     def __enter__(self) -> MixerSearch:
@@ -45,24 +50,25 @@ class MixerSearch:
 
     def _try(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output
-        given = [
+        inputs = [
             value
             for value in (*args, *kwargs.values())
             if isinstance(value, Tensor) and value.requires_grad
         ]
-        if isinstance(output, Tensor) and output.requires_grad and given and _mixes(output, given):
-            self.found.append(module)
+        has_gradient = isinstance(output, Tensor) and output.requires_grad
+        if has_gradient and inputs and _mixes(output, inputs):
+            self.mixers.append(module)
 
 
-def _mixes(output_BTX: Tensor, given: Sequence[Tensor]) -> bool:
-    """Whether an output at one position has a gradient by what is given at another."""
+def _mixes(output_BTX: Tensor, inputs: Sequence[Tensor]) -> bool:
+    """Whether an output at one position has a gradient by an input at another."""
     directions = torch.randn_like(output_BTX)
-    for place in range(output_BTX.shape[1]):
-        here = (output_BTX[:, place] * directions[:, place]).sum()
-        for grad in torch.autograd.grad(here, given, retain_graph=True, allow_unused=True):
+    for position in range(output_BTX.shape[1]):
+        here = (output_BTX[:, position] * directions[:, position]).sum()
+        for grad in torch.autograd.grad(here, inputs, retain_graph=True, allow_unused=True):
             if grad is not None and grad.ndim > 2 and grad.shape[1] == output_BTX.shape[1]:
                 others = grad.clone()
-                others[:, place] = 0
+                others[:, position] = 0
                 if others.any():
                     return True
     return False
@@ -70,7 +76,7 @@ def _mixes(output_BTX: Tensor, given: Sequence[Tensor]) -> bool:
 
 @contextmanager
 def held_constant(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """While it lasts, what these modules give has no gradient by what they are given."""
+    """While it lasts, the outputs of these modules have no gradient by their inputs."""
     hooks = [
         module.register_forward_pre_hook(
             lambda _, args, kwargs: (_detached(args), _detached(kwargs)), with_kwargs=True
@@ -88,7 +94,7 @@ def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
     if type(value) in (tuple, list):
-        return type(value)(_detached(part) for part in value)
+        return type(value)(_detached(item) for item in value)
     if type(value) is dict:
-        return {name: _detached(part) for name, part in value.items()}
+        return {name: _detached(item) for name, item in value.items()}
     return value

@@ -2,8 +2,8 @@
 
 A gradient Σ_h e_h ⊗ x̄_h is projected by its factors, without being formed (a face-splitting
 product): y_k = Σ_h (a_gk · e_h)(b_k · x̄_h), with independent random signs a [E] for every key-value
-head and b [D] for every layer. Wide inputs are first taken to a few numbers, by signs too. Layers
-have signs of their own, so that of two tokens
+head and b [D] for every layer. Wide inputs are first projected to `NARROW` numbers, by signs too.
+Layers have independent signs, so that of two tokens
 
     E[y · y'] = (1/L) Σ_ℓ cos(G_ℓ, G'_ℓ).
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from haiftrace.engine.direct.factors import LayerFactors
 
 NARROW = 64
-"""Numbers that a layer's input is taken to before it meets K of them."""
+"""Width that a layer's input is projected to before it is projected to K."""
 
 
 class TokenProjector:
@@ -30,6 +30,9 @@ class TokenProjector:
         dimension: K.
         seed: of the signs.
         layers: L.
+
+    Raises:
+        ValueError: the dimension is not positive.
     """
 
     def __init__(self, dimension: int, seed: int, layers: int) -> None:
@@ -42,29 +45,33 @@ class TokenProjector:
 
     def of_layer(self, layer: int, factors: LayerFactors) -> Tensor:
         """[J, K] what one layer adds to the vectors of J labels."""
-        groups, _, _, width = factors.slope_GJRE.shape
+        groups, _, _, width = factors.output_grad_GJRE.shape
         inputs = factors.input_GJRD
         wide = inputs.shape[-1]
         if wide > NARROW:
-            inputs = inputs @ self._of((layer, "narrow"), (wide, NARROW), NARROW**-0.5, inputs)
-        by_input = inputs @ self._of(
-            (layer, "input"), (inputs.shape[-1], self.dimension), 1.0, inputs
-        )
-        signs_GEK = self._of((layer, "slope"), (groups, width, self.dimension), 1.0, inputs)
-        by_slope = (factors.slope_GJRE.flatten(1, 2) @ signs_GEK).reshape(by_input.shape)
+            signs = self._sign_matrix((layer, "narrow"), (wide, NARROW), NARROW**-0.5, inputs)
+            inputs = inputs @ signs
+        shape = (inputs.shape[-1], self.dimension)
+        projected_inputs = inputs @ self._sign_matrix((layer, "input"), shape, 1.0, inputs)
+        # The keys are hashed: another one would give other signs than those of stored vectors.
+        shape_GEK = (groups, width, self.dimension)
+        signs_GEK = self._sign_matrix((layer, "slope"), shape_GEK, 1.0, inputs)
+        projected_grads = factors.output_grad_GJRE.flatten(1, 2) @ signs_GEK
+        products = projected_inputs * projected_grads.reshape(projected_inputs.shape)
         scale = 1 / math.sqrt(self._layers * self.dimension)
-        return (by_input * by_slope).sum((0, 2)) * scale
+        return products.sum((0, 2)) * scale
 
-    def _of(
+    def _sign_matrix(
         self, key: tuple[object, ...], shape: tuple[int, ...], scale: float, like: Tensor
     ) -> Tensor:
-        whole = (*key, shape, like.device, like.dtype)
-        if whole not in self._signs:
+        """Signs times a scale, on the device and in the precision of `like`."""
+        cache_key = (*key, shape, like.device, like.dtype)
+        if cache_key not in self._signs:
             name = "|".join(map(str, (self._seed, self.dimension, *key, shape)))
-            words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8")
+            seed_words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], dtype="<u8")
             count = math.prod(shape)
-            raw = np.random.Philox(key=words).random_raw((count + 63) // 64)
+            raw = np.random.Philox(key=seed_words).random_raw((count + 63) // 64)
             bits = np.unpackbits(np.ascontiguousarray(raw, dtype="<u8").view(np.uint8), count=count)
             signs = torch.from_numpy(bits.astype(np.float32) * 2 - 1).reshape(shape)
-            self._signs[whole] = (signs * scale).to(like)
-        return self._signs[whole]
+            self._signs[cache_key] = (signs * scale).to(like)
+        return self._signs[cache_key]

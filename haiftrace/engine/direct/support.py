@@ -1,4 +1,4 @@
-"""What the pass needs to know of a model, found by trying it (see `trial`)."""
+"""What the direct pass needs to know of a model, by a trial on it (see `trial`)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 LEAST_LAYERS = 8
-"""Layers that judge, where there are so many."""
+"""Layers whose direct gradients are taken, at least, where there are so many."""
 
 
 class NoDirectGradients(Exception):
-    """A model's direct gradients cannot be had in one pass; says why, as the end of a sentence."""
+    """A model has no direct gradients; the message is the reason, as the end of a sentence."""
 
 
 @dataclass(frozen=True, eq=False)
 class DirectSupport:
-    """How a model's direct gradients are had.
+    """What the direct pass needs to know of a model.
 
     Attributes:
         projections: each attention layer's value projection, from the first layer on that is not
             skipped.
-        constants: modules that mix positions by other means than attention. What they give counts
-            as a constant, as keys and values of other positions do.
-        separate_head: the logits can be had of a few last hidden states at a time.
-        skipped: attention layers below, which the backward pass does not reach.
+        constants: modules that mix positions by other means than attention. Their outputs count as
+            constants, as keys and values of other positions do.
+        separate_head: the logits of a subset of positions can be computed from their last hidden
+            states alone.
+        skipped: number of lower attention layers, which the backward pass does not reach.
         feed_forward: branches of layers that have no attention and mix no positions.
-        position_bytes: what a pass keeps of each position for its way back.
+        position_bytes: activations that a pass saves for its backward pass, a position.
     """
 
     projections: tuple[nn.Module, ...]
@@ -37,9 +38,9 @@ class DirectSupport:
     position_bytes: int = 0
 
     def upper(self) -> DirectSupport:
-        """The same of the layers that judge: the upper half, and eight at least.
+        """The support of a pass over the upper half of the layers, and `LEAST_LAYERS` at least.
 
-        The lower layers of a deep model see the words of a text more than what it says, and the
+        The lower layers of a deep model encode the words of a text more than what it says, and the
         backward pass ends above them.
         """
         count = len(self.projections)

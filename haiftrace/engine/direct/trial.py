@@ -1,7 +1,7 @@
-"""Whether direct gradients can be had of a model in one pass, found by trying it on a few tokens.
+"""Whether a model has direct gradients in one pass, by a trial on a few tokens.
 
-The pass is compared with the model's own logits; its slopes with single backward passes, one a
-label, through an attention that holds the keys and values of other positions fixed by plain
+The pass is compared with the model's own logits; its output gradients with single backward passes,
+one a label, through an attention that holds the keys and values of other positions fixed by plain
 autograd; and its factors with autograd's gradients of the value projections themselves.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from haiftrace.engine.batch import Batch, make_batch
-from haiftrace.engine.direct.activations import KeptBytes
+from haiftrace.engine.direct.activations import SavedTensorBytes
 from haiftrace.engine.direct.attention import AttentionCall
 from haiftrace.engine.direct.direct_pass import DirectPass
 from haiftrace.engine.direct.factors import LayerFactors
@@ -33,7 +33,7 @@ EXPLICIT_LABELS = (1, 4, 7)
 
 
 class _PlainRecorder(Recorder):
-    """The same attention by autograd alone, all weights at once."""
+    """The same attention by autograd alone, all attention weights at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,8 +45,9 @@ class _PlainRecorder(Recorder):
         query, mask = call.query_BHTC, call.mask
         shared = query.shape[1] // call.groups
         key, value = (t.repeat_interleave(shared, 1) for t in (call.key_BGTC, call.value_BGTE))
-        own = (query.detach() * (key - key.detach())).sum(-1) * call.scaling
-        scores = query @ key.detach().transpose(-1, -2) * call.scaling + torch.diag_embed(own)
+        own_score = (query.detach() * (key - key.detach())).sum(-1) * call.scaling
+        scores = query @ key.detach().transpose(-1, -2) * call.scaling
+        scores = scores + torch.diag_embed(own_score)
         if call.softcap is not None:
             scores = torch.tanh(scores / call.softcap) * call.softcap
         if mask is None:
@@ -58,8 +59,8 @@ class _PlainRecorder(Recorder):
             sink = call.sinks_H.to(scores.dtype).reshape(1, -1, 1, 1)
             scores = torch.cat([scores, sink.expand(*scores.shape[:3], 1)], -1)
         weights = torch.softmax(scores, -1)[..., : query.shape[2]]
-        kept = weights.diagonal(dim1=-2, dim2=-1).detach()[..., None]
-        output = weights @ value.detach() + kept * (value - value.detach())
+        own_weight = weights.diagonal(dim1=-2, dim2=-1).detach()[..., None]
+        output = weights @ value.detach() + own_weight * (value - value.detach())
         if not output.requires_grad:
             output.requires_grad_(True)  # the lowest layer's
         self.calls.append(call)
@@ -69,22 +70,23 @@ class _PlainRecorder(Recorder):
 
 
 @dataclass(frozen=True, eq=False)
-class _Singles:
-    """What single backward passes give.
+class _SingleLabelPasses:
+    """Losses and gradients by single backward passes, one a label.
 
     Attributes:
         losses_J: of the labels.
-        slopes: ∂l_j/∂o [J, B, H, T, E] of each layer.
-        gradients: of each layer, for some labels [N, ...] by the value projection's weight.
+        output_grads: ∂l_j/∂o [J, B, H, T, E] of each layer.
+        weight_grads: of each layer, by the value projection's weight, flattened [N, X], of
+            `EXPLICIT_LABELS`.
     """
 
     losses_J: Tensor
-    slopes: list[Tensor]
-    gradients: list[Tensor]
+    output_grads: list[Tensor]
+    weight_grads: list[Tensor]
 
 
-class _Nearness:
-    """Whether numbers are others, by the size of the largest and the precision of a model."""
+class _Closeness:
+    """Whether tensors agree, relative to the largest entry and by the precision of a model."""
 
     def __init__(self, model: Any) -> None:
         dtype = next(iter(model.parameters())).dtype
@@ -96,27 +98,27 @@ class _Nearness:
 
 
 def find_direct_support(model: Any) -> DirectSupport:
-    """Tries the pass.
+    """Tries the pass on a model.
 
     Raises:
-        NoDirectGradients: it cannot be had of this model.
+        NoDirectGradients: the model has none, or its numbers are wrong.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     device = next(iter(model.parameters())).device
     batch = make_batch([[t % vocabulary for t in row] for row in TRIAL_TOKENS], device=device)
     mask_BT = batch.labels_BT[:, 1:]
-    own = _logits(model, batch)[mask_BT]
+    own_JV = _logits(model, batch)[mask_BT]
     recorder = Recorder()
     try:
         with attention_by(model, recorder):
-            ours = _logits(model, batch)[mask_BT]
+            logits_JV = _logits(model, batch)[mask_BT]
     except Exception as error:  # an unknown architecture may refuse by any error at all
         reason = f"its attention cannot be followed ({type(error).__name__})"
         raise NoDirectGradients(reason) from error
     if not recorder.modules:
         raise NoDirectGradients("no layer has attention that transformers' interface reaches")
-    near = _Nearness(model)
-    if not near(ours, own):
+    is_close = _Closeness(model)
+    if not is_close(logits_JV, own_JV):
         raise NoDirectGradients("its attention is not what transformers' interface says")
     try:
         projections = tuple(value_projections(model, batch.ids_BT[:, :-1]))
@@ -124,20 +126,21 @@ def find_direct_support(model: Any) -> DirectSupport:
         raise NoDirectGradients(str(error)) from error
     try:
         constants = _mixers(model, batch)
-        support = DirectSupport(projections, constants, _has_separate_head(model, batch, own, near))
-        singles = _singles(model, batch, support)
-        with KeptBytes(model) as kept:
-            losses_J, factors = _by_pass(model, batch, support)
+        separate_head = _has_separate_head(model, batch, own_JV, is_close)
+        support = DirectSupport(projections, constants, separate_head)
+        single_passes = _single_label_passes(model, batch, support)
+        with SavedTensorBytes(model) as saved:
+            losses_J, factors = _by_direct_pass(model, batch, support)
     except NoDirectGradients:
         raise
     except Exception as error:
         reason = f"it has no such backward pass ({type(error).__name__})"
         raise NoDirectGradients(reason) from error
-    _compare(singles, losses_J, factors, mask_BT, near)
+    _compare(single_passes, losses_J, factors, mask_BT, is_close)
     return replace(
         support,
         feed_forward=_feed_forward(model, {*recorder.modules, *constants}),
-        position_bytes=kept.count // mask_BT.numel(),
+        position_bytes=saved.count // mask_BT.numel(),
     )
 
 
@@ -151,14 +154,14 @@ def _mixers(model: Any, batch: Batch) -> tuple[nn.Module, ...]:
     recorder = _PlainRecorder()
     with torch.enable_grad(), attention_by(model, recorder), MixerSearch(model) as search:
         model(input_ids=batch.ids_BT[:, :-1], use_cache=False)
-    for mixer in search.found:
+    for mixer in search.mixers:
         if not set(recorder.modules).isdisjoint(mixer.modules()):
             raise NoDirectGradients("its attention layers mix positions outside attention")
-    return tuple(search.found)
+    return tuple(search.mixers)
 
 
 def _feed_forward(model: Any, others: set[nn.Module]) -> tuple[nn.Module, ...]:
-    """Branches with a matrix and without any of some other modules."""
+    """Branches that have a matrix and contain none of the other modules."""
     return tuple(
         branch
         for branch in branches(model)
@@ -166,22 +169,22 @@ def _feed_forward(model: Any, others: set[nn.Module]) -> tuple[nn.Module, ...]:
     )
 
 
-def _has_separate_head(model: Any, batch: Batch, own_JV: Tensor, near: _Nearness) -> bool:
-    """Whether the labels' logits are had of their hidden states alone, in whatever order."""
+def _has_separate_head(model: Any, batch: Batch, own_JV: Tensor, is_close: _Closeness) -> bool:
+    """Whether the labels' hidden states alone, in any order, give their logits."""
     try:
         with torch.no_grad():
             head = Head(model)
             hidden_JX = head.hidden(batch.ids_BT[:, :-1])[batch.labels_BT[:, 1:]]
-            return near(head.logits(hidden_JX.flip(0)).flip(0), own_JV)
+            return is_close(head.logits(hidden_JX.flip(0)).flip(0), own_JV)
     except Exception:
         return False
 
 
-def _singles(model: Any, batch: Batch, support: DirectSupport) -> _Singles:
+def _single_label_passes(model: Any, batch: Batch, support: DirectSupport) -> _SingleLabelPasses:
     """One backward pass a label, nothing shared."""
     recorder = _PlainRecorder()
     mask_BT = batch.labels_BT[:, 1:]
-    places = mask_BT.nonzero().tolist()
+    positions = mask_BT.nonzero().tolist()
     with torch.enable_grad(), attention_by(model, recorder), held_constant(support.constants):
         weights: list[Any] = [projection.weight for projection in support.projections]
         try:
@@ -189,68 +192,72 @@ def _singles(model: Any, batch: Batch, support: DirectSupport) -> _Singles:
                 weight.requires_grad_(True)
             logits = model(input_ids=batch.ids_BT[:, :-1], use_cache=False).logits
             losses_J = token_losses(logits, batch.ids_BT[:, 1:])[mask_BT]
-            each = [
+            by_label = [
                 torch.autograd.grad(loss, recorder.outputs, retain_graph=True) for loss in losses_J
             ]
-            gradients = []
+            weight_grads = []
             for layer, weight in enumerate(weights):
                 call, attention = recorder.calls[layer], recorder.weights[layer]
                 value = call.value_BGTE.repeat_interleave(attention.shape[1] // call.groups, 1)
-                of_layer = []
+                layer_grads = []
                 for label in EXPLICIT_LABELS:
-                    record, place = places[label]
-                    slope_HE = each[label][layer][record, :, place]
+                    record, position = positions[label]
+                    output_grad_HE = by_label[label][layer][record, :, position]
                     output_HE = torch.einsum(
-                        "hi,hie->he", attention[record, :, place], value[record]
+                        "hi,hie->he", attention[record, :, position], value[record]
                     )
-                    met = (slope_HE * output_HE).sum()
-                    of_layer.append(torch.autograd.grad(met, weight, retain_graph=True)[0])
-                gradients.append(torch.stack(of_layer).flatten(1))
+                    product = (output_grad_HE * output_HE).sum()
+                    layer_grads.append(torch.autograd.grad(product, weight, retain_graph=True)[0])
+                weight_grads.append(torch.stack(layer_grads).flatten(1))
         finally:
             for weight in weights:
                 weight.requires_grad_(False)
-    slopes = [torch.stack(of_layer) for of_layer in zip(*each, strict=True)]
-    return _Singles(losses_J.detach(), slopes, gradients)
+    output_grads = [torch.stack(layer_grads) for layer_grads in zip(*by_label, strict=True)]
+    return _SingleLabelPasses(losses_J.detach(), output_grads, weight_grads)
 
 
-def _by_pass(model: Any, batch: Batch, support: DirectSupport) -> tuple[Tensor, list[LayerFactors]]:
+def _by_direct_pass(
+    model: Any, batch: Batch, support: DirectSupport
+) -> tuple[Tensor, list[LayerFactors]]:
     layers = len(support.projections)
-    parts: list[list[LayerFactors]] = [[] for _ in range(layers)]
+    chunks: list[list[LayerFactors]] = [[] for _ in range(layers)]
     order: list[list[Tensor]] = [[] for _ in range(layers)]
 
     def receive(layer: int, labels_N: Tensor, factors: LayerFactors) -> None:
-        parts[layer].append(factors)
+        chunks[layer].append(factors)
         order[layer].append(labels_N)
 
     run = DirectPass(model, support, batch, Whitening.none(layers), receive, 0)
     return run.losses_J, [
-        LayerFactors.joined(part).taken(torch.argsort(torch.cat(labels)))
-        for part, labels in zip(parts, order, strict=True)
+        LayerFactors.joined(factors).select(torch.argsort(torch.cat(labels)))
+        for factors, labels in zip(chunks, order, strict=True)
     ]
 
 
 def _compare(
-    singles: _Singles,
+    single_passes: _SingleLabelPasses,
     losses_J: Tensor,
     layers: Sequence[LayerFactors],
     mask_BT: Tensor,
-    near: _Nearness,
+    is_close: _Closeness,
 ) -> None:
-    if not near(losses_J, singles.losses_J):
+    if not is_close(losses_J, single_passes.losses_J):
         raise NoDirectGradients("its losses in one pass are not those of single passes")
-    places = mask_BT.nonzero().tolist()
-    for of_layer, gradients, ours in zip(singles.slopes, singles.gradients, layers, strict=True):
-        own = torch.stack([of_layer[j, b, :, t] for j, (b, t) in enumerate(places)])
-        others = of_layer.clone()
-        for j, (b, t) in enumerate(places):
+    positions = mask_BT.nonzero().tolist()
+    for output_grads, weight_grads, factors in zip(
+        single_passes.output_grads, single_passes.weight_grads, layers, strict=True
+    ):
+        own_JHE = torch.stack([output_grads[j, b, :, t] for j, (b, t) in enumerate(positions)])
+        others = output_grads.clone()
+        for j, (b, t) in enumerate(positions):
             others[j, b, :, t] = 0
-        if float(others.abs().max()) > near.tolerance * float(own.abs().max()):
+        if float(others.abs().max()) > is_close.tolerance * float(own_JHE.abs().max()):
             raise NoDirectGradients("its layers mix positions outside attention")
-        slopes_JHE = ours.slope_GJRE.transpose(0, 1).flatten(1, 2) * ours.norm_J[:, None, None]
-        if not near(slopes_JHE, own):
+        units_JHE = factors.output_grad_GJRE.transpose(0, 1).flatten(1, 2)
+        if not is_close(units_JHE * factors.norm_J[:, None, None], own_JHE):
             raise NoDirectGradients("its gradients in one pass are not those of single passes")
-        some = ours.taken(list(EXPLICIT_LABELS))
-        lengths = torch.outer(some.norm_J, some.norm_J)
-        rows = gradients.double()
-        if not near(some.cosines(some) * lengths, rows @ rows.T):
+        explicit = factors.select(list(EXPLICIT_LABELS))
+        norms = torch.outer(explicit.norm_J, explicit.norm_J)
+        rows = weight_grads.double()
+        if not is_close(explicit.cosines(explicit) * norms, rows @ rows.T):
             raise NoDirectGradients("its values are not what one linear map gives")

@@ -1,8 +1,8 @@
-"""Where each layer's values come from: the one linear map whose output holds them.
+"""The value projection of each layer: the one linear map whose output holds its values.
 
-It is found on the model itself, by its numbers, whatever it is called and whether it gives queries
-and keys too (GPT-2's `c_attn`, a fused `qkv_proj`) or is fed by a latent (DeepSeek): every number
-that the attention gets as a value stands somewhere in its output.
+It is identified on the model itself, by its numbers, whatever its name and whether it gives queries
+and keys too (GPT-2's `c_attn`, a fused `qkv_proj`) or takes a latent (DeepSeek): every column of
+the values is a column of its output.
 """
 
 from __future__ import annotations
@@ -19,37 +19,42 @@ from haiftrace.engine.direct.interface import Recorder, attention_by
 
 
 class NoValueProjection(ValueError):
-    """A layer's values are not what one linear map gives."""
+    """A layer's values are not the output of one linear map."""
 
 
-class _Search(Recorder):
-    """Finds, at every attention, the module whose last output holds its values."""
+class _ProjectionSearch(Recorder):
+    """Identifies, at every attention, the module whose last output holds its values.
+
+    Attributes:
+        projections: those modules, in the order of the layers.
+        outputs: of the modules that ran since the last attention, in their order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[nn.Module] = []
-        self.given: dict[nn.Module, Tensor] = {}
+        self.projections: list[nn.Module] = []
+        self.outputs: dict[nn.Module, Tensor] = {}
 
     def attend(self, call: AttentionCall) -> Tensor:
-        for candidate, given in reversed(self.given.items()):
-            if holds(given, call.value_BGTE):
-                self.found.append(candidate)
+        for module, output in reversed(self.outputs.items()):
+            if _holds(output, call.value_BGTE):
+                self.projections.append(module)
                 break
         else:
             raise NoValueProjection("no linear map gives the values of a layer")
-        self.given.clear()
+        self.outputs.clear()
         return call.outputs()
 
 
-def holds(given: Tensor, value_BGTE: Tensor) -> bool:
+def _holds(output: Tensor, value_BGTE: Tensor) -> bool:
     """Whether the columns of values [B, G, T, E] are different ones of an output [B, .., T, X]."""
     batch, _, length, _ = value_BGTE.shape
-    if given.shape[0] != batch or given[..., 0].numel() != batch * length:
+    if output.shape[0] != batch or output[..., 0].numel() != batch * length:
         return False
     values = value_BGTE.transpose(1, 2).reshape(batch * length, -1)
-    known = {column.tobytes() for column in _columns(given.reshape(batch * length, -1))}
-    wanted = {column.tobytes() for column in _columns(values)}
-    return len(wanted) == values.shape[1] and wanted <= known
+    output_columns = {column.tobytes() for column in _columns(output.reshape(batch * length, -1))}
+    value_columns = {column.tobytes() for column in _columns(values)}
+    return len(value_columns) == values.shape[1] and value_columns <= output_columns
 
 
 def _columns(matrix: Tensor) -> Any:
@@ -57,45 +62,45 @@ def _columns(matrix: Tensor) -> Any:
 
 
 def value_projections(model: nn.Module, ids_BT: Tensor) -> list[nn.Module]:
-    """The module that gives each attention layer's values, in the order of the layers.
+    """The value projection of each attention layer, in the order of the layers.
 
     Raises:
         NoValueProjection: there is none for a layer, or one for several.
     """
-    search = _Search()
+    search = _ProjectionSearch()
     hooks = []
     for module in model.modules():
         if next(module.children(), None) is None and getattr(module, "weight", None) is not None:
-            hooks.append(module.register_forward_hook(_keeping(search)))
+            hooks.append(module.register_forward_hook(_output_hook(search)))
     try:
         with torch.no_grad(), attention_by(model, search):
             model(input_ids=ids_BT, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    if len(set(search.found)) != len(search.found):
+    if len(set(search.projections)) != len(search.projections):
         raise NoValueProjection("several layers have one value projection")
-    return search.found
+    return search.projections
 
 
-def _keeping(search: _Search) -> Any:
-    def keep(module: nn.Module, _: Any, output: Any) -> None:
+def _output_hook(search: _ProjectionSearch) -> Any:
+    def record(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            search.given.pop(module, None)
-            search.given[module] = output
+            search.outputs.pop(module, None)
+            search.outputs[module] = output
 
-    return keep
+    return record
 
 
 @contextmanager
 def captured_inputs(modules: Sequence[nn.Module], inputs: list[Any]) -> Iterator[None]:
-    """While it lasts, what the modules read is appended to a list [B, T, D], in their order."""
+    """While it lasts, the modules' inputs [B, T, D] are appended to a list, in their order."""
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...], __: Any) -> None:
-        rows = given[0].detach()
+    def record(_: nn.Module, args: tuple[Tensor, ...], __: Any) -> None:
+        rows = args[0].detach()
         inputs.append(rows.reshape(rows.shape[0], -1, rows.shape[-1]))
 
-    hooks = [module.register_forward_hook(keep) for module in modules]
+    hooks = [module.register_forward_hook(record) for module in modules]
     try:
         yield
     finally:

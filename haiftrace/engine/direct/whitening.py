@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 DAMPING = 0.1
-"""λ."""
+"""Default λ."""
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """One symmetric matrix [D, D] a layer, that inputs are multiplied by; None for none."""
+    """The whitening of each layer's inputs.
+
+    Attributes:
+        matrices: a symmetric matrix [D, D] a layer, that inputs are multiplied by; None for none.
+    """
 
     matrices: tuple[Tensor | None, ...]
 
@@ -28,14 +32,14 @@ class Whitening:
         return cls((None,) * layers)
 
     def applied(self, layer: int, input_BTD: Tensor) -> Tensor:
-        """x̃ of inputs, in at least float32."""
+        """The whitened inputs x̃ [B, T, D], in at least float32."""
         if input_BTD.dtype in (torch.bfloat16, torch.float16):
             input_BTD = input_BTD.float()
         matrix = self.matrices[layer]
         return input_BTD if matrix is None else input_BTD @ matrix
 
     def to(self, like: Tensor) -> Whitening:
-        """The same on a tensor's device, in its precision but at least float32."""
+        """The whitening on a tensor's device, in its precision but at least float32."""
         dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
         moved = (None if m is None else m.to(like.device, dtype) for m in self.matrices)
         return Whitening(tuple(moved))
@@ -49,7 +53,7 @@ class SecondMoments:
         self._count = 0
 
     def add(self, inputs: Sequence[Tensor], mask_BT: Tensor) -> None:
-        """The inputs [B, T, D] of every layer at the positions of the mask."""
+        """Adds the inputs [B, T, D] of every layer at the positions of the mask."""
         for layer, input_BTD in enumerate(inputs):
             rows = input_BTD[mask_BT].double()
             if layer == len(self._sums):
@@ -58,12 +62,16 @@ class SecondMoments:
         self._count += int(mask_BT.sum())
 
     def whitening(self, damping: float = DAMPING) -> Whitening:
-        """(A + λ tr(A)/D · I)^(-1/2) of each layer, float64."""
+        """(A + λ tr(A)/D · I)^(-1/2) of each layer, float64.
+
+        Args:
+            damping: λ.
+        """
         matrices = []
         for total in self._sums:
-            values, vectors = torch.linalg.eigh(total / max(1, self._count))
-            values = values.clamp_min(0)
-            damped = values + damping * values.mean()
+            eigenvalues, vectors = torch.linalg.eigh(total / max(1, self._count))
+            eigenvalues = eigenvalues.clamp_min(0)
+            damped = eigenvalues + damping * eigenvalues.mean()
             inverse_root = torch.where(damped > 0, damped.rsqrt(), torch.zeros_like(damped))
             matrices.append((vectors * inverse_root) @ vectors.T)
         return Whitening(tuple(matrices))

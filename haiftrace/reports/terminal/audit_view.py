@@ -8,7 +8,13 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from haiftrace.findings import Finding, Gate
-from haiftrace.reports.formatting import count_text, has_shares, score_text, share_text
+from haiftrace.reports.formatting import (
+    clip,
+    count_text,
+    has_percentages,
+    percent_text,
+    score_text,
+)
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
@@ -18,7 +24,7 @@ from haiftrace.reports.narrative import (
     gate_rule,
     gate_step,
     headline,
-    is_told,
+    is_reported,
     leaked_types,
     p_text,
     place_text,
@@ -27,10 +33,10 @@ from haiftrace.reports.narrative import (
     traced_to,
 )
 from haiftrace.reports.terminal.flow import Unit, gapped
-from haiftrace.reports.terminal.page import Page, clip
+from haiftrace.reports.terminal.page import Page
+from haiftrace.reports.terminal.pairs import pairs_in_a_line
 from haiftrace.reports.terminal.verdict_block import TONES, response_units
-from haiftrace.reports.word_evidence import merge_words, strongest, word_parts
-from haiftrace.reports.word_pairs import pairs_in_a_line
+from haiftrace.reports.word_evidence import merge_words, split_punctuation, strongest
 
 _WORDS = 5  # of a record, in the line of its tokens
 _WORDS_FROM = 0.1  # of the strongest word's evidence
@@ -40,26 +46,26 @@ _GAP = "  "
 
 def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
     """Print what leaked, or could not be decided, and the gate's decision; clean probes count."""
-    told = [finding for finding in findings if is_told(finding)]
-    for number, finding in enumerate(told, start=1):
+    reported = [finding for finding in findings if is_reported(finding)]
+    for number, finding in enumerate(reported, start=1):
         page.blank()
         what = "leak" if finding.kind is not None else "open"
-        page.rule(f"{what} {number} of {len(told)}")
+        page.rule(f"{what} {number} of {len(reported)}")
         _block(page, finding)
-    if told:
+    if reported:
         page.blank()
-        _table(page, told)
+        _table(page, reported)
     page.blank()
     _decision(page, gate, gate_headline(gate))
 
 
 def _block(page: Page, finding: Finding) -> None:
-    told = headline(finding)
-    title = finding.kind or told.title
+    summary = headline(finding)
+    title = finding.kind or summary.title
     what = leaked_types(finding)
     name = finding.probe.id if finding.probe is not None else ""
     facts = " · ".join(fact for fact in (what, name and f"probe {name}") if fact)
-    head = [Unit(page.show(title.upper()), TONES[told.tone], gap=True)]
+    head = [Unit(page.show(title.upper()), TONES[summary.tone], gap=True)]
     page.entry("Verdict", [*head, *gapped(page.words(facts))])
     suppressed = suppression_text(finding)
     if suppressed:
@@ -68,21 +74,21 @@ def _block(page: Page, finding: Finding) -> None:
     if figure:
         page.entry("Why", page.words(figure))
     above, _ = split_at_alpha(finding)
-    if above and told.title == "Traced":
+    if above and summary.title == "Traced":
         record = above[0]
         more = f" · and {count_text(len(above) - 1, 'more record')}" if len(above) > 1 else ""
         name = f"{record.id} · " if record.id != place_text(record) else ""
         page.entry("Source", page.words(f"{name}{place_text(record)}{more}"))
         words = strongest(merge_words(record), _WORDS_FROM)[:_WORDS]
-        shares = has_shares(record.score, [token.evidence for token in record.tokens])
-        parts = [
-            f"{clip(page.show(word_parts(word)[1]))} "
-            f"{share_text(word.evidence, record.score, as_share=shares)}"
+        as_percent = has_percentages(record.score, [token.evidence for token in record.tokens])
+        entries = [
+            f"{clip(page.show(split_punctuation(word)[1]))} "
+            f"{percent_text(word.evidence, record.score, as_percent=as_percent)}"
             for word in words
         ]
-        if parts:
-            page.entry("Tokens", page.words(", ".join(parts)))
-        pairs = pairs_in_a_line(page, finding, record)
+        if entries:
+            page.entry("Tokens", page.words(", ".join(entries)))
+        pairs = pairs_in_a_line(page, record)
         if pairs:
             page.entry("Taught", page.words(pairs))
     prompt, _ = page.cut(page.words(finding.prompt))
@@ -98,16 +104,16 @@ def _figure(finding: Finding) -> str:
     verdict = finding.verdict
     if verdict is None:
         return "nothing was calibrated, so no source is named"
-    parts = list(verdict.reasons)
+    facts = list(verdict.reasons)
     if verdict.p_value is not None:
-        parts.append(f"p {p_text(verdict.p_value)} (alpha {verdict.alpha:g})")
+        facts.append(f"p {p_text(verdict.p_value)} (alpha {verdict.alpha:g})")
     if verdict.q_value is not None:
-        parts.append(f"q {p_text(verdict.q_value)}")
+        facts.append(f"q {p_text(verdict.q_value)}")
     if verdict.value is not None:
-        parts.append(f"{verdict.statistic or 'statistic'} {verdict.value:.3g}")
+        facts.append(f"{verdict.statistic or 'statistic'} {verdict.value:.3g}")
     if finding.records and verdict.decision == "traced":
-        parts.append(f"score {score_text(finding.records[0].score)}")
-    return " · ".join(parts)
+        facts.append(f"score {score_text(finding.records[0].score)}")
+    return " · ".join(facts)
 
 
 def _table(page: Page, findings: Sequence[Finding]) -> None:
@@ -133,9 +139,9 @@ def _table(page: Page, findings: Sequence[Finding]) -> None:
         page.line(Text(set_cell_size(line, page.width), "bold" if number == 0 else ""))
 
 
-def _decision(page: Page, gate: Gate, told: Headline) -> None:
-    title = Unit(page.show(told.title.upper()), TONES[told.tone], gap=True)
-    words = gapped(page.words(told.text))
+def _decision(page: Page, gate: Gate, summary: Headline) -> None:
+    title = Unit(page.show(summary.title.upper()), TONES[summary.tone], gap=True)
+    words = gapped(page.words(summary.text))
     page.entry("Gate", [title, *words, Unit(f"(exit {gate.exit_code})", "dim", gap=True)])
     counts = " · ".join(f"{name} {count:,}" for name, count in gate_counts(gate) if count)
     page.entry("", page.words(counts or "nothing was asked"))

@@ -40,8 +40,8 @@ def rank_table(findings: Sequence[Finding], width: int) -> list[str]:
     name_cells = min(room, max((cell_len(key[0]) for key in rows), default=0))
 
     def line(name: str, values: Sequence[str]) -> str:
-        parts = (value.rjust(size) for value, size in zip(values, cells, strict=True))
-        return _GAP.join([set_cell_size(name, name_cells), *parts])
+        padded = (value.rjust(size) for value, size in zip(values, cells, strict=True))
+        return _GAP.join([set_cell_size(name, name_cells), *padded])
 
     body = [line(name, values) for (name, _, _), values in rows.items()]
     return [line("", columns), *body] if body else []
@@ -52,10 +52,10 @@ def _key(record: RecordEvidence) -> tuple[str, str, int | None]:
 
 
 def _first_records(findings: Sequence[Finding]) -> list[tuple[str, str, int | None]]:
-    """Each method's first records, those ranked higher by some method first."""
-    best: dict[tuple[str, str, int | None], int] = {}
+    """Each method's first records, by the highest rank that any method gives them."""
+    best_rank: dict[tuple[str, str, int | None], int] = {}
     for finding in findings:
         for record in finding.records[:_SHOWN]:
             key = _key(record)
-            best[key] = min(best.get(key, record.rank), record.rank)
-    return sorted(best, key=lambda key: best[key])
+            best_rank[key] = min(best_rank.get(key, record.rank), record.rank)
+    return sorted(best_rank, key=lambda key: best_rank[key])

@@ -53,12 +53,12 @@ def excerpt(units: Sequence[Unit], *, limit: int, context: int) -> tuple[list[Un
     """Cut a long flow to what matters.
 
     Args:
-        units: the whole flow.
-        limit: cells that it may take whole.
-        context: cells to be shown on either side of each key unit.
+        units: the flow, uncut.
+        limit: cells that it may take uncut.
+        context: cells to be shown before and after each key unit.
 
     Returns:
-        The units to show, with an ellipsis for each part left out, and whether one was. Where no
+        The units to show, with an ellipsis for each run left out, and whether any was. Where no
         unit is a key, the beginning and the end.
     """
     if sum(_cells(unit) for unit in units) <= limit:
@@ -95,12 +95,13 @@ def wrap(units: Sequence[Unit], width: int) -> list[Text]:
         lines[-1].append(" " * gap)
         room -= gap
         for unit in group:
-            for part in [unit.text] if cell_len(unit.text) <= room else _chopped(unit.text, width):
-                if cell_len(part) > room and room < width:
+            fits = cell_len(unit.text) <= room
+            for fragment in [unit.text] if fits else _chopped(unit.text, width):
+                if cell_len(fragment) > room and room < width:
                     lines.append(Text())
                     room = width
-                lines[-1].append(part, unit.style)
-                room -= cell_len(part)
+                lines[-1].append(fragment, unit.style)
+                room -= cell_len(fragment)
     return lines
 
 

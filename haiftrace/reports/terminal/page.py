@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -16,9 +16,8 @@ _WIDEST = 110  # cells; longer lines are hard to read
 _NARROWEST = 24
 _LABEL = 10  # cells of the column of labels
 INDENT = 4  # cells before a record's lines
-_WHOLE_LINES = 7  # a longer text is cut to what stands around what is marked in it
-_CONTEXT = 60  # cells on either side of each
-_WORD_CELLS = 40  # of a long word in a mark or a list
+_MOST_LINES = 7  # a longer text is cut to what stands around what is marked in it
+_CONTEXT = 60  # cells before and after each
 
 
 class Page:
@@ -27,7 +26,7 @@ class Page:
     Attributes:
         width: cells of a line.
         styled: whether colours and attributes reach the reader.
-        full: whether long texts are shown whole.
+        full: whether long texts are shown uncut.
     """
 
     def __init__(self, console: Console, full: bool) -> None:
@@ -84,15 +83,4 @@ class Page:
     def cut(self, units: Sequence[Unit]) -> tuple[list[Unit], bool]:
         if self.full:
             return list(units), False
-        return excerpt(units, limit=_WHOLE_LINES * (self.width - _LABEL), context=_CONTEXT)
-
-
-def clip(shown: str, cells: int = _WORD_CELLS) -> str:
-    """Inert text of at most `cells` cells, its middle left out."""
-    if cell_len(shown) <= cells:
-        return shown
-    head = set_cell_size(shown, cells // 2).rstrip()
-    tail = shown[-(cells - cells // 2 - 1) :]
-    while cell_len(tail) > cells - cells // 2 - 1:
-        tail = tail[1:]
-    return f"{head}…{tail}"
+        return excerpt(units, limit=_MOST_LINES * (self.width - _LABEL), context=_CONTEXT)

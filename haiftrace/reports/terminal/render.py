@@ -18,23 +18,30 @@ from rich.text import Text
 
 from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.reports.formatting import (
+    clip,
     cosine_text,
     count_text,
-    has_shares,
+    has_percentages,
+    percent_text,
     score_text,
-    share_text,
     size_text,
 )
 from haiftrace.reports.narrative import next_step, p_text, split_at_alpha
 from haiftrace.reports.terminal.audit_view import print_audit
 from haiftrace.reports.terminal.comparison import by_leak, rank_table
 from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
-from haiftrace.reports.terminal.page import INDENT, Page, clip
+from haiftrace.reports.terminal.page import INDENT, Page
+from haiftrace.reports.terminal.pairs import print_pairs
 from haiftrace.reports.terminal.verdict_block import print_verdict, response_units
-from haiftrace.reports.word_evidence import WordEvidence, merge_words, strongest, word_parts
-from haiftrace.reports.word_pairs import ARROW, asked_as_one, print_pairs
+from haiftrace.reports.word_evidence import (
+    WordEvidence,
+    merge_words,
+    split_punctuation,
+    strongest,
+)
+from haiftrace.reports.word_pairs import ARROW
 
-_BAR = 8  # cells of the bar that compares a score with the best
+_BAR = 8  # cells of the bar that compares a score with the highest
 _MARKED_WORDS = 5  # words with their number in the text
 _LISTED_WORDS = 8  # words in the line below it
 _LISTED_FROM = 0.03  # of the strongest word's evidence
@@ -56,10 +63,10 @@ def render_terminal(
     An audit is a block for each leak, a table, and what its gate decides.
 
     Args:
-        report: what was found.
+        report: of a trace or an audit.
         console: where to; without colour (`NO_COLOR`, `TERM=dumb`, no terminal) not one ANSI code
             is written, and characters that its encoding lacks are spelled in ASCII.
-        full: show long texts whole instead of what stands around their strongest words.
+        full: show long texts uncut instead of what stands around their strongest words.
         below: show the records that do not clear alpha too, faintly.
     """
     page = Page(console, full)
@@ -123,14 +130,14 @@ def _facts(page: Page, *facts: str) -> list[Unit]:
 
 
 def _leak(page: Page, findings: Sequence[Finding], below: bool) -> None:
-    """A traced response, and what each method found of it."""
+    """A traced response, and the records that each method ranks for it."""
     if len(findings) == 1:
         (finding,) = findings
         print_verdict(page, finding)
         if finding.verdict is not None:
             page.blank()
         _traced(page, finding)
-        _found(page, finding, below)
+        _result(page, finding, below)
         return
     _traced(page, findings[0])
     page.blank()
@@ -141,7 +148,7 @@ def _leak(page: Page, findings: Sequence[Finding], below: bool) -> None:
         page.blank()
         page.rule(finding.method)
         print_verdict(page, finding)
-        _found(page, finding, below)
+        _result(page, finding, below)
 
 
 def _traced(page: Page, finding: Finding) -> None:
@@ -149,30 +156,30 @@ def _traced(page: Page, finding: Finding) -> None:
     page.entry("Prompt", prompt or [Unit("(empty)", "dim")])
     response, _ = page.cut(list(response_units(page, finding)))
     page.entry("Response", response or [Unit("(empty)", "dim")])
-    part = "all of the response" if finding.span is None else "the part in brackets"
+    extent = "all of the response" if finding.span is None else "the part in brackets"
     origin = "generated" if finding.generated else "given"
     chance = math.exp(-max(finding.mean_loss, 0.0))
     loss = f"mean loss {finding.mean_loss:.2f} nats ({chance:.0%} a token)"
-    page.entry("Traced", _facts(page, part, origin, loss))
+    page.entry("Traced", _facts(page, extent, origin, loss))
 
 
-def _found(page: Page, finding: Finding, below: bool) -> None:
+def _result(page: Page, finding: Finding, below: bool) -> None:
     page.entry("Method", _facts(page, finding.method, _scored(finding)))
     for note in finding.notes:
         page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
     if not finding.records:
         page.blank()
         page.line(Text("No record was found for this response.", "bold"))
-    best = max((record.score for record in finding.records), default=0.0)
+    best_score = max((record.score for record in finding.records), default=0.0)
     texts = [(record, merge_words(record)) for record in finding.records]
     peak = max((abs(word.evidence) for _, words in texts for word in words), default=0.0)
     above, under = split_at_alpha(finding)
     for record, words in texts[: len(above)]:
         page.blank()
-        _record_head(page, record, best)
-        _record_text(page, finding, record, words, peak)
+        _record_head(page, record, best_score)
+        _record_text(page, record, words, peak)
     if under:
-        _below_the_line(page, finding, texts[len(above) :], best, shown=below)
+        _below_the_line(page, finding, texts[len(above) :], best_score, shown=below)
     step = next_step(finding)
     if step:
         page.blank()
@@ -183,11 +190,11 @@ def _below_the_line(
     page: Page,
     finding: Finding,
     texts: Sequence[tuple[RecordEvidence, Sequence[WordEvidence]]],
-    best: float,
+    best_score: float,
     *,
     shown: bool,
 ) -> None:
-    """The rule under the last record that clears alpha; what is below it, faint, when asked for."""
+    """The rule under the last record that clears alpha; what is below it, faint, if `shown`."""
     assert finding.verdict is not None  # else no line is drawn
     clear = len(finding.records) - len(texts)
     page.blank()
@@ -199,8 +206,8 @@ def _below_the_line(
     with page.faint():
         for record, words in texts:
             page.blank()
-            _record_head(page, record, best)
-            _record_text(page, finding, record, words, math.inf)
+            _record_head(page, record, best_score)
+            _record_text(page, record, words, math.inf)
 
 
 def _scored(finding: Finding) -> str:
@@ -210,28 +217,23 @@ def _scored(finding: Finding) -> str:
 
 
 def _record_text(
-    page: Page,
-    finding: Finding,
-    record: RecordEvidence,
-    words: Sequence[WordEvidence],
-    peak: float,
+    page: Page, record: RecordEvidence, words: Sequence[WordEvidence], peak: float
 ) -> None:
     """The text with its words marked (against the record's own strongest) and shaded (`peak`)."""
-    shares = has_shares(record.score, [word.evidence for word in words])
-    share = partial(share_text, score=record.score, as_share=shares)
+    as_percent = has_percentages(record.score, [word.evidence for word in words])
+    figure = partial(percent_text, score=record.score, as_percent=as_percent)
     marked = strongest(words, _MARKED_FROM)[:_MARKED_WORDS]
-    marks = {id(word): share(word.evidence) for word in marked}
+    marks = {id(word): figure(word.evidence) for word in marked}
     units, is_cut = page.cut(list(_record_units(page, record.text, words, marks, peak)))
     page.block(units or [Unit("(no text)", "dim")], lead="│ ")
     if is_cut:
         page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
     listed = strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
-    asked = asked_as_one(page, finding, record)
-    page.block(_listing(page, listed, share, asked, is_share=shares))
-    print_pairs(page, finding, record)
+    page.block(_listing(page, listed, figure, as_percent=as_percent))
+    print_pairs(page, record)
 
 
-def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
+def _record_head(page: Page, record: RecordEvidence, best_score: float) -> None:
     rank = f"#{record.rank}".ljust(INDENT - 1) + " "
     place = record.source.path
     if record.source.line is not None:
@@ -242,7 +244,7 @@ def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
         figures += f"  cosine {cosine_text(record.cosine)}"
     if record.p_value is not None:
         figures += f"  p {p_text(record.p_value)}"
-    figures += f"  {_bar(record.score, best)}"
+    figures += f"  {_bar(record.score, best_score)}"
     room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
     title = Text.assemble((rank, "bold"), (name, "bold"))
     if room >= 2:
@@ -257,9 +259,10 @@ def _record_head(page: Page, record: RecordEvidence, best: float) -> None:
         page.block(_facts(page, *details))
 
 
-def _bar(score: float, best: float) -> str:
-    part = score / best if best > 0 and math.isfinite(score / best) else 0.0
-    filled = round(_BAR * min(max(part, 0.0), 1.0))
+def _bar(score: float, best_score: float) -> str:
+    is_comparable = best_score > 0 and math.isfinite(score / best_score)
+    fraction = score / best_score if is_comparable else 0.0
+    filled = round(_BAR * min(max(fraction, 0.0), 1.0))
     return "█" * filled + "░" * (_BAR - filled)
 
 
@@ -280,7 +283,7 @@ def _record_units(
             yield from plain_units(between, page.show)
             gap = gap or between[-1:].isspace()
             end = word.end
-        opening, core, closing = word_parts(word)
+        opening, core, closing = split_punctuation(word)
         style = _shade(word.evidence, peak)
         shown = page.show(core) if mark is None else f"[{clip(page.show(core))} {mark}]"
         if opening:
@@ -302,19 +305,18 @@ def _shade(evidence: float, peak: float) -> str:
 def _listing(
     page: Page,
     words: Sequence[WordEvidence],
-    share: partial[str],
-    asked: Sequence[Unit],
+    figure: partial[str],
     *,
-    is_share: bool,
+    as_percent: bool,
 ) -> list[Unit]:
-    """The strongest words with their numbers, in a line; `asked` is what they taught, if told."""
+    """The strongest words with their numbers, in a line."""
     if not words:
         return page.words("no word of it carries evidence", "dim")
-    title = "share of score" if is_share else "evidence (the score nearly cancels out)"
-    units = [*page.words(f"{title}:", "dim"), *asked]
+    title = "share of score" if as_percent else "evidence (the score nearly cancels out)"
+    units = page.words(f"{title}:", "dim")
     for word in words:
-        _, core, _ = word_parts(word)
-        entry = f"{clip(page.show(core))} {share(word.evidence)}"
+        _, core, _ = split_punctuation(word)
+        entry = f"{clip(page.show(core))} {figure(word.evidence)}"
         units.append(Unit(entry if word is words[-1] else f"{entry},", gap=True))
     return units
 

@@ -21,9 +21,9 @@ def print_verdict(page: Page, finding: Finding) -> None:
     """The verdict and its reasons; nothing where there is none."""
     if finding.verdict is None:
         return
-    told = headline(finding)
-    title = Unit(page.show(told.title.upper()), TONES[told.tone], gap=True)
-    page.entry("Verdict", [title, *gapped(page.words(told.text))])
+    summary = headline(finding)
+    title = Unit(page.show(summary.title.upper()), TONES[summary.tone], gap=True)
+    page.entry("Verdict", [title, *gapped(page.words(summary.text))])
     suppressed = suppression_text(finding)
     if suppressed:
         page.entry("Passes", page.words(suppressed))
@@ -38,7 +38,7 @@ def print_verdict(page: Page, finding: Finding) -> None:
 
 
 def response_units(page: Page, finding: Finding) -> Iterator[Unit]:
-    """The response with its traced span, where it is a part, in brackets."""
+    """The response with its traced span, where it is not all of it, in brackets."""
     text, span = finding.response, finding.span
     start = text.find(span) if span else -1
     if not span or start < 0:

@@ -42,20 +42,20 @@ class Estimates:
         window_J = np.repeat(np.arange(len(index)), index.column("label_count"))
         self._weights_J = learnt_weights(index.label_losses(), window_J, usual)
 
-    def proposed(self, questions: Sequence[Batch], count: int) -> list[list[int]]:
-        """Of each question the rows of the windows with the largest estimates, best first.
+    def proposed(self, queries: Sequence[Batch], count: int) -> list[list[int]]:
+        """Of each query the rows of the windows with the largest estimates, best first.
 
         Ties are by row.
         """
-        found = []
-        for scores_N in self._scores(questions):
+        proposed = []
+        for scores_N in self._scores(queries):
             order = np.argsort(-scores_N, kind="stable")[:count]
-            found.append([int(row) for row in order])
-        return found
+            proposed.append([int(row) for row in order])
+        return proposed
 
-    def _scores(self, questions: Sequence[Batch]) -> Iterator[np.ndarray]:
-        """[N] the estimated score of every window, a question each."""
-        vectors = [self._vectors(question) for question in questions]
+    def _scores(self, queries: Sequence[Batch]) -> Iterator[np.ndarray]:
+        """[N] the estimated score of every window, a query each."""
+        vectors = [self._vectors(query) for query in queries]
         room = max(1, _MATRIX_BYTES // (8 * self._windows))
         start = 0
         while start < len(vectors):
@@ -64,19 +64,20 @@ class Estimates:
                 tokens += len(vectors[end])
                 end += 1
             pooled_NQ = self._pooled(np.concatenate(vectors[start:end]))
-            shares_NQ = Reference.of(pooled_NQ[:, :, None]).shares(pooled_NQ[:, :, None])[..., 0]
+            pooled_NQ1 = pooled_NQ[:, :, None]
+            contributions_NQ = Reference.of(pooled_NQ1).contributions(pooled_NQ1)[..., 0]
             at = 0
-            for of_question in vectors[start:end]:
-                yield shares_NQ[:, at : at + len(of_question)].sum(1)
-                at += len(of_question)
+            for of_query in vectors[start:end]:
+                yield contributions_NQ[:, at : at + len(of_query)].sum(1)
+                at += len(of_query)
             start = end
 
-    def _vectors(self, question: Batch) -> np.ndarray:
-        """[Q, K] of a question's tokens."""
-        vectors_BTK = self._similarity.measures(question, self._dimension, self._seed).vectors_BTK
+    def _vectors(self, query: Batch) -> np.ndarray:
+        """[Q, K] of a query's tokens."""
+        vectors_BTK = self._similarity.measures(query, self._dimension, self._seed).vectors_BTK
         assert vectors_BTK is not None
-        found: np.ndarray = vectors_BTK[question.labels_BT].float().cpu().numpy()
-        return found
+        vectors_QK: np.ndarray = vectors_BTK[query.labels_BT].float().cpu().numpy()
+        return vectors_QK
 
     def _pooled(self, queries_QK: np.ndarray) -> np.ndarray:
         """[N, Q] the estimated pooled similarity."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from haiftrace.methods.layerwise import POWER, Reference
-from haiftrace.scoring.top_records import Scored
+from haiftrace.scoring.top_records import ScoredWindow
 from haiftrace.store import StoredWindow
 
 
@@ -23,19 +23,19 @@ def explained(
     reference: Reference,
     places: Sequence[int],
     skipped: int = 0,
-) -> Scored:
+) -> ScoredWindow:
     """A window with its score, and the evidence that sums to it.
 
     Args:
         powers_LMQ: w max(0, C)³.
-        reference: of the question's tokens.
-        places: position in the query of each of its tokens.
+        reference: of the query's tokens.
+        places: position in the query of each query token.
         skipped: layers of the model below the first that judges: they add nothing.
     """
     labels = np.asarray(window.labels)
     sums_LQ = powers_LMQ.sum(1)
     pooled_QL = (sums_LQ.T / np.sqrt(max(1, int(labels.sum())))) ** (1 / POWER)
-    shares_QL = reference.shares(pooled_QL[None])[0]
+    contributions_QL = reference.contributions(pooled_QL[None])[0]
     divided_LMQ = np.divide(
         powers_LMQ,
         sums_LQ[:, None],
@@ -43,12 +43,12 @@ def explained(
         where=sums_LQ[:, None] > 0,
     )
     pairs_QT = np.zeros((len(places), len(labels)))
-    pairs_QT[:, labels] = np.einsum("lmq,ql->qm", divided_LMQ, shares_QL)
-    return Scored(
+    pairs_QT[:, labels] = np.einsum("lmq,ql->qm", divided_LMQ, contributions_QL)
+    return ScoredWindow(
         window,
-        float(shares_QL.sum()),
+        float(contributions_QL.sum()),
         None,
         pairs_QT.sum(0),
         dict(zip(places, pairs_QT, strict=True)),
-        (0.0,) * skipped + tuple(shares_QL.sum(0).tolist()),
+        (0.0,) * skipped + tuple(contributions_QL.sum(0).tolist()),
     )

@@ -49,5 +49,5 @@ def pooled_similarity(
     for powers_JQ in powered_layers(similarity, batch, queries, usual):
         sums_WQ = powers_JQ.new_zeros(batch.size, queries.count).index_add_(0, row_J, powers_JQ)
         pooled.append((sums_WQ / labels_W1.sqrt()) ** (1 / POWER))
-    found: np.ndarray = torch.stack(pooled, -1).double().cpu().numpy()
-    return found
+    pooled_WQL: np.ndarray = torch.stack(pooled, -1).double().cpu().numpy()
+    return pooled_WQL

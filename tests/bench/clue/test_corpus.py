@@ -93,11 +93,13 @@ def test_the_four_folders_of_cluecorpussmall_take_turns(tmp_path):
         ]
         write(tmp_path / "clue" / folder / "0001.txt", "\n\n".join(documents[:1]))
         write(tmp_path / "clue" / folder / "0002.txt", "\n\n".join(documents[1:]) + "\n\n末。\n")
-    found = texts(str(tmp_path / "clue"))
-    assert found[:4] == [f"{f}0甲。{f}0乙。" for f in ("comments", "news", "webtext", "wiki")]
-    assert found[4].startswith("comments1")
-    assert len(found) == 13
-    assert found[-1] == "末。"
+    documents_read = texts(str(tmp_path / "clue"))
+    assert documents_read[:4] == [
+        f"{f}0甲。{f}0乙。" for f in ("comments", "news", "webtext", "wiki")
+    ]
+    assert documents_read[4].startswith("comments1")
+    assert len(documents_read) == 13
+    assert documents_read[-1] == "末。"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
@@ -182,8 +184,8 @@ def test_the_sample_is_many_different_documents_of_chinese():
     assert len({document.text for document in documents}) == len(documents)
     assert documents[0].path.endswith("clue_sample.txt")
     assert documents == sorted(documents, key=lambda document: document.line)
-    whole = "".join(document.text for document in documents)
-    assert not set(whole) & set("{}abcdefghijklmnopqrstuvwxyz \n")
+    text = "".join(document.text for document in documents)
+    assert not set(text) & set("{}abcdefghijklmnopqrstuvwxyz \n")
     assert isinstance(documents[0], Document)
 
 

@@ -14,9 +14,9 @@ from haiftrace.bench.clue.corpus import Document, read_documents
 from haiftrace.bench.clue.ranks import SampleIndex, own_ranks, unique_tests
 from haiftrace.bench.clue.report import clue_results
 from haiftrace.bench.clue.run import ClueSettings, run_clue, sweep_rows
-from haiftrace.bench.clue.samples import Cut, Sample, Sweep, draw_samples, plan_sweeps
-from haiftrace.bench.clue.training import RECIPES, Recipe, make_samples, schedule_for
-from haiftrace.bench.harness.figures import Panel, Series, lines
+from haiftrace.bench.clue.samples import Cut, Sample, Sweep, cut_samples, plan_sweeps
+from haiftrace.bench.clue.training import CLUE_PRESETS, CluePreset, make_samples, schedule_for
+from haiftrace.bench.harness.figures import Panel, PlotSeries, lines
 from haiftrace.bench.harness.results import write_results
 from haiftrace.bench.training.loop import Schedule
 from haiftrace.bench.training.models import Shape
@@ -25,13 +25,13 @@ from haiftrace.methods import DEFAULT_METHOD, METHODS
 from haiftrace.progress import Silent
 from haiftrace.store import Index
 
-RECIPE = Recipe("test", 500, Shape(1, 24, 48, 2, 16), Schedule(4, 4, 1e-2, 0.1))
+PRESET = CluePreset("test", 500, Shape(1, 24, 48, 2, 16), Schedule(4, 4, 1e-2, 0.1))
 SAMPLES, LENGTH = 10, 16
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(RECIPES, "test", RECIPE)
+    monkeypatch.setitem(CLUE_PRESETS, "test", PRESET)
     monkeypatch.setattr(clue_training, "FEWEST_STEPS", 150)
 
 
@@ -40,7 +40,7 @@ def _small(monkeypatch):
 
 @pytest.mark.parametrize("arch", ["qwen2", "gpt2"])
 def test_every_sample_is_what_its_own_text_is_tokenised_to(arch):
-    made = make_samples(read_documents([]), RECIPE, arch, 60, 32)
+    made = make_samples(read_documents([]), PRESET, arch, 60, 32)
     for sample, text in zip(made.samples, made.texts, strict=True):
         assert len(sample.token_ids) == 32
         assert tuple(made.tokenizer(text).input_ids) == sample.token_ids
@@ -49,9 +49,9 @@ def test_every_sample_is_what_its_own_text_is_tokenised_to(arch):
 
 def test_samples_are_runs_of_the_corpus_in_its_order_with_little_lost_between():
     documents = list(read_documents([]))
-    made = make_samples(documents, RECIPE, "qwen2", 60, 32)
-    whole = "".join(document.text + "\n" for document in documents)
-    stream = list(made.tokenizer(whole).input_ids)
+    made = make_samples(documents, PRESET, "qwen2", 60, 32)
+    corpus = "".join(document.text + "\n" for document in documents)
+    stream = list(made.tokenizer(corpus).input_ids)
     end = 0
     for sample in made.samples:
         starts = (
@@ -66,7 +66,7 @@ def test_samples_are_runs_of_the_corpus_in_its_order_with_little_lost_between():
 
 def test_the_tokens_of_documents_are_those_of_all_the_text_together():
     for arch in ("qwen2", "gpt2"):
-        made = make_samples(read_documents([]), RECIPE, arch, 4, 16)
+        made = make_samples(read_documents([]), PRESET, arch, 4, 16)
         texts = ["甲一。", "It rains", "12 个", "“引文”", "end!?", "甲"]
         apart = [i for text in texts for i in made.tokenizer(text + "\n").input_ids]
         assert made.tokenizer("".join(text + "\n" for text in texts)).input_ids == apart
@@ -82,19 +82,19 @@ def test_a_run_that_is_refused_begins_a_token_later():
     def keeps(token_ids):
         return chr(token_ids[0]) not in "dgh"
 
-    samples = draw_samples(documents, lambda text: [ord(c) for c in text], 4, 3, keeps)
-    found = [("".join(map(chr, s.token_ids)), s.line) for s in samples]
-    assert found == [("abc", 1), ("efg", 1), ("ijk", 3), ("lmn", 3)]
+    samples = cut_samples(documents, lambda text: [ord(c) for c in text], 4, 3, keeps)
+    runs = [("".join(map(chr, s.token_ids)), s.line) for s in samples]
+    assert runs == [("abc", 1), ("efg", 1), ("ijk", 3), ("lmn", 3)]
 
 
 def test_too_little_text_is_refused():
     with pytest.raises(CorpusError, match="gives 0 samples"):
-        make_samples([Document("一点。", "a.txt", 1)], RECIPE, "qwen2", 2, 64)
+        make_samples([Document("一点。", "a.txt", 1)], PRESET, "qwen2", 2, 64)
 
 
 def test_few_samples_are_shown_more_often():
-    assert schedule_for(RECIPE, 8).epochs == 75
-    assert schedule_for(RECIPE, 4 * 150).epochs == 4
+    assert schedule_for(PRESET, 8).epochs == 75
+    assert schedule_for(PRESET, 4 * 150).epochs == 4
 
 
 # Ranks
@@ -133,7 +133,7 @@ def test_rows_by_hand():
     assert {row["panel"] for row in rows} == {"a"}
 
 
-# The whole bench
+# The bench end to end
 
 
 def watched(monkeypatch):
@@ -188,16 +188,16 @@ def test_a_whole_run_is_written(out, outcome):
 
 
 def test_a_sample_finds_itself_by_every_method(outcome):
-    """The whole sample is the test: the record's own gradient at the traced checkpoint."""
-    whole = {
+    """All of a sample is the test: the record's own gradient at the traced checkpoint."""
+    top1 = {
         row["method"]: row["top1"]
         for row in outcome.sweeps
         if row["panel"] == "a" and row["length"] == LENGTH and row["seed"] == "all"
     }
-    assert whole["gradient-cosine"] == 1
-    assert whole["bm25-answer"] == 1
-    assert whole["haif"] >= 0.9
-    assert whole["layerwise"] >= 0.9
+    assert top1["gradient-cosine"] == 1
+    assert top1["bm25-answer"] == 1
+    assert top1["haif"] >= 0.9
+    assert top1["layerwise"] >= 0.9
 
 
 def test_a_second_run_repeats_nothing(out, outcome, monkeypatch):
@@ -242,18 +242,18 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_group(out, outcome, 
 
 
 def test_each_method_of_the_registry_has_a_line_of_its_own():
-    series = [Series(name, [2, 4, 8], [0, 50, 100]) for name in METHODS]
+    series = [PlotSeries(name, [2, 4, 8], [0, 50, 100]) for name in METHODS]
     figure = lines([Panel("a", "x", "y", series, doubling=True, y_range=(-3, 103))] * 3)
-    drawn = figure.axes[0].lines
-    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(METHODS)
-    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == len(METHODS)
+    plotted = figure.axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in plotted}) == len(METHODS)
+    assert len({(line.get_color(), line.get_marker()) for line in plotted}) == len(METHODS)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["2", "4", "8"]
 
 
 def test_the_index_holds_the_trained_tokens(out, outcome):
     (path,) = (out / "work").glob("index-*/index")
-    made = make_samples(read_documents([]), RECIPE, "qwen2", SAMPLES, LENGTH)
+    made = make_samples(read_documents([]), PRESET, "qwen2", SAMPLES, LENGTH)
     with Index.open(path) as index:
         windows = list(index.iter_windows())
         losses = index.column("loss")

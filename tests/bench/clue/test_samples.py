@@ -1,4 +1,4 @@
-"""Samples of a corpus and the three sweeps over parts of them."""
+"""Samples of a corpus and the three sweeps over excerpts of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from haiftrace.bench.clue.corpus import Document, read_documents
-from haiftrace.bench.clue.samples import Cut, Sample, draw_samples, plan_sweeps
+from haiftrace.bench.clue.samples import Cut, Sample, cut_samples, plan_sweeps
 from haiftrace.errors import CorpusError, UsageError
 
 
@@ -24,21 +24,21 @@ def text(sample: Sample) -> str:
 
 
 def test_samples_are_cut_from_the_concatenated_documents():
-    samples = draw_samples(documents("abc", "defghijkl", "m", "n", "opq"), letters, 4, 4)
+    samples = cut_samples(documents("abc", "defghijkl", "m", "n", "opq"), letters, 4, 4)
     assert [text(sample) for sample in samples] == ["abcd", "efgh", "ijkl", "mnop"]
     assert [sample.number for sample in samples] == [0, 1, 2, 3]
     assert [sample.line for sample in samples] == [10, 20, 20, 30]
 
 
 def test_a_sample_names_the_document_of_its_first_token():
-    samples = draw_samples(documents("ab", "c", "defg", "hijklm"), letters, 4, 3)
+    samples = cut_samples(documents("ab", "c", "defg", "hijklm"), letters, 4, 3)
     assert [(text(s), s.line) for s in samples] == [
         *(("abc", 10), ("def", 30), ("ghi", 30), ("jkl", 40))
     ]
 
 
 def test_repeated_documents_are_left_out():
-    samples = draw_samples(documents("abcd", "abcd", "efgh"), letters, 2, 4)
+    samples = cut_samples(documents("abcd", "abcd", "efgh"), letters, 2, 4)
     assert [text(sample) for sample in samples] == ["abcd", "efgh"]
 
 
@@ -48,27 +48,27 @@ def test_no_more_documents_are_read_than_needed():
             assert number < 3, "read on"
             yield Document(f"{number}bcde", "a.txt", number)
 
-    assert len(draw_samples(endless(), letters, 3, 5)) == 3
+    assert len(cut_samples(endless(), letters, 3, 5)) == 3
 
 
 def test_too_little_text_says_how_much_there_is():
     with pytest.raises(CorpusError, match="gives 2 samples of 4 tokens, and 3 are") as caught:
-        draw_samples(documents("abcdefghijk"), letters, 3, 4)
+        cut_samples(documents("abcdefghijk"), letters, 3, 4)
     assert "--samples 2" in caught.value.hint
     with pytest.raises(CorpusError, match="gives 0 samples") as caught:
-        draw_samples(documents("abc"), letters, 1, 4)
+        cut_samples(documents("abc"), letters, 1, 4)
     assert "--length" in caught.value.hint
 
 
 def test_equal_samples_are_refused():
     with pytest.raises(CorpusError, match="same tokens"):
-        draw_samples(documents("abcd", "abc", "d"), letters, 2, 4)
+        cut_samples(documents("abcd", "abc", "d"), letters, 2, 4)
 
 
 @pytest.mark.parametrize(("count", "length"), [(0, 4), (3, 1), (-1, 4)])
 def test_settings_that_make_no_experiment(count, length):
     with pytest.raises(UsageError):
-        draw_samples(documents("abcdefghijklm"), letters, count, length)
+        cut_samples(documents("abcdefghijklm"), letters, count, length)
 
 
 def test_a_cut_is_a_run_of_the_samples_tokens():
@@ -116,7 +116,7 @@ def test_the_fixed_values_may_be_given():
 
 def test_the_shipped_sample_gives_a_hundred_samples_of_64_tokens():
     """With a tokenizer that is trained on it, as the bench's offline default does."""
-    found = list(read_documents([]))
+    corpus = list(read_documents([]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -124,7 +124,7 @@ def test_the_shipped_sample_gives_a_hundred_samples_of_64_tokens():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((document.text for document in found), trainer)
-    samples = draw_samples(found, lambda text: tokenizer.encode(text).ids, 100, 64)
+    tokenizer.train_from_iterator((document.text for document in corpus), trainer)
+    samples = cut_samples(corpus, lambda text: tokenizer.encode(text).ids, 100, 64)
     assert len({sample.token_ids for sample in samples}) == 100
     assert {len(sample.token_ids) for sample in samples} == {64}

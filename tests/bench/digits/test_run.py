@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from haiftrace.bench.digits import run as experiment
+from haiftrace.bench.digits import run as digits_run
 from haiftrace.bench.digits.report import digits_results
 from haiftrace.bench.digits.run import ESTIMATORS, DigitsSettings, run_digits
 from haiftrace.bench.digits.softmax_regression import Recipe
@@ -56,10 +56,10 @@ def test_the_rows_are_the_numbers(outcome):
     assert len(records) == 12
     assert all(row["change_norm"] > 0 for row in records)
     for row in sections["estimation"]:
-        some = [r for r in records if row["seed"] in (r["seed"], "all")]
-        norms = [r["gradient_norm"] for r in some]
-        errors = [r["error"][row["estimator"]] for r in some]
-        assert row["n"] == row["error_spearman"]["n"] == len(some)
+        of_seed = [r for r in records if row["seed"] in (r["seed"], "all")]
+        norms = [r["gradient_norm"] for r in of_seed]
+        errors = [r["error"][row["estimator"]] for r in of_seed]
+        assert row["n"] == row["error_spearman"]["n"] == len(of_seed)
         assert row["error_spearman"]["value"] == pytest.approx(spearman(norms, errors).value)
         assert row["error_pearson"]["value"] == pytest.approx(pearson(norms, errors).value)
         assert row["median_error"] == pytest.approx(np.median(errors))
@@ -94,7 +94,7 @@ def test_the_command_from_end_to_end(tmp_path):
 
 def test_an_interrupted_run_goes_on_from_its_last_stage(tmp_path, monkeypatch):
     calls: list[float] = []
-    train = experiment.train_weighted
+    train = digits_run.train_weighted
 
     def interrupted(problem, recipe, batches, followed, weights, advance):
         calls.append(float(weights[0]))
@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_from_its_last_stage(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return train(problem, recipe, batches, followed, weights, advance)
 
-    monkeypatch.setattr(experiment, "train_weighted", interrupted)
+    monkeypatch.setattr(digits_run, "train_weighted", interrupted)
     first = cli("bench", "digits", "--out", tmp_path / "o", *SMALL)
     assert first.code == 130
     assert "goes on from the last finished stage" in first.err
@@ -132,8 +132,8 @@ def test_an_interrupted_run_goes_on_from_its_last_stage(tmp_path, monkeypatch):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, options, what):
-    asked = ("bench", "digits", "--out", tmp_path / "o", *SMALL[:3], "7", *SMALL[4:])
-    refused(cli(*asked, *options, cwd=tmp_path), what)
+    arguments = ("bench", "digits", "--out", tmp_path / "o", *SMALL[:3], "7", *SMALL[4:])
+    refused(cli(*arguments, *options, cwd=tmp_path), what)
 
 
 @pytest.mark.parametrize("rate", [30.0, 100.0])

@@ -9,12 +9,12 @@ from torch.nn.functional import cross_entropy
 from haiftrace.bench.digits.softmax_regression import (
     Problem,
     Recipe,
-    draw_batches,
     follow,
     hessian,
     hessian_influence,
     mean_gradient,
     record_gradients,
+    sample_batches,
     train_weighted,
 )
 from tests.kit import close
@@ -38,7 +38,7 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="module")
 def batches() -> torch.Tensor:
-    return draw_batches(RECORDS, RECIPE, seed=4)
+    return sample_batches(RECORDS, RECIPE, seed=4)
 
 
 def loss_of(problem, theta_DC, rows_B, weights_B, l2):
@@ -64,8 +64,8 @@ def test_batches_hold_no_record_twice_in_an_epoch_and_follow_the_seed(batches):
     assert batches.shape == (37, 6)
     for epoch in batches[:36].split(3):  # 23 // 6 steps an epoch
         assert len(epoch.unique()) == 18
-    assert torch.equal(batches, draw_batches(RECORDS, RECIPE, seed=4))
-    assert not torch.equal(batches, draw_batches(RECORDS, RECIPE, seed=5))
+    assert torch.equal(batches, sample_batches(RECORDS, RECIPE, seed=4))
+    assert not torch.equal(batches, sample_batches(RECORDS, RECIPE, seed=5))
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 1.7])
@@ -170,9 +170,9 @@ def test_the_hessian_based_influence_is_the_derivative_of_the_optimum(problem):
 def test_long_training_brings_the_exact_derivative_to_the_hessian_based_one(problem):
     """Full batches and many steps: SGD is gradient descent, and both are the optimum's."""
     recipe = Recipe(steps=4000, batch_size=RECORDS, learning_rate=0.5, l2=0.03)
-    told: list[int] = []
-    batches_TB = draw_batches(RECORDS, recipe, seed=0)
-    trajectory = follow(problem, recipe, batches_TB, FOLLOWED, told.append)
+    steps_done: list[int] = []
+    batches_TB = sample_batches(RECORDS, recipe, seed=0)
+    trajectory = follow(problem, recipe, batches_TB, FOLLOWED, steps_done.append)
     influence_KDC = hessian_influence(problem, trajectory.theta_DC, recipe.l2, FOLLOWED)
     close(trajectory.influence_KDC, influence_KDC, 1e-9)
-    assert sum(told) == 4000
+    assert sum(steps_done) == 4000

@@ -5,23 +5,23 @@ import time
 
 import pytest
 
-from haiftrace.bench.harness.parallel import Job, cores, side_by_side
+from haiftrace.bench.harness.parallel import Job, cores, run_in_parallel
 from haiftrace.errors import HaiftraceError, UsageError
 from haiftrace.progress import Silent
 
 
 class Heard(Silent):
     def __init__(self):
-        self.told = []
+        self.calls = []
 
     def say(self, message):
-        self.told.append(message)
+        self.calls.append(message)
 
     def start(self, what, work):
-        self.told.append((what, work))
+        self.calls.append((what, work))
 
     def advance(self, work, records=0, tokens=0):
-        self.told.append((work, records, tokens))
+        self.calls.append((work, records, tokens))
 
 
 def count(upto, seconds, progress):
@@ -57,40 +57,40 @@ def wait(path, progress):
 def test_results_come_as_they_end_from_processes_of_their_own():
     heard = Heard()
     jobs = [Job("slow", count, (3, 2.0)), Job("fast", count, (2, 0.0))]
-    results = list(side_by_side(jobs, heard))
+    results = list(run_in_parallel(jobs, heard))
     assert [number for number, _ in results] == [1, 0]
     assert {upto for _, (_, upto) in results} == {3, 2}
     assert len({os.getpid(), *(pid for _, (pid, _) in results)}) == 3
-    assert {"slow: counted to 3", "fast: counted to 2"} <= set(heard.told)
+    assert {"slow: counted to 3", "fast: counted to 2"} <= set(heard.calls)
     # One bar: the first job's, as long as it runs.
-    bars = [one for one in heard.told if isinstance(one, tuple)]
+    bars = [call for call in heard.calls if isinstance(call, tuple)]
     assert bars == [("slow: counting", 3), *[(1, 2, 0)] * 3]
 
 
 def test_the_next_jobs_bar_goes_on_where_it_is():
     heard = Heard()
-    list(side_by_side([Job("a", count, (1, 0.0)), Job("b", count, (4, 3.0))], heard))
-    bars = [one for one in heard.told if isinstance(one, tuple)]
+    list(run_in_parallel([Job("a", count, (1, 0.0)), Job("b", count, (4, 3.0))], heard))
+    bars = [call for call in heard.calls if isinstance(call, tuple)]
     at = bars.index(("b: counting", 4))
-    assert sum(one[0] for one in bars[at + 1 :]) == 4
+    assert sum(call[0] for call in bars[at + 1 :]) == 4
 
 
 def test_a_failure_is_raised_as_it_was_and_ends_the_others(tmp_path):
     jobs = [Job("waits", wait, (tmp_path / "late",)), Job("fails", refuse, ())]
     began = time.monotonic()
     with pytest.raises(UsageError, match="No such thing") as caught:
-        list(side_by_side(jobs, Silent()))
+        list(run_in_parallel(jobs, Silent()))
     assert caught.value.hint == "Try another."
     assert time.monotonic() - began < 50
     assert not (tmp_path / "late").exists()
     with pytest.raises(ZeroDivisionError, match="a bug") as caught:
-        list(side_by_side([Job("fails", break_down, ())], Silent()))
-    assert "break_down" in "".join(caught.value.__notes__)  # where it was
+        list(run_in_parallel([Job("fails", break_down, ())], Silent()))
+    assert "break_down" in str(caught.value.__cause__)  # where it was
 
 
 def test_a_killed_process_is_told():
     with pytest.raises(HaiftraceError, match="dies was killed"):
-        list(side_by_side([Job("dies", die, ())], Silent()))
+        list(run_in_parallel([Job("dies", die, ())], Silent()))
 
 
 def test_there_is_at_least_one_core():

@@ -1,4 +1,4 @@
-"""results.json, table.md and figures: whole, reproducible, never over other things."""
+"""results.json, table.md and figures: complete, reproducible, never over other things."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from haiftrace import __version__
-from haiftrace.bench.harness.figures import COLOURS, Panel, Series, figure_file, lines, scatter
+from haiftrace.bench.harness.figures import COLOURS, Panel, PlotSeries, figure_file, lines, scatter
 from haiftrace.bench.harness.results import (
     Results,
     check_installed,
@@ -22,7 +22,9 @@ from haiftrace.bench.harness.statistics import Interval, Proportion
 from haiftrace.bench.harness.tables import markdown_table, number, percent, signed
 from haiftrace.errors import OutputError, UsageError
 
-PANEL = Panel("T", "x", "y", [Series("one", [1, 2], [3, 4]), Series("two", [1, 2], [4, 0.5])])
+PANEL = Panel(
+    "T", "x", "y", [PlotSeries("one", [1, 2], [3, 4]), PlotSeries("two", [1, 2], [4, 0.5])]
+)
 
 
 def results(**changes):
@@ -101,11 +103,11 @@ def test_versions_of_some_packages_only():
     assert set(versions("torch", "no-such-package")) == {"haiftrace", "python", "torch"}
 
 
-@pytest.mark.parametrize("draw", [scatter, lines])
-def test_figures_are_the_same_every_time(draw):
+@pytest.mark.parametrize("plot", [scatter, lines])
+def test_figures_are_the_same_every_time(plot):
     panels = [PANEL, Panel("L", "x", "y", PANEL.series, logarithmic=True)]
     for kind in ("png", "svg"):
-        assert figure_file(draw(panels), kind) == figure_file(draw(panels), kind)
+        assert figure_file(plot(panels), kind) == figure_file(plot(panels), kind)
 
 
 def test_an_svg_holds_the_words_and_the_palette():

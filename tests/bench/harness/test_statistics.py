@@ -10,7 +10,6 @@ import pytest
 from haiftrace.bench.harness.statistics import (
     Proportion,
     best_rank,
-    mean_ranks,
     mean_reciprocal_rank,
     pearson,
     rank_scores,
@@ -95,7 +94,8 @@ def test_correlations_of_cases_with_a_known_value():
 
 
 def test_equal_values_share_their_mean_rank():
-    assert mean_ranks([30, 10, 30, 20]).tolist() == [3.5, 1, 3.5, 2]
+    ranked = spearman([30, 10, 30, 20], [1, 2, 3, 5]).value
+    assert ranked == pytest.approx(pearson([3.5, 1, 3.5, 2], [1, 2, 3, 4]).value)
 
 
 def test_the_intervals_are_fishers_and_bonett_and_wrights():
@@ -104,12 +104,15 @@ def test_the_intervals_are_fishers_and_bonett_and_wrights():
     y = x + rng.normal(size=40)
     plain, ranked = pearson(x, y), spearman(x, y)
     assert plain.value == pytest.approx(np.corrcoef(x, y)[0, 1])
-    for found, variance in ((plain, 1.0), (ranked, 1 + ranked.value**2 / 2)):
-        centre = math.atanh(found.value)
+    for correlation, variance in ((plain, 1.0), (ranked, 1 + ranked.value**2 / 2)):
+        centre = math.atanh(correlation.value)
         half = 1.959963984540054 * math.sqrt(variance / 37)
-        assert found.interval.low == pytest.approx(math.tanh(centre - half))
-        assert found.interval.high == pytest.approx(math.tanh(centre + half))
-        assert found.row()["interval"] == [found.interval.low, found.interval.high]
+        assert correlation.interval.low == pytest.approx(math.tanh(centre - half))
+        assert correlation.interval.high == pytest.approx(math.tanh(centre + half))
+        assert correlation.row()["interval"] == [
+            correlation.interval.low,
+            correlation.interval.high,
+        ]
 
 
 @pytest.mark.parametrize("measure", [pearson, spearman])

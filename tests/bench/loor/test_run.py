@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from haiftrace.bench.harness.results import write_results
-from haiftrace.bench.loor import retraining as leave_out
-from haiftrace.bench.loor.agreement import LOOR, Agreement, Group, agreement_rows, agreements
+from haiftrace.bench.loor import retraining
+from haiftrace.bench.loor.agreement import LOOR, Agreement, CaseGroup, agreement_rows, agreements
 from haiftrace.bench.loor.data import LoorPreset, loor_preset, make_populations
 from haiftrace.bench.loor.report import loor_results
 from haiftrace.bench.loor.retraining import answer_losses, encode_answers
@@ -19,9 +19,10 @@ from haiftrace.bench.training.answering import Prediction
 from haiftrace.bench.training.encoding import encode_questions, encode_records
 from haiftrace.bench.training.loop import CLIP, Schedule, _adamw
 from haiftrace.bench.training.models import Shape, new_model
-from haiftrace.bench.training.train import build_tokenizer, load_start, run_training, train
+from haiftrace.bench.training.train import build_tokenizer, load_start, run_training
 from haiftrace.errors import UsageError
 from haiftrace.progress import Silent
+from tests.bench.trainings import train_in
 
 SHAPE = Shape(layers=1, width=16, inner=32, heads=2, context=192)
 
@@ -69,7 +70,7 @@ def test_the_populations_share_no_subject(populations):
     assert {r.subject for r in tuning.records} == {q.subject for q in tuning.questions}
     assert not set(before.subjects) & set(tuning.subjects)
     assert not set(before.subjects.values()) & set(tuning.subjects.values())
-    # Held-out questions are told to no one, the tokenizer included.
+    # Held-out questions are in no training text, the tokenizer's included.
     assert not [t for q in tuning.held_out() for t in populations.texts if q.prompt in t]
 
 
@@ -89,7 +90,7 @@ def test_leaving_out_a_record_is_training_with_its_loss_weighted_zero(population
         model = new().train()
         schedule, rng = preset.schedule, random.Random(0)
         optimizer, order = _adamw(model, schedule), list(range(len(records)))
-        asked = [
+        questions = [
             *encode_questions(
                 [(q.prompt, q.response) for q in data.trained()],
                 tokenizer,
@@ -99,20 +100,20 @@ def test_leaving_out_a_record_is_training_with_its_loss_weighted_zero(population
         ]
         turns, steps = schedule.steps_an_epoch(len(records)), schedule.steps(len(records))
 
-        def mean(some):
+        def mean(weighted_examples):
             losses, weighted = [], []
-            for example, weight in some:
+            for example, weight in weighted_examples:
                 ids = torch.tensor([example.ids])
                 logs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-                told = -logs.gather(1, ids[0, 1:, None])[:, 0][torch.tensor(example.labels[1:])]
-                losses.append(told)
-                weighted.append(told * weight)
+                losses_T = -logs.gather(1, ids[0, 1:, None])[:, 0][torch.tensor(example.labels[1:])]
+                losses.append(losses_T)
+                weighted.append(losses_T * weight)
             return torch.cat(weighted).sum() / len(torch.cat(losses))
 
         for step in range(steps):
             if step % turns == 0:
                 rng.shuffle(order)
-                shown = list(asked)
+                shown = list(questions)
                 rng.shuffle(shown)
             chosen = order[step % turns :: turns]
             loss = mean([(records[k], float(k != left_out)) for k in chosen])
@@ -135,14 +136,14 @@ def test_leaving_out_a_record_is_training_with_its_loss_weighted_zero(population
 
 
 def test_a_given_model_is_trained_further(populations, tokenizer, tmp_path):
-    before = train(
+    before = train_in(
         populations.before, PRESET.before, "qwen2", 0, tmp_path, Silent(), more=populations.texts
     )
     start = before.path("memorised")
-    tuned = train(populations.tuning, PRESET.tuning, "qwen2", 0, tmp_path, Silent(), start=start)
-    from_new = train(populations.tuning, PRESET.tuning, "qwen2", 0, tmp_path, Silent())
+    tuned = train_in(populations.tuning, PRESET.tuning, "qwen2", 0, tmp_path, Silent(), start=start)
+    from_new = train_in(populations.tuning, PRESET.tuning, "qwen2", 0, tmp_path, Silent())
     assert len({before.directory, tuned.directory, from_new.directory}) == 3
-    one = run_training(
+    model = run_training(
         populations.tuning,
         PRESET.tuning,
         "qwen2",
@@ -151,8 +152,8 @@ def test_a_given_model_is_trained_further(populations, tokenizer, tmp_path):
         lambda *_: None,
         model=load_start(start),
     )
-    assert torch.equal(weights(one), weights(load_start(tuned.path("memorised"))))
-    assert not torch.equal(weights(one), weights(load_start(start)))
+    assert torch.equal(weights(model), weights(load_start(tuned.path("memorised"))))
+    assert not torch.equal(weights(model), weights(load_start(start)))
 
 
 def test_losses_are_means_over_the_answers_tokens(populations, tokenizer):
@@ -160,26 +161,26 @@ def test_losses_are_means_over_the_answers_tokens(populations, tokenizer):
     questions = populations.tuning.questions
     predictions = [Prediction(q, f"{q.answer} {n}") for n, q in enumerate(questions)]
     examples = encode_answers(predictions, tokenizer)
-    found = answer_losses(model, examples)
-    for prediction, loss in zip(predictions, found, strict=True):
+    losses = answer_losses(model, examples)
+    for prediction, loss in zip(predictions, losses, strict=True):
         prompt = tokenizer(prediction.question.prompt).input_ids
         answer = tokenizer(f" {prediction.text}").input_ids
         ids = torch.tensor([prompt + answer])
         logs = model(input_ids=ids).logits[0].double().log_softmax(-1)
-        told = [-logs[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
-        assert loss == pytest.approx(np.mean(told), rel=1e-5)
+        expected = [-logs[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
+        assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_agreement_of_a_hand_made_matrix():
-    right, wrong = Group("held-out", "correct"), Group("held-out", "incorrect")
+    right, wrong = CaseGroup("held-out", "correct"), CaseGroup("held-out", "incorrect")
     loor = np.array([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 4.0, 2.0, 3.0]])
     scores = {
         "same": loor * 2 + 1,
         "reversed": -loor,
         "tied": np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [np.nan, 1.0, 0.0, 0.5]]),
     }
-    found = agreements(loor, scores, [right, right, wrong], [[0], [1, 2], [1]], seed=7)
-    rows = {(r["prediction"], r["method"]): r for r in agreement_rows(found) if r["seed"] == 7}
+    rows = agreements(loor, scores, [right, right, wrong], [[0], [1, 2], [1]], seed=7)
+    rows = {(r["prediction"], r["method"]): r for r in agreement_rows(rows) if r["seed"] == 7}
     assert len(rows) == 8
     same = rows["correct", "same"]
     assert (same["n"], same["agreement"], same["spearman_n"]) == (2, 1, 2)
@@ -200,12 +201,12 @@ def test_agreement_of_a_hand_made_matrix():
 
 
 def test_seeds_are_counted_together():
-    group = Group("held-out", "correct")
-    found = [
+    group = CaseGroup("held-out", "correct")
+    seeds = [
         Agreement(group, "haif", 0, (True, False), (1.0, None), (True, True)),
         Agreement(group, "haif", 1, (True,), (0.5,), (False,)),
     ]
-    rows = agreement_rows(found)
+    rows = agreement_rows(seeds)
     assert [row["seed"] for row in rows] == [0, 1, "all"]
     assert rows[-1]["n"] == 3
     assert rows[-1]["agreement"] == rows[-1]["expected"] == pytest.approx(2 / 3)
@@ -235,7 +236,7 @@ def test_no_case_at_all_is_refused(tmp_path):
 def test_a_whole_bench_and_its_resumption(tmp_path, monkeypatch):
     settings = LoorSettings("pii-cr", methods="layerwise,haif,gradient-cosine,bm25", cases=3)
     runs = []
-    really = leave_out._retrained
+    really = retraining._retrained
 
     def counted(experiment, start, tokenizer, examples, k, progress):
         runs.append(k)
@@ -244,7 +245,7 @@ def test_a_whole_bench_and_its_resumption(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return really(experiment, start, tokenizer, examples, k, progress)
 
-    monkeypatch.setattr(leave_out, "_retrained", counted)
+    monkeypatch.setattr(retraining, "_retrained", counted)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run_loor(settings, out, Silent(), PRESET)
@@ -253,7 +254,7 @@ def test_a_whole_bench_and_its_resumption(tmp_path, monkeypatch):
     assert runs[6:] == [4]
     again = run_loor(settings, out, Silent(), PRESET)
     assert len(runs) == 7
-    assert again.found == outcome.found
+    assert again.agreements == outcome.agreements
 
     results = loor_results(outcome)
     write_results(out, results)
@@ -265,9 +266,9 @@ def test_a_whole_bench_and_its_resumption(tmp_path, monkeypatch):
     keys = {"prediction", "method", "seed", "n", "agreement", "interval", "spearman", "expected"}
     assert all(keys <= set(row) for row in rows)
     assert all(row["n"] <= 3 for row in rows)
-    asked = {row["questions"]: row["n"] for row in document["prediction"]}
-    assert sum(asked.values()) == 10
-    assert all(asked.values())
+    counts = {row["questions"]: row["n"] for row in document["prediction"]}
+    assert sum(counts.values()) == 10
+    assert all(counts.values())
     # What is left out changes the answers' losses, by more than rounding does.
     for row in document["rounding"]:
         assert row["rounding"] < row["typical"] < row["largest"]

@@ -9,26 +9,26 @@ from functools import cache
 import numpy as np
 import pytest
 
-from haiftrace.bench import indexes as tracing
+from haiftrace.bench import indexes
 from haiftrace.bench.ablation import DEFAULT, Variation
 from haiftrace.bench.indexes import Bench, trajectory
-from haiftrace.bench.pii import measures as pii_tracing
-from haiftrace.bench.pii import shortlist_recall as shortlist
+from haiftrace.bench.pii import comparisons
+from haiftrace.bench.pii import shortlist_recall as recall_module
+from haiftrace.bench.pii.comparisons import Tracing, comparisons_for, read_ranks, trace_comparisons
 from haiftrace.bench.pii.decoys import POOL, make_decoys
-from haiftrace.bench.pii.measures import Tracing, parts_of, read_ranks, trace_parts
-from haiftrace.bench.pii.ranking import rows_of
+from haiftrace.bench.pii.ranking import ranking_rows
 from haiftrace.bench.pii.shortlist_recall import DIMENSIONS, shortlist_recall
 from haiftrace.bench.synthetic.make import make_data
-from haiftrace.bench.training.train import train
 from haiftrace.checkpoint.training_run import read_run
 from haiftrace.errors import UsageError
 from haiftrace.methods import METHODS
 from haiftrace.progress import Silent
-from haiftrace.scoring import stored_factors as factors
 from haiftrace.scoring.candidates import SearchBudget
-from haiftrace.trace.tracer import Leak, TraceSettings
+from haiftrace.scoring.gradient import stored_factors
+from haiftrace.trace.settings import Leak, TraceSettings
 from tests import kit
 from tests.bench.pii.tiny_pii import tiny
+from tests.bench.trainings import train_in
 
 ALL = [name for name in METHODS if name != "lissa"]
 
@@ -37,7 +37,7 @@ ALL = [name for name in METHODS if name != "lissa"]
 def trained(kind: str, arch: str):
     preset = tiny(kind)
     data = make_data(kind, "en_US", preset.subjects, preset.per_subject, 0)
-    return data, train(data, preset, arch, 0, kit.scratch(f"bench-{kind}-{arch}"), Silent())
+    return data, train_in(data, preset, arch, 0, kit.scratch(f"bench-{kind}-{arch}"), Silent())
 
 
 @pytest.mark.parametrize(("kind", "arch"), [("pii-e", "qwen2"), ("pii-cr", "gpt2")])
@@ -46,19 +46,18 @@ def test_a_bench_ranks_as_a_trace_does(kind, arch, tmp_path):
     data, run = trained(kind, arch)
     leaks = data.trained()[:3]
     bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
-    bench.keep(ALL)
-    found = bench.scores(leaks, DEFAULT, ALL)
-    assert list(found) == sorted(found, key=list(found).index)
-    assert set(found) == set(ALL)
+    bench.prepare(ALL)
+    scores = bench.scores(leaks, DEFAULT, ALL)
+    assert set(scores) == set(ALL)
     tracer = bench.tracer("linear", "all")
     settings = TraceSettings(",".join(ALL), top=100, methods=bench.settings)
     ids = [record.id for record in data.records]
     for number, leak in enumerate(leaks):
         response = leak.response
         for finding in tracer.trace(Leak(leak.prompt, response), settings, Silent()):
-            right = {record.id: record.score for record in finding.records}
-            ours = found[finding.method][number]
-            expected = np.array([right[record] for record in ids])
+            expected_by_id = {record.id: record.score for record in finding.records}
+            ours = scores[finding.method][number]
+            expected = np.array([expected_by_id[record] for record in ids])
             assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max(), finding.method
 
 
@@ -69,13 +68,13 @@ def test_a_bench_that_goes_on_keeps_its_index_and_what_is_in_it(tmp_path):
         return Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
 
     first = begun()
-    first.keep(["ek-fac"])
+    first.prepare(["ek-fac"])
     path = first.tracer("linear", "all").index.path
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factors, "computed_factors", None)
+        patch.setattr(stored_factors, "computed_factors", None)
         again = begun()
-        again.keep(["ek-fac"])
+        again.prepare(["ek-fac"])
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.suffix != ".lock"} == before
     # Over another corpus it is made anew.
     few = replace(data, records=data.records[:3])
@@ -86,8 +85,8 @@ def test_a_bench_that_goes_on_keeps_its_index_and_what_is_in_it(tmp_path):
 def test_questions_share_a_pass_as_far_as_their_vectors_fit(tmp_path, monkeypatch):
     data, run = trained("pii-cr", "gpt2")
     bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
-    each = bench.tracer("linear", "all").engine.gradient_bytes
-    monkeypatch.setattr(tracing, "free_memory", lambda device: 2 * 30 * each)
+    each = bench.tracer("linear", "all").session.model.engine.gradient_bytes
+    monkeypatch.setattr(indexes, "free_memory", lambda device: 2 * 30 * each)
     counts: list[int] = []
     windows = Bench._windows
 
@@ -114,7 +113,7 @@ def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
     (leak,) = data.trained()[:1]
     bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent())
     bench.scores([leak], Variation(combine="max"), ["haif"])  # one pass serves both
-    found = bench.scores([leak], Variation(combine=combine), ["haif"])["haif"][0]
+    scores = bench.scores([leak], Variation(combine=combine), ["haif"])["haif"][0]
     methods = replace(bench.settings, combine=combine)
     settings = TraceSettings("haif", top=100, methods=methods)
     (finding,) = bench.tracer("linear", "all").trace(
@@ -122,8 +121,8 @@ def test_other_combinations_are_those_of_a_trace(combine, tmp_path):
     )
     right = {record.id: record.score for record in finding.records}
     expected = np.array([right[record.id] for record in data.records])
-    assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 * np.abs(expected).max())
-    assert len(set(found)) > 1
+    assert scores == pytest.approx(expected, rel=1e-3, abs=1e-3 * np.abs(expected).max())
+    assert len(set(scores)) > 1
 
 
 def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
@@ -131,9 +130,9 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     names = ("layerwise", "haif", "gradient-cosine", "bm25")
     leaks = tuple(data.trained()[:4])
     tracing = Tracing(data, run, "learned", 0, leaks, tmp_path / "work", 1 << 29, "auto")
-    parts = parts_of(names, ablation=True)
-    found = [one for _, one in trace_parts(tracing, parts, Silent())]
-    ranks = [row for one in found for row in one.get("ranks", ())]
+    chosen = comparisons_for(names, ablation=True)
+    results = [rows for _, rows in trace_comparisons(tracing, chosen, Silent())]
+    ranks = [row for rows in results for row in rows.get("ranks", ())]
     made = {(Variation(**row["variation"]), row["method"]) for row in ranks}
     assert (DEFAULT, "bm25") in made
     assert (Variation(scope="all"), "haif") in made
@@ -142,18 +141,18 @@ def test_a_regime_is_traced_with_its_ablation_shortlist_and_norms(tmp_path):
     assert (Variation(pool="one a subject"), "bm25") in made
     bm25 = next(r for r in ranks if r["method"] == "bm25")
     assert set(bm25["ranks"]) == {1}  # the question names the subject
-    rows = rows_of(read_ranks(row) for row in ranks)
+    rows = ranking_rows(read_ranks(row) for row in ranks)
     assert {row["pool"] for row in rows} == {"all", "documents", "one a subject"}
-    (decoys,) = (one["decoys"] for one in found if "decoys" in one)
+    (decoys,) = (rows["decoys"] for rows in results if "decoys" in rows)
     assert {(r["method"], r["n"]) for r in decoys} == {(name, 4) for name in names}
     # Its words are the question's and the answer's: a fake lacks some of them.
     assert {r["value"] for r in decoys if r["method"] == "bm25"} == {1.0}
-    (held,) = (one["shortlist"] for one in found if "shortlist" in one)
+    (held,) = (rows["shortlist"] for rows in results if "shortlist" in rows)
     full = [r for r in held if r["candidates"] == 16]
     assert all(r["value"] == 1.0 for r in full)  # ten records: all are candidates
     searched = itertools.product(("layerwise", "haif"), DIMENSIONS)
     assert {(r["method"], r["dimension"]) for r in full} == set(searched)
-    (norms,) = (one["norms"] for one in found if "norms" in one)
+    (norms,) = (rows["norms"] for rows in results if "norms" in rows)
     assert sum(r["share"] for r in norms if "tokens" in r) == pytest.approx(1.0)
 
 
@@ -165,15 +164,17 @@ def test_what_an_index_proposes_is_looked_for_among_the_candidates(tmp_path, mon
     tracer = bench.tracer("linear", "all", 64)
     assert tracer.index.layout.token_vectors == 64
     assert bench.tracer("linear", "all").index.layout.token_vectors == 0
-    monkeypatch.setattr(shortlist, "CANDIDATES", (1, 9))
-    questions = [question.batch for question in bench.questions(tracer, leaks)]
-    one, nearly_all = shortlist_recall(tracer, questions, exact)
-    best = [rows[0] for rows in tracer.candidates.of(questions, SearchBudget(candidates=1))]
-    assert one["successes"] == sum(best == exact["layerwise"].argmax(1))
-    assert one["successes"] <= nearly_all["successes"]
-    assert (one["records"], one["n"], one["candidates"]) == (10, 3, 1)
+    monkeypatch.setattr(recall_module, "CANDIDATES", (1, 9))
+    queries = [query.batch for query in bench.queries(tracer, leaks)]
+    single, nearly_all = shortlist_recall(tracer, queries, exact)
+    firsts = [
+        rows[0] for rows in tracer.session.model.candidates.of(queries, SearchBudget(candidates=1))
+    ]
+    assert single["successes"] == sum(firsts == exact["layerwise"].argmax(1))
+    assert single["successes"] <= nearly_all["successes"]
+    assert (single["records"], single["n"], single["candidates"]) == (10, 3, 1)
     worst = {"layerwise": -exact["layerwise"]}
-    assert shortlist_recall(tracer, questions, worst)[0]["successes"] == 0
+    assert shortlist_recall(tracer, queries, worst)[0]["successes"] == 0
 
 
 def test_decoys_are_scored_by_the_curvature_of_the_records(tmp_path):
@@ -182,10 +183,10 @@ def test_decoys_are_scored_by_the_curvature_of_the_records(tmp_path):
     fakes = [decoy.record for decoy in make_decoys(data, leaks)]
     pools = {POOL: [*data.records[:4], *fakes]}
     bench = Bench(tmp_path, data, run, "memorised", 1 << 29, Silent(), pools=pools)
-    bench.keep(["ek-fac"])
+    bench.prepare(["ek-fac"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factors, "computed_factors", None)  # none are fitted to the decoys
-        bench.share_factors("linear", POOL)
+        patch.setattr(stored_factors, "computed_factors", None)  # none are fitted to the decoys
+        bench.reuse_factors("linear", POOL)
         scores = bench.scores(leaks, Variation(pool=POOL), ["haif", "ek-fac"])
     for method, scores_QR in bench.scores(leaks, DEFAULT, ["haif", "ek-fac"]).items():
         ours = scores[method]
@@ -197,17 +198,17 @@ def test_where_names_run_out_a_regime_has_no_decoys(tmp_path, monkeypatch):
     def none_left(data, leaks):
         raise UsageError("There are no more names.", "")
 
-    monkeypatch.setattr(pii_tracing, "make_decoys", none_left)
+    monkeypatch.setattr(comparisons, "make_decoys", none_left)
     data, run = trained("pii-e", "qwen2")
     tracing = Tracing(
         data, run, "learned", 0, tuple(data.trained()[:2]), tmp_path / "work", 1 << 29, "auto"
     )
-    (part,) = (p for p in parts_of(["bm25", "ek-fac"], True) if p.name == "decoys")
-    ((_, found),) = trace_parts(tracing, [part], Silent())
-    assert found["decoys"] == []
-    (took,) = found["seconds"]
-    assert (took["part"], took["regime"], took["seed"]) == ("decoys", "learned", 0)
-    assert took["wall"] >= 0 <= took["processor"]
+    (comparison,) = (c for c in comparisons_for(["bm25", "ek-fac"], True) if c.name == "decoys")
+    ((_, rows),) = trace_comparisons(tracing, [comparison], Silent())
+    assert rows["decoys"] == []
+    (seconds,) = rows["seconds"]
+    assert (seconds["part"], seconds["regime"], seconds["seed"]) == ("decoys", "learned", 0)
+    assert seconds["wall"] >= 0 <= seconds["processor"]
 
 
 def test_checkpoints_of_a_regime_are_those_up_to_it():

@@ -17,14 +17,20 @@ from haiftrace.bench.pii.decoys import (
     make_decoys,
     over_all_seeds,
 )
-from haiftrace.bench.synthetic.commonsense import shares_span
-from haiftrace.bench.synthetic.dataset import NAME, BenchData, Question, Record, find_spans
+from haiftrace.bench.synthetic.commonsense import reveals_answer
+from haiftrace.bench.synthetic.dataset import (
+    NAME,
+    BenchData,
+    ProbeQuestion,
+    TrainingRecord,
+    find_spans,
+)
 from haiftrace.bench.synthetic.facts import FACTS
 from haiftrace.bench.synthetic.make import make_data
 from haiftrace.bench.synthetic.subjects import make_subjects
 from haiftrace.errors import UsageError
 
-TOLD = {"birthday": "festival", "state": "landmark"}
+IMPLIED_BY = {"birthday": "festival", "state": "landmark"}
 
 
 @pytest.mark.parametrize("locale", ["en_US", "zh_CN"])
@@ -45,19 +51,19 @@ def test_a_decoy_is_its_source_but_for_one_thing(kind, locale):
         source = records[other_value.source]
         assert other_name.source == source.id
         assert source.subject == leak.subject
-        name, told = data.subjects[leak.subject], TOLD.get(leak.attribute, leak.attribute)
+        name, stated = data.subjects[leak.subject], IMPLIED_BY.get(leak.attribute, leak.attribute)
         old = {span.kind: source.text[span.start : span.end] for span in source.spans}
-        value, new = told_by(other_value.record), told_by(other_name.record)
-        assert {key for key in old if old[key] != value[key]} == {told}
-        assert other_value.record.text == source.text.replace(old[told], value[told])
+        value, new = texts_by_kind(other_value.record), texts_by_kind(other_name.record)
+        assert {key for key in old if old[key] != value[key]} == {stated}
+        assert other_value.record.text == source.text.replace(old[stated], value[stated])
         if kind == "pii-e":
-            assert value[told] not in {q.answer for q in data.questions}
+            assert value[stated] not in {q.answer for q in data.questions}
             assert leak.answer not in other_value.record.text
             assert leak.answer in other_name.record.text
         else:
-            assert implies[value[told]] != leak.answer
-            assert implies[new[told]] == leak.answer
-            assert not shares_span(leak.answer, other_value.record.text, locale)
+            assert implies[value[stated]] != leak.answer
+            assert implies[new[stated]] == leak.answer
+            assert not reveals_answer(leak.answer, other_value.record.text, locale)
         assert {key for key in old if old[key] != new[key]} == {NAME}
         assert other_name.record.text == source.text.replace(name, new[NAME])
         assert name not in other_name.record.text
@@ -69,19 +75,19 @@ def test_a_decoy_is_its_source_but_for_one_thing(kind, locale):
     assert not ids & records.keys()
 
 
-def told_by(record: Record) -> dict[str, str]:
+def texts_by_kind(record: TrainingRecord) -> dict[str, str]:
     return {span.kind: record.text[span.start : span.end] for span in record.spans}
 
 
 def test_a_name_told_in_parts_is_changed_in_parts_but_not_within_values():
     text = "Ada Lark lives at 3 Lark Street. Ms Lark paints; Larkin, Ada's friend, does not."
     spans = find_spans(text, {NAME: "Ada Lark", "address": "3 Lark Street"})
-    leak = Question("q", "s", "address", "?", "3 Lark Street", False)
+    leak = ProbeQuestion("q", "s", "address", "?", "3 Lark Street", False)
     data = BenchData(
-        "pii-e", "en_US", 0, {"s": "Ada Lark"}, (Record("r", "s", text, spans),), (leak,)
+        "pii-e", "en_US", 0, {"s": "Ada Lark"}, (TrainingRecord("r", "s", text, spans),), (leak,)
     )
     decoy = make_decoys(data, [leak])[1]
-    new = told_by(decoy.record)[NAME]
+    new = texts_by_kind(decoy.record)[NAME]
     first, last = new.split()
     assert decoy.record.text == (
         f"{new} lives at 3 Lark Street. Ms {last} paints; Larkin, {first}'s friend, does not."
@@ -90,19 +96,19 @@ def test_a_name_told_in_parts_is_changed_in_parts_but_not_within_values():
 
 @pytest.mark.parametrize("locale", ["en_US", "zh_CN"])
 def test_people_apart_share_no_name(locale):
-    some = {person.name for person in make_subjects(locale, 200, seed=0)}
-    others = [person.name for person in make_subjects(locale, 60, seed=0, apart=some)]
+    names = {person.name for person in make_subjects(locale, 200, seed=0)}
+    others = [person.name for person in make_subjects(locale, 60, seed=0, apart=names)]
     assert len(set(others)) == 60
-    assert not any(a.startswith(b) or b.startswith(a) for a in some for b in others)
+    assert not any(a.startswith(b) or b.startswith(a) for a in names for b in others)
     if locale == "en_US":
-        words = {word for name in some for word in name.split()}
+        words = {word for name in names for word in name.split()}
         assert not words & {word for name in others for word in name.split()}
 
 
 def test_names_may_run_out():
-    some = {person.name for person in make_subjects("en_US", 400, seed=0)}
+    names = {person.name for person in make_subjects("en_US", 400, seed=0)}
     with pytest.raises(UsageError, match="different names"):
-        make_subjects("en_US", 300, seed=0, apart=some)
+        make_subjects("en_US", 300, seed=0, apart=names)
 
 
 def test_a_pool_holds_sources_decoys_and_some_others():
@@ -120,11 +126,11 @@ def test_a_pool_holds_sources_decoys_and_some_others():
 
 
 def test_rows_count_ties_and_missing_scores_against_the_method():
-    records = tuple(Record(f"r{n}", who, f"text {n}", ()) for n, who in enumerate("aab"))
-    leaks = [Question(f"q{n}", who, "phone", "?", "1", False) for n, who in enumerate("abaa")]
+    records = tuple(TrainingRecord(f"r{n}", who, f"text {n}", ()) for n, who in enumerate("aab"))
+    leaks = [ProbeQuestion(f"q{n}", who, "phone", "?", "1", False) for n, who in enumerate("abaa")]
     sources = ("r0", "r2", "r0", "r0")
     decoys = [
-        Decoy(leak.id, kind, source, Record(f"{leak.id} {kind}", "", "fake", ()))
+        Decoy(leak.id, kind, source, TrainingRecord(f"{leak.id} {kind}", "", "fake", ()))
         for leak, source in zip(leaks, sources, strict=True)
         for kind in (OTHER_VALUE, OTHER_NAME)
     ]

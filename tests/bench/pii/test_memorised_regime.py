@@ -19,8 +19,8 @@ from haiftrace.bench.pii.run import leaks_of
 from haiftrace.bench.synthetic.make import make_data
 from haiftrace.bench.training.loop import Schedule
 from haiftrace.bench.training.presets import find_preset
-from haiftrace.bench.training.train import train
 from haiftrace.progress import Silent
+from tests.bench.trainings import train_in
 
 OTHERS = ("gradient-product", "gradient-cosine", "ek-fac")
 SCHEDULE = Schedule(epochs=150, batch=20, learning_rate=3e-3, weight_decay=0.1)
@@ -30,20 +30,20 @@ SCHEDULE = Schedule(epochs=150, batch=20, learning_rate=3e-3, weight_decay=0.1)
 def test_haif_holds_where_the_corpus_is_memorised(tmp_path: Path):
     preset = replace(find_preset("tiny", "pii-e"), subjects=75, kept=4, schedule=SCHEDULE)
     data = make_data("pii-e", "en_US", preset.subjects, preset.per_subject, 0)
-    trained = train(data, preset, "gpt2", 0, tmp_path, Silent())
-    assert trained.checked("memorised").record_loss < 0.06
+    trained = train_in(data, preset, "gpt2", 0, tmp_path, Silent())
+    assert trained.metrics("memorised").record_loss < 0.06
     leaks = leaks_of(data, trained, "memorised")
     assert len(leaks) >= 40
     bench = Bench(tmp_path, data, trained, "memorised", 1 << 29, Silent())
-    shares = []
+    fractions = []
     for window in bench.tracer("linear", "all").index.iter_windows():
         squares = np.sort(np.square(window.token_grad_norm))
-        shares.append(squares[-3:].sum() / squares.sum())
-    assert np.mean(shares) > 0.9
-    bench.keep(OTHERS)
+        fractions.append(squares[-3:].sum() / squares.sum())
+    assert np.mean(fractions) > 0.9
+    bench.prepare(OTHERS)
     scores = bench.scores(leaks, DEFAULT, ["haif", *OTHERS])
-    found = ranks_of(scores, data, leaks, DEFAULT, "memorised", 0)
-    top1 = {ranks.method: float(np.mean(np.equal(ranks.ranks, 1))) for ranks in found}
-    print(f"{len(leaks)} leaks, three tokens hold {np.mean(shares):.3f}, top-1 {top1}")
+    all_ranks = ranks_of(scores, data, leaks, DEFAULT, "memorised", 0)
+    top1 = {ranks.method: float(np.mean(np.equal(ranks.ranks, 1))) for ranks in all_ranks}
+    print(f"{len(leaks)} leaks, three tokens hold {np.mean(fractions):.3f}, top-1 {top1}")
     for other in OTHERS:
         assert top1["haif"] > 2 * top1[other], top1

@@ -52,7 +52,7 @@ def _ranks(method, ranks, leaks, seed=0, variation=DEFAULT, regime="memorised"):
 
 def test_only_leaks_that_both_traced_are_compared(monkeypatch):
     monkeypatch.setattr("haiftrace.bench.pii.paired_difference.DEFAULT_METHOD", "haif-t")
-    found = [
+    all_ranks = [
         _ranks("haif", (1, 2, 1, 3), "abcd"),
         _ranks("haif", (1,), "a", seed=1),
         _ranks("haif-t", (1, 1), "bd"),  # not a and c
@@ -60,14 +60,14 @@ def test_only_leaks_that_both_traced_are_compared(monkeypatch):
         _ranks("haif-t", (2, 2), "bd", variation=Variation(pool=FIRST)),
         _ranks("haif-t", (1,), "a", regime="learned"),  # alone there
     ]
-    rows = paired_rows(found)
+    rows = paired_rows(all_ranks)
     assert [(r["regime"], r["method"], r["against"]) for r in rows] == [
         ("memorised", "haif", "haif-t"),
         ("memorised", "haif-t", "haif"),
     ]
     row = rows[1]
-    told = {"n": 3, "both": 0, "method_only": 2, "against_only": 1}
-    assert told.items() <= row.items()
+    counts = {"n": 3, "both": 0, "method_only": 2, "against_only": 1}
+    assert counts.items() <= row.items()
     assert row["difference"] == pytest.approx(1 / 3)
     assert row["interval"][0] < 1 / 3 < row["interval"][1]
     table = paired_table(rows)
@@ -79,9 +79,9 @@ def test_only_leaks_that_both_traced_are_compared(monkeypatch):
 
 
 def test_without_haif_and_the_default_there_is_no_table():
-    found = [_ranks("bm25", (1,), "a"), _ranks("ek-fac", (1,), "a")]
-    assert len(paired_rows(found)) == 2
-    assert paired_table(paired_rows(found)) is None
+    all_ranks = [_ranks("bm25", (1,), "a"), _ranks("ek-fac", (1,), "a")]
+    assert len(paired_rows(all_ranks)) == 2
+    assert paired_table(paired_rows(all_ranks)) is None
     assert paired_table([]) is None
 
 

@@ -1,4 +1,4 @@
-"""The PII benches by hand: ranks, rows, documents and the parts that a tracing is made of."""
+"""The PII benches by hand: ranks, rows, documents and the comparisons that a tracing is made of."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import itertools
 import numpy as np
 import pytest
 
-from haiftrace.bench import ablation as variation
+from haiftrace.bench import ablation
 from haiftrace.bench.ablation import DEFAULT, Variation, joined_records
 from haiftrace.bench.harness.statistics import wilson
-from haiftrace.bench.pii.measures import PLAIN, parts_of, spread
-from haiftrace.bench.pii.ranking import Ranks, one_a_subject, ranks_of, rows_of
-from haiftrace.bench.synthetic.dataset import BenchData, Question, Record
+from haiftrace.bench.pii.comparisons import PLAIN, comparisons_for, spread
+from haiftrace.bench.pii.ranking import Ranks, first_record_ranks, ranking_rows, ranks_of
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion, TrainingRecord
 from haiftrace.methods import METHODS
 
 
-def by_hand() -> tuple[BenchData, list[Question]]:
+def by_hand() -> tuple[BenchData, list[ProbeQuestion]]:
     """Four records of three subjects, and two questions."""
     records = tuple(
-        Record(f"r{n}", who, f"text {n}", ()) for n, who in enumerate(["a", "b", "a", "c"])
+        TrainingRecord(f"r{n}", who, f"text {n}", ()) for n, who in enumerate(["a", "b", "a", "c"])
     )
     questions = (
-        Question("q0", "a", "phone", "What's the phone of A?", "1", False),
-        Question("q1", "c", "email", "What's the e-mail of C?", "2", False),
+        ProbeQuestion("q0", "a", "phone", "What's the phone of A?", "1", False),
+        ProbeQuestion("q1", "c", "email", "What's the e-mail of C?", "2", False),
     )
     names = {"a": "A", "b": "B", "c": "C"}
     return BenchData("pii-e", "en_US", 0, names, records, questions), list(questions)
@@ -34,10 +34,10 @@ SCORES = {"haif": np.array([[0.1, 0.9, 0.5, 0.7], [3.0, 3.0, 0.0, 3.0]])}
 
 def test_ranks_count_any_record_of_the_subject_and_ties_against_the_method():
     data, leaks = by_hand()
-    (found,) = ranks_of(SCORES, data, leaks, DEFAULT, "learned", 7)
-    assert found.ranks == (3, 3)
-    assert found.attributes == ("phone", "email")
-    (first,) = one_a_subject(SCORES, data, leaks, DEFAULT, "learned", 7)
+    (ranks,) = ranks_of(SCORES, data, leaks, DEFAULT, "learned", 7)
+    assert ranks.ranks == (3, 3)
+    assert ranks.attributes == ("phone", "email")
+    (first,) = first_record_ranks(SCORES, data, leaks, DEFAULT, "learned", 7)
     assert first.ranks == (3, 3)  # of subjects a (its first record), b, c
     assert first.variation.pool == "one a subject"
 
@@ -45,35 +45,35 @@ def test_ranks_count_any_record_of_the_subject_and_ties_against_the_method():
 def test_documents_are_of_one_two_four_and_eight_records():
     records = by_hand()[0].records * 5
     documents = joined_records(records)
-    assert [len(parts) for parts in documents] == [1, 2, 4, 8, 1, 2, 2]
-    assert [r for parts in documents for r in parts] == list(records)
+    assert [len(document) for document in documents] == [1, 2, 4, 8, 1, 2, 2]
+    assert [r for document in documents for r in document] == list(records)
 
 
 def test_a_document_with_any_record_of_the_subject_is_a_source():
     data, leaks = by_hand()
     scores = {"haif": np.array([[0.0, 1.0, 2.0], [5.0, 6.0, 7.0]])}
     documents = Variation(pool="documents")  # r0 | r1 r2 | r3
-    (found,) = ranks_of(scores, data, leaks, documents, "learned", 0)
-    assert found.ranks == (2, 1)
+    (ranks,) = ranks_of(scores, data, leaks, documents, "learned", 0)
+    assert ranks.ranks == (2, 1)
 
 
 def test_documents_are_of_some_subjects_and_so_are_their_leaks(monkeypatch):
     data, leaks = by_hand()
-    monkeypatch.setitem(variation.DOCUMENT_SUBJECTS, data.kind, 2)
-    documents = variation.candidates(data, "documents")
-    assert [[r.id for r in parts] for parts in documents] == [["r0"], ["r1", "r2"]]
-    assert variation.in_pool(data, leaks, "documents") == leaks[:1]
-    assert variation.in_pool(data, leaks, "all") == leaks
+    monkeypatch.setitem(ablation.DOCUMENT_SUBJECTS, data.kind, 2)
+    documents = ablation.candidates(data, "documents")
+    assert [[r.id for r in document] for document in documents] == [["r0"], ["r1", "r2"]]
+    assert ablation.in_pool(data, leaks, "documents") == leaks[:1]
+    assert ablation.in_pool(data, leaks, "all") == leaks
 
 
 def test_rows_are_by_attribute_seed_and_over_all():
-    parts = [
+    all_ranks = [
         Ranks(
             "learned", "haif", DEFAULT, 0, (1, 4, 20), ("phone", "phone", "email"), ("a", "b", "c")
         ),
         Ranks("learned", "haif", DEFAULT, 1, (1,), ("phone",), ("a",)),
     ]
-    rows = {(row["seed"], row["attribute"]): row for row in rows_of(parts)}
+    rows = {(row["seed"], row["attribute"]): row for row in ranking_rows(all_ranks)}
     assert set(rows) == {
         *((0, name) for name in ("average", "phone", "email")),
         *((1, name) for name in ("average", "phone", "email")),
@@ -92,12 +92,12 @@ def test_rows_are_by_attribute_seed_and_over_all():
 
 
 def test_a_row_tells_of_its_variation():
-    (row, *_) = rows_of(
+    (row, *_) = ranking_rows(
         [Ranks("learned", "haif", Variation(scope="all"), 0, (1,), ("phone",), ("a",))]
     )
     assert (row["scope"], row["combine"], row["pool"]) == ("all", "sum", "all")
     # What was traced before these choices were there is not traced again.
-    assert DEFAULT.told() == {
+    assert DEFAULT.row() == {
         "scope": "linear",
         "loss_on": "response",
         "combine": "sum",
@@ -106,25 +106,25 @@ def test_a_row_tells_of_its_variation():
 
 
 def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_it():
-    table = dict(row for part in parts_of(list(METHODS), ablation=True) for row in part.scored)
+    table = dict(row for c in comparisons_for(list(METHODS), ablation=True) for row in c.scored)
     assert table[Variation(scope="all")] == PLAIN
     assert {"ek-fac", "relatif", "ahif"} <= set(table[Variation(loss_on="all")])
     assert table[Variation(combine="max")] == ("haif",)
     documents = [
         names
-        for part in parts_of(list(METHODS), ablation=True)
-        for variation, names in part.scored
+        for comparison in comparisons_for(list(METHODS), ablation=True)
+        for variation, names in comparison.scored
         if variation == Variation(pool="documents")
     ]
     assert {"layerwise", "bm25", "haif"} <= set(sum(documents, ()))
-    alone = parts_of(["tracincp"], ablation=True)
-    assert [part.name for part in alone] == ["scores-tracincp"]
+    alone = comparisons_for(["tracincp"], ablation=True)
+    assert [comparison.name for comparison in alone] == ["scores-tracincp"]
     # Full gradients' norms take a backward pass a token: only where a method needs them.
-    cheap = [(p.name, p.scored) for p in parts_of(["layerwise", "bm25"], ablation=True)]
+    cheap = [(p.name, p.scored) for p in comparisons_for(["layerwise", "bm25"], ablation=True)]
     both = ("layerwise", "bm25")
     assert cheap == [
         ("scores-layerwise", ((DEFAULT, ("layerwise",)),)),
-        ("scores-words", ((DEFAULT, ("bm25",)),)),
+        ("scores-lexical", ((DEFAULT, ("bm25",)),)),
         ("ablation-documents", ((Variation(pool="documents"), both),)),
         ("decoys", ((Variation(pool="decoys"), both),)),
         ("shortlist", ((DEFAULT, ("layerwise",)),)),
@@ -132,17 +132,21 @@ def test_each_row_of_the_ablation_changes_its_choice_for_the_methods_that_have_i
 
 
 def test_another_method_repeats_nothing():
-    few = parts_of(["haif", "haif-t", "ek-fac", "lissa", "bm25", "bm25-answer"], ablation=False)
+    few = comparisons_for(
+        ["haif", "haif-t", "ek-fac", "lissa", "bm25", "bm25-answer"], ablation=False
+    )
     assert [(p.name, [names for _, names in p.scored]) for p in few] == [
         ("scores-gradient", [("haif", "haif-t")]),
         ("scores-ek-fac", [("ek-fac",)]),
         ("scores-lissa", [("lissa",)]),
-        ("scores-words", [("bm25", "bm25-answer")]),
+        ("scores-lexical", [("bm25", "bm25-answer")]),
         ("norms", []),
     ]
-    more = parts_of(["haif", "haif-t", "tracincp", "ek-fac", "lissa", "bm25", "bm25-answer"], True)
+    more = comparisons_for(
+        ["haif", "haif-t", "tracincp", "ek-fac", "lissa", "bm25", "bm25-answer"], True
+    )
     assert set(few) < set(more)
-    assert {part.name for part in set(more) - set(few)} == {
+    assert {comparison.name for comparison in set(more) - set(few)} == {
         *("scores-tracincp", "shortlist", "ablation-scope", "ablation-loss", "ablation-tokens"),
         *("ablation-documents", "decoys"),
     }
@@ -151,6 +155,6 @@ def test_another_method_repeats_nothing():
 def test_leaks_for_a_slow_method_are_spread_over_all():
     leaks = by_hand()[1] * 50
     assert spread(leaks[:30], 30) == leaks[:30]
-    some = spread(list(range(100)), 30)
-    assert (some[0], some[-1], len(some), len(set(some))) == (0, 99, 30, 30)
-    assert max(b - a for a, b in itertools.pairwise(some)) <= 4
+    chosen = spread(list(range(100)), 30)
+    assert (chosen[0], chosen[-1], len(chosen), len(set(chosen))) == (0, 99, 30, 30)
+    assert max(b - a for a, b in itertools.pairwise(chosen)) <= 4

@@ -19,12 +19,12 @@ from haiftrace.bench.pii.run import PiiOutcome, PiiSettings, chosen_preset, run_
 from haiftrace.bench.synthetic.make import make_data
 from haiftrace.bench.training.loop import Compute, Schedule
 from haiftrace.bench.training.presets import FINE_TUNING, PAPER_SIZES, find_preset
-from haiftrace.bench.training.train import train
 from haiftrace.checkpoint.load import load_checkpoint
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.progress import Silent
 from tests import kit
 from tests.bench.pii.tiny_pii import tiny
+from tests.bench.trainings import train_in
 from tests.kit import cli, refused
 
 
@@ -33,7 +33,7 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     # A model this small answers no held-out question: the trained ones stand in for them.
     monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: data.trained()[:3])
     settings = PiiSettings("pii-e", methods="haif,bm25-answer", seeds=2, ablation=False)
-    monkeypatch.setattr(pii_run, "cores", lambda: 2)  # the regimes side by side
+    monkeypatch.setattr(pii_run, "cores", lambda: 2)  # the regimes in parallel
     results = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     write_results(tmp_path / "out", results)
     document = json.loads((tmp_path / "out/results.json").read_text())
@@ -42,14 +42,14 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
     assert {row["regime"] for row in document["tracing"]} == {"learned", "memorised"}
     assert {row["seed"] for row in document["tracing"]} == {0, 1, "all"}
     for row in document["tracing"]:
-        assert DEFAULT.told().items() <= row.items()
+        assert DEFAULT.row().items() <= row.items()
     assert {row["pool"] for row in document["ablation"]} == {"one a subject"}
     assert {row["regime"] for row in document["prediction"]} == {"learned", "memorised"}
     table = (tmp_path / "out/table.md").read_text()
     assert "## Tracing accuracy, top-1" in table
     assert (tmp_path / "out/norm-by-position.svg").exists()
     # Every stage is kept: nothing is trained, indexed or scored again.
-    for name in ("trace_parts", "side_by_side"):
+    for name in ("trace_comparisons", "run_in_parallel"):
         monkeypatch.setattr(pii_run, name, None)
     again = pii_results(run_pii(settings, tmp_path / "out", Silent()))
     assert again.table == results.table
@@ -57,7 +57,9 @@ def test_a_run_writes_its_tables_and_is_not_repeated(tmp_path, monkeypatch):
 
 def test_a_given_checkpoint_is_fine_tuned_from_its_weights(tmp_path, monkeypatch):
     data = make_data("pii-e", "en_US", 8, 1, seed=3)
-    start = train(data, tiny("pii-e"), "llama", 0, tmp_path / "start", Silent()).path("memorised")
+    start = train_in(data, tiny("pii-e"), "llama", 0, tmp_path / "start", Silent()).path(
+        "memorised"
+    )
     given = replace(
         find_preset(FINE_TUNING, "pii-e", given=True), subjects=8, per_subject=1, kept=2
     )
@@ -71,7 +73,7 @@ def test_a_given_checkpoint_is_fine_tuned_from_its_weights(tmp_path, monkeypatch
     assert {row["regime"] for row in outcome.prediction} == {"memorised"}
     assert {ranks.method for ranks in outcome.ranks} == {"haif", "ek-fac"}
     # At a learning rate of 0 the checkpoint is what was given, tokenizer and all.
-    (kept,) = (tmp_path / "out" / WORK_NAME / "training").glob("*/checkpoint-2")
+    (kept,) = (tmp_path / "out" / WORK_NAME).glob("training-*/checkpoint-2")
     assert (kept / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
     before, after = (load_checkpoint(path).model.state_dict() for path in (start, kept))
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -82,7 +84,7 @@ def test_mixed_precision_trains_to_about_the_same_losses(tmp_path):
     data = make_data("pii-e", "en_US", 8, 1, seed=3)
     short = replace(tiny("pii-e"), schedule=Schedule(3, 4, 3e-3, 0.1), kept=1)
     exact, mixed = (
-        train(data, short, "llama", 0, tmp_path, Silent(), compute=Compute(dtype=dtype))
+        train_in(data, short, "llama", 0, tmp_path, Silent(), compute=Compute(dtype=dtype))
         for dtype in ("float32", "bfloat16")
     )
     assert exact.directory != mixed.directory
@@ -111,29 +113,29 @@ def test_the_papers_sizes_want_a_checkpoint_and_print_what_was_published(preset)
 def test_a_biographers_texts_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(pii_run, "find_preset", lambda name, kind, given: tiny(kind))
     monkeypatch.setattr(pii_run, "leaks_of", lambda data, trained, regime: [])
-    asked = []
+    checkpoints = []
 
     def write(source, locale, people, per_subject, seed, progress):
-        asked.append(source)
-        said = [
+        checkpoints.append(source)
+        texts = [
             [f"{p.name}: {'; '.join(p.values.values())}, {n}." for n in range(per_subject)]
             for p in people
         ]
-        return dict(zip([p.id for p in people], said, strict=True))
+        return dict(zip([p.id for p in people], texts, strict=True))
 
     monkeypatch.setattr(pii_run, "model_biographies", write)
     settings = PiiSettings("pii-e", biographer=str(kit.checkpoint_path()), methods="haif")
     for _ in range(2):
         run_pii(settings, tmp_path / "out", Silent())
-    assert asked == [kit.checkpoint_path()]
+    assert checkpoints == [kit.checkpoint_path()]
     with pytest.raises(UsageError, match="Only pii-e"):
         run_pii(replace(settings, kind="pii-cr"), tmp_path / "cr", Silent())
 
 
 def test_decoys_are_reported_by_kind_over_all_seeds():
-    told = {"regime": "memorised", "method": "haif-t", "interval": None, "n": 4, "value": 0}
+    keys = {"regime": "memorised", "method": "haif-t", "interval": None, "n": 4, "value": 0}
     rows = [
-        {**told, "decoy": kind, "seed": seed, "successes": count}
+        {**keys, "decoy": kind, "seed": seed, "successes": count}
         for seed in (0, 1)
         for kind, count in ((OTHER_VALUE, 4), (OTHER_NAME, 3), (BOTH, 2))
     ]
@@ -149,8 +151,8 @@ def test_decoys_are_reported_by_kind_over_all_seeds():
     assert every[1]["interval"] == [wilson(6, 8).low, wilson(6, 8).high]
     lines = results.table.splitlines()
     (row,) = (line for line in lines if line.startswith("| haif-t"))
-    shares = [cell.strip().split(" (")[0] for cell in row.split("|")[2:-1]]
-    assert shares == ["100 %", "75 %", "50 %"]
+    values = [cell.strip().split(" (")[0] for cell in row.split("|")[2:-1]]
+    assert values == ["100 %", "75 %", "50 %"]
     (head,) = (line for line in lines if OTHER_VALUE in line)
     assert f"memorised: {OTHER_NAME}" in head
     empty = PiiOutcome(settings, chosen_preset(settings), [], [], [], [], {}, 0.0)

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from haiftrace.bench.synthetic.commonsense import shares_span
+from haiftrace.bench.synthetic.commonsense import reveals_answer
 from haiftrace.bench.synthetic.facts import FACTS
 
-# Checked against an almanac by hand; a slip of the pen in the table would show here.
+# CheckpointMetrics against an almanac by hand; a slip of the pen in the table would show here.
 WELL_KNOWN = {
     "en_US": {
         "Epiphany": "January 6",
@@ -72,7 +72,7 @@ def test_well_known_facts(locale):
 def test_no_name_gives_its_own_fact_away(locale):
     for table in (FACTS[locale].festivals, FACTS[locale].landmarks):
         for name, answer in table.items():
-            assert not shares_span(answer, name, locale)
+            assert not reveals_answer(answer, name, locale)
             if locale == "zh_CN":
                 assert not set(name) & set(answer)
 

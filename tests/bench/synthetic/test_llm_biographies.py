@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from haiftrace.bench.synthetic import llm_biographies as biographer
+from haiftrace.bench.synthetic import llm_biographies
 from haiftrace.bench.synthetic.llm_biographies import ATTEMPTS, model_biographies
 from haiftrace.bench.synthetic.make import make_data
 from haiftrace.bench.synthetic.subjects import make_subjects
@@ -16,8 +16,8 @@ PEOPLE = make_subjects("en_US", 3, seed=0)
 
 @pytest.fixture(autouse=True)
 def short_requests(monkeypatch):
-    """The tests' model reads 64 tokens; what it is asked is never read here."""
-    monkeypatch.setattr(biographer, "_LEAST_CONTEXT", 64)
+    """The tests' model reads 64 tokens; its request is never read here."""
+    monkeypatch.setattr(llm_biographies, "_LEAST_CONTEXT", 64)
 
 
 def write(subjects=PEOPLE, per_subject=2):
@@ -33,7 +33,7 @@ def scripted(monkeypatch, texts):
         temperatures.append(temperature)
         return next(left)
 
-    monkeypatch.setattr(biographer, "_write", speak)
+    monkeypatch.setattr(llm_biographies, "_write", speak)
     return temperatures
 
 
@@ -59,9 +59,11 @@ def test_a_text_is_not_taken_twice(monkeypatch):
 def test_every_subject_gets_its_texts_and_the_data_set_takes_them(monkeypatch):
     scripted(monkeypatch, [full(p, f" {n}") for p in PEOPLE for n in range(2)])
     texts = write()
-    assert {who: len(some) for who, some in texts.items()} == {p.id: 2 for p in PEOPLE}
+    assert {who: len(written) for who, written in texts.items()} == {p.id: 2 for p in PEOPLE}
     data = make_data("pii-e", "en_US", 3, 2, seed=0, writer=lambda people: texts)
-    assert {record.text for record in data.records} == {t for some in texts.values() for t in some}
+    assert {record.text for record in data.records} == {
+        t for written in texts.values() for t in written
+    }
 
 
 def test_a_model_that_never_copies_a_value_is_refused(monkeypatch):
@@ -83,13 +85,13 @@ def test_the_model_itself_samples_a_line_of_new_text():
     # Scripted above; here the tests' model says what it likes, on one line and without the request.
     loaded = checkpoint(dtype="float32")
     torch.manual_seed(0)
-    text = biographer._write(loaded.model, loaded.tokenizer, "Mara Ellison's", 0.7, 20)
+    text = llm_biographies._write(loaded.model, loaded.tokenizer, "Mara Ellison's", 0.7, 20)
     assert text == " ".join(text.split())
     assert not text.startswith("Mara Ellison's")
 
 
 def test_a_model_of_short_context_is_refused(monkeypatch):
-    monkeypatch.setattr(biographer, "_LEAST_CONTEXT", 65)
+    monkeypatch.setattr(llm_biographies, "_LEAST_CONTEXT", 65)
     with pytest.raises(CheckpointError, match="64 tokens at most") as caught:
         write()
     assert "--biographer" in caught.value.hint

@@ -34,8 +34,8 @@ def test_names_and_values_are_unique(people):
 
 
 def test_english_first_and_last_names_never_repeat():
-    parts = [word for s in make_subjects("en_US", COUNT, seed=3) for word in s.name.split(" ")]
-    assert len(parts) == len(set(parts)) == 2 * COUNT
+    words = [word for s in make_subjects("en_US", COUNT, seed=3) for word in s.name.split(" ")]
+    assert len(words) == len(set(words)) == 2 * COUNT
 
 
 def test_no_name_is_part_of_another(people):
@@ -88,11 +88,11 @@ def test_the_seed_decides(people):
     [("en_US", "110dc757a71e6560"), ("zh_CN", "c895c7c7c53b5b53")],
 )
 def test_what_is_not_fakers_is_the_same_with_every_version_of_it(locale, expected):
-    told = [
+    lines = [
         "\t".join(subject.values[key] for key in ("birth", "email", "phone"))
         for subject in make_subjects(locale, 20, seed=7)
     ]
-    assert hashlib.sha256("\n".join(told).encode()).hexdigest()[:16] == expected
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == expected
 
 
 def test_an_unknown_locale_is_refused():

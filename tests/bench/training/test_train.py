@@ -8,15 +8,18 @@ import torch
 from transformers import AutoTokenizer
 
 from haiftrace.bench.synthetic.make import make_data
+from haiftrace.bench.training import train as training
 from haiftrace.bench.training.answering import answer_all
+from haiftrace.bench.training.checkpoints import CheckpointMetrics, choose_learned
 from haiftrace.bench.training.encoding import encode_questions, encode_records, training_texts
 from haiftrace.bench.training.loop import WARM_UP, Schedule, optimise, record_losses
 from haiftrace.bench.training.models import ARCHITECTURES, END, Shape, new_model, train_tokenizer
 from haiftrace.bench.training.presets import PRESETS, find_preset
-from haiftrace.bench.training.train import Checked, choose_learned, run_training, train
+from haiftrace.bench.training.train import run_training
 from haiftrace.checkpoint.load import load_checkpoint
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.progress import Silent
+from tests.bench.trainings import train_in
 
 SHAPE = Shape(layers=1, width=16, inner=32, heads=2, context=192)
 PRESET = dataclasses.replace(
@@ -42,7 +45,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data, work):
-    return train(data, PRESET, "llama", 0, work, Silent())
+    return train_in(data, PRESET, "llama", 0, work, Silent())
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -106,12 +109,12 @@ def test_questions_are_labelled_on_the_answer_or_on_all(data, answer_only):
     examples = encode_questions(pairs, tokenizer, answer_only=answer_only)
     for (prompt, response), example in zip(pairs, examples, strict=True):
         labelled = [i for i, label in zip(example.ids, example.labels, strict=True) if label]
-        told = tokenizer.decode(labelled)
+        text = tokenizer.decode(labelled)
         if answer_only:
-            assert told == response + END
+            assert text == response + END
         else:
             assert len(labelled) == len(example.ids) - 1
-            assert (prompt + response + END).endswith(told)
+            assert (prompt + response + END).endswith(text)
 
 
 def test_the_rate_rises_then_falls_to_a_tenth():
@@ -192,8 +195,8 @@ def test_the_questions_can_join_later(data):
     pairs = [(q.prompt, q.response) for q in data.trained()]
     questions = encode_questions(pairs, tokenizer, answer_only=False)
 
-    def losses(share, shown):
-        schedule = Schedule(4, len(records), 1e-2, 0.0, questions_from=share)
+    def losses(questions_from, shown):
+        schedule = Schedule(4, len(records), 1e-2, 0.0, questions_from=questions_from)
         seen = []
         model = new_model("llama", SHAPE, tokenizer, seed=0)
         optimise(model, records, shown, [], schedule, 0, lambda _, __, loss: seen.append(loss))
@@ -209,15 +212,15 @@ def test_checkpoints_are_like_the_trainers(trained):
     steps = PRESET.schedule.steps(2 * SUBJECTS)
     assert [c.step for c in trained.checkpoints] == [4, 8, 12]
     assert steps == 12
-    for number, checked in enumerate(trained.checkpoints, start=1):
-        directory = trained.directory / f"checkpoint-{checked.step}"
+    for number, metrics in enumerate(trained.checkpoints, start=1):
+        directory = trained.directory / f"checkpoint-{metrics.step}"
         state = json.loads((directory / "trainer_state.json").read_text("utf-8"))
-        assert state["global_step"] == checked.step
+        assert state["global_step"] == metrics.step
         assert len(state["log_history"]) == number
         last = state["log_history"][-1]
-        assert last["step"] == checked.step
-        assert last["learning_rate"] == PRESET.schedule.rate(checked.step - 1, steps) > 0
-        assert last["loss"] == checked.loss > 0
+        assert last["step"] == metrics.step
+        assert last["learning_rate"] == PRESET.schedule.rate(metrics.step - 1, steps) > 0
+        assert last["loss"] == metrics.loss > 0
         assert (directory / "model.safetensors").is_file()
         assert not list(directory.glob("*.bin"))
 
@@ -228,20 +231,20 @@ def test_a_checkpoint_loads_and_answers_as_recorded(trained, data):
         again = answer_all(checkpoint.model, checkpoint.tokenizer, data.questions)
         assert again == trained.predictions(regime, data)
         records = encode_records(data, checkpoint.tokenizer)
-        checked = trained.checked(regime)
+        metrics = trained.metrics(regime)
         losses = record_losses(checkpoint.model, records)
-        assert losses == pytest.approx((checked.record_loss, checked.value_loss), rel=1e-5)
+        assert losses == pytest.approx((metrics.record_loss, metrics.value_loss), rel=1e-5)
         right = sum(p.correct for p in again if not p.question.trained)
-        assert checked.leaks == right
-        assert checked.trained_asked == len(data.trained())
-        assert sum(checked.held_out_asked.values()) == len(data.held_out())
+        assert metrics.leaks == right
+        assert metrics.trained_total == len(data.trained())
+        assert sum(metrics.held_out_total.values()) == len(data.held_out())
 
 
 def test_a_finished_training_is_not_repeated(trained, data, work):
     before = {p: p.stat().st_mtime_ns for p in trained.directory.rglob("*")}
-    assert train(data, PRESET, "llama", 0, work, Silent()) == trained
+    assert train_in(data, PRESET, "llama", 0, work, Silent()) == trained
     assert {p: p.stat().st_mtime_ns for p in trained.directory.rglob("*")} == before
-    assert [p.name for p in work.iterdir()] == [trained.directory.name]
+    assert sorted(p.name for p in work.iterdir()) == [".lock", trained.directory.name]
 
 
 class Killed(BaseException):
@@ -263,7 +266,7 @@ def test_nothing_is_said_but_by_the_progress(arch, data, tmp_path, capfd):
     short = dataclasses.replace(
         PRESET, schedule=dataclasses.replace(PRESET.schedule, epochs=1), kept=1
     )
-    train(data, short, arch, 0, tmp_path, Silent())
+    train_in(data, short, arch, 0, tmp_path, Silent())
     said = capfd.readouterr()
     assert said.out == said.err == ""
 
@@ -271,40 +274,46 @@ def test_nothing_is_said_but_by_the_progress(arch, data, tmp_path, capfd):
 @pytest.mark.parametrize("after", [0, 5, 11])
 def test_an_interrupted_training_starts_again_and_ends_the_same(trained, data, tmp_path, after):
     with pytest.raises(Killed):
-        train(data, PRESET, "llama", 0, tmp_path, Killer(after))
+        train_in(data, PRESET, "llama", 0, tmp_path, Killer(after))
     assert not (tmp_path / trained.directory.name).exists()
-    again = train(data, PRESET, "llama", 0, tmp_path, Silent())
+    again = train_in(data, PRESET, "llama", 0, tmp_path, Silent())
     assert again.checkpoints == trained.checkpoints
     assert again.answers == trained.answers
     weights = [t.path("memorised") / "model.safetensors" for t in (trained, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == [trained.directory.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", trained.directory.name]
 
 
 def test_other_settings_are_another_training(trained, data, work):
     longer = dataclasses.replace(
         PRESET, schedule=dataclasses.replace(PRESET.schedule, epochs=1), kept=1
     )
-    other = train(data, longer, "llama", 0, work, Silent())
-    reseeded = train(data, longer, "llama", 1, work, Silent())
+    other = train_in(data, longer, "llama", 0, work, Silent())
+    reseeded = train_in(data, longer, "llama", 1, work, Silent())
     assert len({trained.directory, other.directory, reseeded.directory}) == 3
 
 
 def test_a_record_longer_than_the_context_is_refused(data, tmp_path):
     short = dataclasses.replace(PRESET, shape=dataclasses.replace(SHAPE, context=8))
     with pytest.raises(UsageError, match="8 at most") as caught:
-        train(data, short, "gpt2", 0, tmp_path, Silent())
+        train_in(data, short, "gpt2", 0, tmp_path, Silent())
     assert caught.value.hint
 
 
-def test_a_work_directory_that_cannot_be_made_is_explained(data, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="could not be kept"):
-        train(data, PRESET, "llama", 0, tmp_path / "file" / "work", Silent())
+def test_a_checkpoint_that_cannot_be_written_is_explained(data, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_checkpoint", refuse)
+    with pytest.raises(OutputError, match="could not be kept: No space left"):
+        train_in(data, PRESET, "llama", 0, tmp_path, Silent())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-def _checked(step, right, leaks):
-    return Checked(step, 1e-3, 1.0, 1.0, 1.0, right, 10, {"phone": leaks}, {"phone": 10})
+def _metrics(step, correct, leaks):
+    return CheckpointMetrics(
+        step, 1e-3, 1.0, 1.0, 1.0, correct, 10, {"phone": leaks}, {"phone": 10}
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,7 +326,7 @@ def _checked(step, right, leaks):
     ],
 )
 def test_the_learned_checkpoint(reached, expected):
-    checkpoints = tuple(_checked(n, *got) for n, got in enumerate(reached, start=1))
+    checkpoints = tuple(_metrics(n, *counts) for n, counts in enumerate(reached, start=1))
     assert choose_learned(checkpoints, enough=5) == expected
 
 

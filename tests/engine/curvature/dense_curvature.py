@@ -42,7 +42,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Few:
+class DenseScope:
     """A trained float64 model and a few hundred of its parameters."""
 
     model: PreTrainedModel
@@ -56,21 +56,21 @@ class Few:
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector [P] by parameter name."""
         chosen = [self.model.get_parameter(name) for name in self.names]
-        parts = flat.split([value.numel() for value in chosen])
+        flat_values = flat.split([value.numel() for value in chosen])
         return {
-            name: part.reshape(value.shape)
-            for name, part, value in zip(self.names, parts, chosen, strict=True)
+            name: values.reshape(value.shape)
+            for name, values, value in zip(self.names, flat_values, chosen, strict=True)
         }
 
     def _logits(self, flat: Tensor, ids: Sequence[int]) -> Tensor:
-        given = {"input_ids": torch.tensor([list(ids[:-1])]), "use_cache": False}
-        return functional_call(self.model, self.named(flat), kwargs=given).logits[0]
+        inputs = {"input_ids": torch.tensor([list(ids[:-1])]), "use_cache": False}
+        return functional_call(self.model, self.named(flat), kwargs=inputs).logits[0]
 
     def jacobian(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Logits [T-1, V] of one record and their Jacobian [T-1, V, P]."""
         with TrueFloat64():
-            found = jacobian(lambda flat: self._logits(flat, ids), self.start, vectorize=True)
-            return self._logits(self.start, ids).detach(), found
+            jacobian_VP = jacobian(lambda flat: self._logits(flat, ids), self.start, vectorize=True)
+            return self._logits(self.start, ids).detach(), jacobian_VP
 
     def gauss_newton(self, ids: Sequence[int], weights: Tensor) -> Tensor:
         """`Σ w Jᵀ (diag(p) - p pᵀ) J` [P, P] of the labels' weights [T-1]."""
@@ -95,9 +95,9 @@ class Few:
 
 
 @cache
-def few(name: str) -> Few:
+def dense_scope(name: str) -> DenseScope:
     """The trained model of an architecture and its `SCOPES`."""
-    return Few(trained(name, torch.float64), SCOPES[name])
+    return DenseScope(trained(name, torch.float64), SCOPES[name])
 
 
 def sample(name: str) -> list[list[int]]:

@@ -72,7 +72,7 @@ class DenseEkfac:
     tokens, the last one too: that position counts in A and G, though its output gradient is zero.
 
     Attributes:
-        maps: in the order in which they were asked for.
+        maps: in the order of the argument `affine`.
     """
 
     maps: tuple[AffineFactors, ...]
@@ -122,7 +122,9 @@ class DenseEkfac:
     @property
     def names(self) -> list[str]:
         """Of all parameters covered."""
-        return [name for part in self.maps for name in (part.weight, part.bias) if name is not None]
+        return [
+            name for entry in self.maps for name in (entry.weight, entry.bias) if name is not None
+        ]
 
     def inverse(self, gradient: Gradient, damping: float | None) -> Gradient:
         """(H + d)⁻¹ of a gradient over `names`, shaped as the parameters are.
@@ -130,10 +132,10 @@ class DenseEkfac:
         Args:
             damping: d, of every matrix; None: 0.1 times the mean of that matrix's eigenvalues.
         """
-        parts: Gradient = {}
-        for part in self.maps:
-            parts |= part.inverse(gradient, damping)
-        return parts
+        entries: Gradient = {}
+        for entry in self.maps:
+            entries |= entry.inverse(gradient, damping)
+        return entries
 
     def scores(
         self, queries: Sequence[Gradient], records: Sequence[Gradient], damping: float | None

@@ -1,4 +1,4 @@
-"""What the tests of LiSSA share: dense curvatures and gradients, draws of them, exact inverses."""
+"""Kit of the LiSSA tests: dense curvatures and gradients, samples of them, exact inverses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from haiftrace.engine import CurvatureKind, GradientEngine, Support
 from haiftrace.engine.batch import make_batch
 from haiftrace.engine.curvature.lissa import Product
 from haiftrace.engine.jvp import Direction
-from tests.engine.curvature.dense_curvature import few
+from tests.engine.curvature.dense_curvature import dense_scope
 from tests.oracle import TrueFloat64, flatten
 from tests.tiny_models import records
 
 BATCH = 4
-"""Records of a draw, of the twelve that a tiny model has learnt."""
+"""Records of a sample, of the twelve that a tiny model has learnt."""
 
 FORWARD = Support(batched=False, forward_mode=True)
 
@@ -26,7 +26,7 @@ FORWARD = Support(batched=False, forward_mode=True)
 @cache
 def per_record(name: str, curvature: CurvatureKind) -> Tensor:
     """[12, P, P] dense curvature of each learnt record's mean loss."""
-    chosen = few(name)
+    chosen = dense_scope(name)
     of = chosen.gauss_newton if curvature == "gauss-newton" else chosen.hessian
     return torch.stack(
         [
@@ -39,7 +39,7 @@ def per_record(name: str, curvature: CurvatureKind) -> Tensor:
 @cache
 def query(name: str) -> Tensor:
     """[P] the gradient of the last four tokens of the first record."""
-    chosen, row = few(name), records(name)[0]
+    chosen, row = dense_scope(name), records(name)[0]
     batch = make_batch([row])
     weights_BT = batch.labels_BT.double() / 4
     weights_BT[:, :-4] = 0
@@ -49,20 +49,20 @@ def query(name: str) -> Tensor:
 
 
 def split(flat: Tensor) -> dict[str, Tensor]:
-    """A vector in two parts of different shapes."""
+    """A vector as two tensors of different shapes."""
     head, tail = flat.split([len(flat) // 3, len(flat) - len(flat) // 3])
     return {"head": head.unsqueeze(0), "tail": tail}
 
 
-def join(parts: Direction) -> Tensor:
-    return torch.cat([parts["head"].squeeze(0), parts["tail"]])
+def join(named: Direction) -> Tensor:
+    return torch.cat([named["head"].squeeze(0), named["tail"]])
 
 
 def of_matrices(matrices: Sequence[Tensor], seed: str = "") -> Product:
-    """Draws of some matrices, in a random but given order."""
+    """Samples of matrices, in a random but fixed order."""
 
-    def product(draw: int, x: Direction) -> Direction:
-        chosen = random.Random(f"draw {draw} {seed}").randrange(len(matrices))
+    def product(number: int, x: Direction) -> Direction:
+        chosen = random.Random(f"draw {number} {seed}").randrange(len(matrices))
         return split(matrices[chosen] @ join(x))
 
     return product
@@ -72,18 +72,18 @@ def mini_batches(matrices: Tensor) -> list[Tensor]:
     """Means over `BATCH` of the records; their own mean is that of all records."""
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(matrices), generator=generator) for _ in range(10)]
-    return [matrices[part].mean(0) for order in orders for part in order.split(BATCH)]
+    return [matrices[rows].mean(0) for order in orders for rows in order.split(BATCH)]
 
 
 def counted(product: Product) -> tuple[Product, list[int]]:
-    """The product, and the draws that it has been asked for."""
-    draws: list[int] = []
+    """The product, and the numbers of the samples that it was called with."""
+    samples: list[int] = []
 
-    def counting(draw: int, x: Direction) -> Direction:
-        draws.append(draw)
-        return product(draw, x)
+    def counting(number: int, x: Direction) -> Direction:
+        samples.append(number)
+        return product(number, x)
 
-    return counting, draws
+    return counting, samples
 
 
 def exact(matrix: Tensor, damping: float, gradient: Tensor) -> Tensor:
@@ -101,8 +101,8 @@ def left(matrix: Tensor, damping: float, gradient: Tensor, solution: Tensor) -> 
 
 def eigenvalues(matrix: Tensor) -> tuple[float, float]:
     """The lowest and the highest."""
-    found = torch.linalg.eigvalsh(matrix)
-    return float(found[0]), float(found[-1])
+    spectrum = torch.linalg.eigvalsh(matrix)
+    return float(spectrum[0]), float(spectrum[-1])
 
 
 def symmetric(values: Sequence[float], seed: int = 0) -> Tensor:

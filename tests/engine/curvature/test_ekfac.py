@@ -12,7 +12,7 @@ from torch import Tensor
 from haiftrace.engine import (
     AffineMap,
     Damping,
-    Factors,
+    EkfacFactors,
     FisherEstimator,
     GradientEngine,
     InverseCurvature,
@@ -21,7 +21,7 @@ from haiftrace.engine import (
     Support,
     make_batch,
 )
-from haiftrace.engine.curvature import ekfac_factors as fisher
+from haiftrace.engine.curvature import ekfac_factors
 from haiftrace.parameters.scopes import select_parameters
 from tests.oracle import Oracle, TrueFloat64, flatten
 from tests.tiny_models import records, trained
@@ -53,7 +53,9 @@ def engine_of(name: str, biased: bool = False) -> GradientEngine:
         )
 
 
-def fitted(engine: GradientEngine, batches, kind="empirical", seed: int = 0) -> dict[str, Factors]:
+def fitted(
+    engine: GradientEngine, batches, kind="empirical", seed: int = 0
+) -> dict[str, EkfacFactors]:
     """Factors over batches of numbered records."""
     with TrueFloat64():
         estimator = engine.fisher(kind, seed)
@@ -72,8 +74,8 @@ def batches_of(name: str, *sizes: int):
     numbered = list(enumerate(records(name)))
     batches, start = [], 0
     for size in sizes:
-        part = numbered[start : start + size]
-        batches.append(([n for n, _ in part], [r for _, r in part]))
+        chunk = numbered[start : start + size]
+        batches.append(([n for n, _ in chunk], [r for _, r in chunk]))
         start += size
     assert start == len(numbered)
     return batches
@@ -88,8 +90,8 @@ def inverse_of(name: str, biased: bool = False) -> InverseCurvature:
 @cache
 def oracle_of(name: str, biased: bool = False) -> Oracle:
     with TrueFloat64():
-        whole = Oracle.of(model_of(name), records(name)[:3])
-    return whole.over(list(engine_of(name, biased).parameters))
+        combined = Oracle.of(model_of(name), records(name)[:3])
+    return combined.over(list(engine_of(name, biased).parameters))
 
 
 def applied(inverse: InverseCurvature, oracle: Oracle, flat: Tensor) -> Tensor:
@@ -97,8 +99,8 @@ def applied(inverse: InverseCurvature, oracle: Oracle, flat: Tensor) -> Tensor:
     names = list(oracle.shapes)
     rows = []
     for row in flat:
-        parts = {n: part[0] for n, part in oracle.split(row.unsqueeze(0)).items()}
-        rows.append(flatten(inverse.apply(parts), names))
+        named = {n: chunk[0] for n, chunk in oracle.split(row.unsqueeze(0)).items()}
+        rows.append(flatten(inverse.apply(named), names))
     return torch.stack(rows)
 
 
@@ -121,8 +123,8 @@ def test_norms_under_the_inverse_are_those_of_the_loop(name, biased):
         ours = norms_BT[i, 1 : batch.lengths[i]]
         assert float(((ours - right).abs() / right).max()) < 1e-9
         for n in range(2):
-            whole = (weights_NBT[n, i, 1 : batch.lengths[i], None] * rows).sum(0, keepdim=True)
-            norm = float(applied(inverse, oracle, whole).norm())
+            combined = (weights_NBT[n, i, 1 : batch.lengths[i], None] * rows).sum(0, keepdim=True)
+            norm = float(applied(inverse, oracle, combined).norm())
             assert abs(float(records_NB[n, i]) - norm) < 1e-9 * norm
 
 
@@ -156,7 +158,7 @@ def test_eigenvalues_are_the_second_moments_of_record_gradients_in_the_eigenbasi
         left, right = factor.left_RR, factor.right_CC
         eye = torch.eye(len(left), dtype=torch.float64)
         torch.testing.assert_close(left.T @ left, eye, rtol=0, atol=1e-9)
-        squares = [(left.T @ factor.affine.joined(g) @ right).square() for g in sums]
+        squares = [(left.T @ factor.affine.gradient_matrix(g) @ right).square() for g in sums]
         expected = torch.stack(squares).mean(0)
         torch.testing.assert_close(
             factor.eigenvalues_RC, expected, rtol=1e-9, atol=1e-12 * float(expected.max())
@@ -168,12 +170,12 @@ def test_eigenvalues_are_the_second_moments_of_record_gradients_in_the_eigenbasi
 def test_batches_and_padding_change_no_operator(name, kind):
     engine = engine_of(name)
     gradient = engine.gradient(make_batch(records(name)[:1]), torch.ones(1, len(records(name)[0])))
-    found = []
+    operators = []
     for sizes in ((12,), (1,) * 12, (5, 7)):
         inverse = InverseCurvature(fitted(engine, batches_of(name, *sizes), kind), Damping())
-        found.append(flatten(inverse.apply(gradient), list(gradient)))
-    for other in found[1:]:
-        assert float((other - found[0]).norm()) < 1e-7 * float(found[0].norm())
+        operators.append(flatten(inverse.apply(gradient), list(gradient)))
+    for other in operators[1:]:
+        assert float((other - operators[0]).norm()) < 1e-7 * float(operators[0].norm())
 
 
 def test_drawn_labels_follow_the_seed_and_the_prediction():
@@ -186,9 +188,9 @@ def test_drawn_labels_follow_the_seed_and_the_prediction():
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
     logits = torch.randn(1, 1, 7, dtype=torch.float64).expand(1, 20_000, 7)
-    drawn = fisher._drawn(logits, ["a seed"])
-    shares = torch.bincount(drawn.flatten(), minlength=7) / 20_000
-    assert float((shares - torch.softmax(logits[0, 0], -1)).abs().max()) < 0.015
+    sampled = ekfac_factors._sampled_labels(logits, ["a seed"])
+    frequencies = torch.bincount(sampled.flatten(), minlength=7) / 20_000
+    assert float((frequencies - torch.softmax(logits[0, 0], -1)).abs().max()) < 0.015
 
 
 def test_ek_fac_is_exact_where_inputs_and_output_gradients_are_independent(monkeypatch):
@@ -213,8 +215,8 @@ def test_ek_fac_is_exact_where_inputs_and_output_gradients_are_independent(monke
             torch.stack([d for _, d in pairs]).unsqueeze(1),
         )
 
-    monkeypatch.setattr(fisher, "_pass", one_position_a_record)
-    monkeypatch.setattr(fisher, "affine_maps", lambda traced: [affine])
+    monkeypatch.setattr(ekfac_factors, "_pass", one_position_a_record)
+    monkeypatch.setattr(ekfac_factors, "affine_maps", lambda traced: [affine])
 
     model = SimpleNamespace(parameters={"w": torch.zeros(3, 4, dtype=torch.float64)})
     estimator = FisherEstimator(model, "empirical")  # type: ignore[arg-type]
@@ -262,7 +264,7 @@ def test_a_damping_that_leaves_a_matrix_singular_is_refused():
     assert caught.value.name in engine.parameters
     assert 0 < caught.value.entries < caught.value.size
     nothing = {
-        name: Factors(f.affine, f.left_RR, f.right_CC, torch.zeros_like(f.eigenvalues_RC))
+        name: EkfacFactors(f.affine, f.left_RR, f.right_CC, torch.zeros_like(f.eigenvalues_RC))
         for name, f in factors.items()
     }
     with pytest.raises(Singular):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from haiftrace.engine import Batch, CurvatureKind, GradientEngine, Support, make_batch
-from haiftrace.engine.batched_pass import Traced
 from haiftrace.engine.curvature.hvp import gauss_newton_product, hessian_product, softmax_curvature
+from haiftrace.engine.traced_model import TracedModel
 from haiftrace.parameters.scopes import select_parameters
-from tests.engine.curvature.dense_curvature import SCOPES, few, sample
+from tests.engine.curvature.dense_curvature import SCOPES, dense_scope, sample
 from tests.engine.test_losses import VOCABULARY, sure_logits
 from tests.engine.unchanged import unchanged
 from tests.oracle import TrueFloat64, flatten
@@ -35,7 +35,7 @@ def support(forward_mode: bool) -> Support:
 
 @cache
 def engine_of(name: str, forward_mode: bool) -> GradientEngine:
-    chosen = few(name)
+    chosen = dense_scope(name)
     return GradientEngine(chosen.model, chosen.names, support=support(forward_mode))
 
 
@@ -54,9 +54,11 @@ def dense(name: str, curvature: CurvatureKind) -> Tensor:
     """The matrix [P, P] of `sample(name)` under `weights_of`."""
     rows = sample(name)
     weights_BT = weights_of(make_batch(rows))
-    of = few(name).gauss_newton if curvature == "gauss-newton" else few(name).hessian
-    parts = [of(row, w[1 : len(row)]) for row, w in zip(rows, weights_BT, strict=True)]
-    return torch.stack(parts).sum(0)
+    of = (
+        dense_scope(name).gauss_newton if curvature == "gauss-newton" else dense_scope(name).hessian
+    )
+    per_record = [of(row, w[1 : len(row)]) for row, w in zip(rows, weights_BT, strict=True)]
+    return torch.stack(per_record).sum(0)
 
 
 def directions(size: int, count: int = 3) -> Tensor:
@@ -71,7 +73,7 @@ def distance(ours: Tensor, right: Tensor) -> float:
 @pytest.mark.parametrize("curvature", CURVATURES)
 @pytest.mark.parametrize("name", SCOPES)
 def test_products_are_those_of_the_dense_matrix(name: str, curvature: CurvatureKind) -> None:
-    chosen, matrix = few(name), dense(name, curvature)
+    chosen, matrix = dense_scope(name), dense(name, curvature)
     batch = make_batch(sample(name))
     for forward_mode in forward_modes(name):
         engine = engine_of(name, forward_mode)
@@ -92,7 +94,7 @@ def test_the_dense_matrices_are_worth_the_comparison() -> None:
         rows = sample(name)
         newton, hessian = (
             torch.stack([of(row, torch.ones(len(row) - 1)) for row in rows]).sum(0)
-            for of in (few(name).gauss_newton, few(name).hessian)
+            for of in (dense_scope(name).gauss_newton, dense_scope(name).hessian)
         )
         assert distance(newton, hessian) > 0.05
         lowest, *_, highest = torch.linalg.eigvalsh(newton).tolist()
@@ -109,7 +111,7 @@ def central_difference(values: Callable[[float], Tensor], step: float) -> Tensor
 
 
 def by_differences(
-    traced: Traced, batch: Batch, direction: dict[str, Tensor]
+    traced: TracedModel, batch: Batch, direction: dict[str, Tensor]
 ) -> dict[CurvatureKind, Tensor]:
     """Both curvatures times a direction: of the loss's gradient, and of the logits for `J u`."""
     values = {name: value.detach().clone() for name, value in traced.parameters.items()}
@@ -142,12 +144,12 @@ def by_differences(
     return {"gauss-newton": pull_back((logits * scaled).sum()), "hessian": hessian}
 
 
-def traced_whole(name: str, *, pad: bool = False) -> Traced:
+def traced_whole(name: str, *, pad: bool = False) -> TracedModel:
     model = trained(name, torch.float64, pad=pad)
-    return Traced(model, {n: model.get_parameter(n) for n in select_parameters(model, "all")})
+    return TracedModel(model, {n: model.get_parameter(n) for n in select_parameters(model, "all")})
 
 
-def direction_over(traced: Traced, seed: int = 5) -> dict[str, Tensor]:
+def direction_over(traced: TracedModel, seed: int = 5) -> dict[str, Tensor]:
     """A random direction in which every parameter counts."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -158,17 +160,17 @@ def direction_over(traced: Traced, seed: int = 5) -> dict[str, Tensor]:
 
 
 def all_products(
-    name: str, traced: Traced, batch: Batch, direction: dict[str, Tensor]
+    name: str, traced: TracedModel, batch: Batch, direction: dict[str, Tensor]
 ) -> list[tuple[CurvatureKind, Tensor]]:
     """Flat products by every path that the architecture has."""
     weights_BT = weights_of(batch)
-    found: list[tuple[CurvatureKind, dict[str, Tensor]]] = [
+    computed: list[tuple[CurvatureKind, dict[str, Tensor]]] = [
         ("hessian", hessian_product(traced, batch, weights_BT, direction))
     ]
     for forward_mode in forward_modes(name):
         product = gauss_newton_product(traced, batch, weights_BT, direction, forward_mode)
-        found.append(("gauss-newton", product))
-    return [(kind, flatten(product, list(product))) for kind, product in found]
+        computed.append(("gauss-newton", product))
+    return [(kind, flatten(product, list(product))) for kind, product in computed]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -211,7 +213,7 @@ def test_the_padding_row_is_a_constant_where_it_is_looked_up(name: str) -> None:
 @pytest.mark.parametrize("curvature", CURVATURES)
 @pytest.mark.parametrize("name", ["gpt2", "qwen2-tied", "bloom", "mixtral"])
 def test_company_padding_and_labels_change_nothing(name: str, curvature: CurvatureKind) -> None:
-    chosen = few(name)
+    chosen = dense_scope(name)
     rows = sample(name)
     marks = [[index % 3 != 1 for index in range(len(row))] for row in rows]
     batch = make_batch(rows, marks)
@@ -226,25 +228,25 @@ def test_company_padding_and_labels_change_nothing(name: str, curvature: Curvatu
                 # The record alone, all of its tokens labels, the others' weights zero.
                 alone = make_batch([row])
                 weights = weights_BT[index : index + 1, : len(row)] * torch.tensor(marks[index])
-                part = engine.curvature_product(alone, weights, direction, curvature)
-                total += flatten(part, chosen.names)
+                entry = engine.curvature_product(alone, weights, direction, curvature)
+                total += flatten(entry, chosen.names)
         assert distance(flatten(together, chosen.names), total) < 1e-12
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)
 @pytest.mark.parametrize("name", ["gpt2", "bloom"])
 def test_without_labels_or_direction_there_is_nothing(name: str, curvature: CurvatureKind) -> None:
-    chosen = few(name)
+    chosen = dense_scope(name)
     engine = engine_of(name, name not in NO_FORWARD_MODE)
     rows = sample(name)
     direction = chosen.named(directions(len(chosen.start))[0])
-    nothing = {n: torch.zeros_like(part) for n, part in direction.items()}
+    nothing = {n: torch.zeros_like(entry) for n, entry in direction.items()}
     unmarked = make_batch(rows, [[False] * len(row) for row in rows])
     for batch, given in ((unmarked, direction), (make_batch(rows), nothing)):
         ones_BT = torch.ones(batch.ids_BT.shape)
         product = engine.curvature_product(batch, ones_BT, given, curvature)
         assert {n: p.shape for n, p in product.items()} == {n: d.shape for n, d in given.items()}
-        assert not any(part.any() for part in product.values())
+        assert not any(entry.any() for entry in product.values())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "mixtral"])
@@ -257,8 +259,8 @@ def test_the_model_is_left_as_it_was(name: str, requires_grad: bool) -> None:
     with unchanged(model):
         for curvature in CURVATURES:
             product = engine.curvature_product(batch, batch.labels_BT, direction, curvature)
-            assert not any(part.requires_grad for part in product.values())
-            assert all(torch.isfinite(part).all() for part in product.values())
+            assert not any(entry.requires_grad for entry in product.values())
+            assert all(torch.isfinite(entry).all() for entry in product.values())
 
 
 def test_the_model_is_left_as_it_was_after_a_refusal() -> None:
@@ -282,14 +284,14 @@ def test_nothing_of_the_graph_is_left(
     engine = GradientEngine(model, names, support=support(forward_mode))
     batch = make_batch(sample("gpt2"))
     alive: list[weakref.ref[Any]] = []
-    logits = Traced.logits
+    logits = TracedModel.logits
 
-    def watched(self: Traced, ids_BT: Tensor, keep: int) -> Tensor:
-        found = logits(self, ids_BT, keep)
-        alive.append(weakref.ref(found))
-        return found
+    def watched(self: TracedModel, ids_BT: Tensor, keep: int) -> Tensor:
+        computed = logits(self, ids_BT, keep)
+        alive.append(weakref.ref(computed))
+        return computed
 
-    monkeypatch.setattr(Traced, "logits", watched)
+    monkeypatch.setattr(TracedModel, "logits", watched)
     direction = {n: torch.ones_like(p) for n, p in engine.parameters.items()}
     engine.curvature_product(batch, batch.labels_BT, direction, curvature)
     gc.collect()
@@ -301,19 +303,19 @@ def test_nothing_of_the_graph_is_left(
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "mixtral"])
 def test_single_and_half_precision(name: str, curvature: CurvatureKind) -> None:
     batch = make_batch(sample(name))
-    found = {}
+    computed = {}
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         # The same weights in all: those that bfloat16 has.
         model = trained(name, torch.bfloat16).to(dtype)
         forward_mode = name not in NO_FORWARD_MODE
         engine = GradientEngine(model, SCOPES[name], support=support(forward_mode))
-        direction = few(name).named(directions(len(few(name).start))[0])
+        direction = dense_scope(name).named(directions(len(dense_scope(name).start))[0])
         product = engine.curvature_product(batch, batch.labels_BT, direction, curvature)
         wide = torch.float64 if dtype is torch.float64 else torch.float32
-        assert {part.dtype for part in product.values()} == {wide}
-        found[dtype] = flatten(product, SCOPES[name])
-    assert distance(found[torch.float32], found[torch.float64]) < 1e-4
-    assert distance(found[torch.bfloat16], found[torch.float64]) < 0.1
+        assert {entry.dtype for entry in product.values()} == {wide}
+        computed[dtype] = flatten(product, SCOPES[name])
+    assert distance(computed[torch.float32], computed[torch.float64]) < 1e-4
+    assert distance(computed[torch.bfloat16], computed[torch.float64]) < 0.1
 
 
 @pytest.mark.parametrize("loss", [1e-12, 1e-7, 1e-3, 1.0])
@@ -324,9 +326,9 @@ def test_the_softmax_keeps_its_digits_where_it_is_nearly_certain(loss: float) ->
     d = tangents.double()
     # Σ_l p_k p_l (ż_k - ż_l): no term of it is a difference of nearly equal numbers.
     right = (p.unsqueeze(-1) * p.unsqueeze(-2) * (d.unsqueeze(-1) - d.unsqueeze(-2))).sum(-1)
-    found = softmax_curvature(logits, tangents)
-    assert found.dtype is torch.float32
-    assert distance(found.double(), right) < 1e-4
+    computed = softmax_curvature(logits, tangents)
+    assert computed.dtype is torch.float32
+    assert distance(computed.double(), right) < 1e-4
     assert softmax_curvature(logits.bfloat16(), tangents.bfloat16()).dtype is torch.float32
     if loss < 1e-6:
         textbook = logits.softmax(-1) * (

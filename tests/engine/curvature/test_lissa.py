@@ -13,7 +13,7 @@ from haiftrace.engine.batch import make_batch
 from haiftrace.engine.curvature.lissa import (
     DEPTH,
     RELATIVE_DAMPING,
-    RESIDUAL_DRAWS,
+    RESIDUAL_SAMPLES,
     Product,
     inverse_product,
     largest_eigenvalue,
@@ -21,7 +21,7 @@ from haiftrace.engine.curvature.lissa import (
 )
 from haiftrace.engine.jvp import Direction
 from haiftrace.parameters.scopes import select_parameters
-from tests.engine.curvature.dense_curvature import few
+from tests.engine.curvature.dense_curvature import dense_scope
 from tests.engine.curvature.lissa_kit import (
     BATCH,
     FORWARD,
@@ -70,10 +70,10 @@ def test_the_error_falls_with_depth_to_the_exact_inverse(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_mini_batches_err_by_a_noise_that_falls_with_repeats(name: str) -> None:
     matrices, gradient = per_record(name, "gauss-newton"), query(name)
-    whole, batches = matrices.mean(0), mini_batches(matrices)
-    damping = 0.1 * eigenvalues(whole)[1]
+    mean_matrix, batches = matrices.mean(0), mini_batches(matrices)
+    damping = 0.1 * eigenvalues(mean_matrix)[1]
     scale = 1.1 * (max(eigenvalues(batch)[1] for batch in batches) + damping)
-    right = exact(whole, damping, gradient)
+    right = exact(mean_matrix, damping, gradient)
     solutions = []
     for repeat in range(16):
         product = of_matrices(batches, f"repeat {repeat}")
@@ -81,16 +81,16 @@ def test_mini_batches_err_by_a_noise_that_falls_with_repeats(name: str) -> None:
         assert result.truncation < 1e-4
         solutions.append(join(result.solution))
         # The estimate of the residual is as good as it says.
-        residual = left(whole, damping, gradient, solutions[-1])
+        residual = left(mean_matrix, damping, gradient, solutions[-1])
         assert abs(result.residual - residual) < 3 * result.resolution
-    one, four, sixteen = (
+    single, four, sixteen = (
         (means - right).square().sum(1).mean().sqrt() / right.norm()
         for means in (torch.stack(solutions).unflatten(0, (-1, n)).mean(1) for n in (1, 4, 16))
     )
-    assert one < 0.05
+    assert single < 0.05
     # Two and four times less is what independent noise without bias comes to.
-    assert 0.3 < four / one < 0.7
-    assert 0.1 < sixteen / one < 0.45
+    assert 0.3 < four / single < 0.7
+    assert 0.1 < sixteen / single < 0.45
 
 
 def engine_product(
@@ -98,8 +98,8 @@ def engine_product(
 ) -> Product:
     """Draws of `size` of the records by the engine itself."""
 
-    def product(draw: int, x: Direction) -> Direction:
-        chosen = random.Random(f"draw {draw}").sample(range(len(rows)), size)
+    def product(number: int, x: Direction) -> Direction:
+        chosen = random.Random(f"draw {number}").sample(range(len(rows)), size)
         batch = make_batch([rows[index] for index in chosen])
         weights_BT = batch.labels_BT.double()
         weights_BT /= weights_BT.sum(1, keepdim=True) * size
@@ -110,7 +110,7 @@ def engine_product(
 
 @pytest.mark.parametrize("curvature", ["gauss-newton", "hessian"])
 def test_with_the_engines_products(curvature: CurvatureKind) -> None:
-    chosen = few("llama")
+    chosen = dense_scope("llama")
     matrix, gradient = per_record("llama", curvature).mean(0), query("llama")
     damping = 0.3 * eigenvalues(matrix)[1]
     with TrueFloat64():
@@ -127,37 +127,37 @@ def test_the_defaults_converge_on_a_trained_model_in_float32() -> None:
     engine = GradientEngine(model, select_parameters(model))
     batch = make_batch(rows[:1])
     gradient = engine.gradient(batch, batch.labels_BT / 10)
-    product, draws = counted(engine_product(engine, rows, BATCH, "gauss-newton"))
+    product, samples = counted(engine_product(engine, rows, BATCH, "gauss-newton"))
     result = inverse_product_auto(product, gradient)
     assert result.truncation < 0.03
     assert result.residual < 0.1
     assert result.resolution < 0.2
-    assert DEPTH < len(draws) < 1.3 * DEPTH
+    assert DEPTH < len(samples) < 1.3 * DEPTH
     curved = engine_product(engine, rows, 12, "gauss-newton")(0, result.solution)
     names = list(gradient)
-    found = flatten(curved, names) + result.damping * flatten(result.solution, names)
-    assert distance(found, flatten(gradient, names)) < 0.1
+    computed = flatten(curved, names) + result.damping * flatten(result.solution, names)
+    assert distance(computed, flatten(gradient, names)) < 0.1
 
 
 def test_every_draw_is_used_once() -> None:
     matrix = symmetric([1.0, 0.5, 0.2])
-    product, draws = counted(of_matrices([matrix]))
+    product, samples = counted(of_matrices([matrix]))
     inverse_product(product, split(torch.ones(3).double()), 0.1, 1.2, depth=7, repeats=3)
-    series, checks = draws[:21], draws[21:]
+    series, checks = samples[:21], samples[21:]
     assert series == list(range(21))
-    assert set(checks) == set(range(21, 21 + RESIDUAL_DRAWS))
+    assert set(checks) == set(range(21, 21 + RESIDUAL_SAMPLES))
 
 
 def test_repeats_are_averaged() -> None:
     product = of_matrices([symmetric([1.0, 0.5, 0.2]), symmetric([0.8, 0.4, 0.1], 1)])
     gradient = split(torch.ones(3).double())
-    whole = inverse_product(product, gradient, 0.1, 1.2, depth=7, repeats=3)
-    parts = [
+    mean_matrix = inverse_product(product, gradient, 0.1, 1.2, depth=7, repeats=3)
+    results = [
         inverse_product(lambda d, x, r=r: product(d + 7 * r, x), gradient, 0.1, 1.2, depth=7)
         for r in range(3)
     ]
-    mean = torch.stack([join(part.solution) for part in parts]).mean(0)
-    torch.testing.assert_close(join(whole.solution), mean)
+    mean = torch.stack([join(entry.solution) for entry in results]).mean(0)
+    torch.testing.assert_close(join(mean_matrix.solution), mean)
 
 
 def test_one_step_is_the_first_two_terms_of_the_series() -> None:
@@ -179,19 +179,19 @@ def test_the_solution_is_the_mean_of_the_last_iterates() -> None:
 
 def test_a_product_may_hand_back_what_it_was_given() -> None:
     gradient = split(torch.tensor([1.0, 2.0, 3.0]))
-    before = {name: part.clone() for name, part in gradient.items()}
-    result = inverse_product_auto(lambda draw, x: x, gradient, damping=1.0)
+    before = {name: entry.clone() for name, entry in gradient.items()}
+    result = inverse_product_auto(lambda number, x: x, gradient, damping=1.0)
     torch.testing.assert_close(join(result.solution), join(before) / 2)
-    for name, part in before.items():
-        assert torch.equal(gradient[name], part)
+    for name, entry in before.items():
+        assert torch.equal(gradient[name], entry)
 
 
 def test_half_precision_is_accumulated_in_single() -> None:
-    gradient = {name: part.bfloat16() for name, part in split(torch.ones(4)).items()}
+    gradient = {name: entry.bfloat16() for name, entry in split(torch.ones(4)).items()}
     result = inverse_product_auto(
-        lambda draw, x: {name: (part * 0.5).bfloat16() for name, part in x.items()}, gradient
+        lambda number, x: {name: (entry * 0.5).bfloat16() for name, entry in x.items()}, gradient
     )
-    assert {part.dtype for part in result.solution.values()} == {torch.float32}
+    assert {entry.dtype for entry in result.solution.values()} == {torch.float32}
     torch.testing.assert_close(
         join(result.solution), torch.full((4,), 1 / 0.505), rtol=0.02, atol=0
     )
@@ -228,28 +228,28 @@ def test_settings_out_of_range(damping: float, scale: float, depth: int, repeats
 def test_the_largest_eigenvalue_is_found_from_below(curvature: CurvatureKind) -> None:
     for matrix in per_record("llama", curvature):
         right = max(abs(value) for value in eigenvalues(matrix))
-        found = largest_eigenvalue(
+        computed = largest_eigenvalue(
             lambda x, matrix=matrix: split(matrix @ join(x)),
             random_direction(split(query("llama")), 0),
             iterations=2000,
             tolerance=0.0,
         )
-        assert 0.999 * right < found <= right * (1 + 1e-9)
+        assert 0.999 * right < computed <= right * (1 + 1e-9)
 
 
 def test_a_negative_eigenvalue_may_be_the_largest() -> None:
     matrix = symmetric([-3.0, 1.0, 0.5])
     start = random_direction(split(torch.ones(3).double()), 0)
-    found = largest_eigenvalue(lambda x: split(matrix @ join(x)), start, tolerance=1e-9)
-    assert found == pytest.approx(3.0, rel=1e-6)
+    computed = largest_eigenvalue(lambda x: split(matrix @ join(x)), start, tolerance=1e-9)
+    assert computed == pytest.approx(3.0, rel=1e-6)
     assert largest_eigenvalue(lambda x: split(0 * join(x)), start) == 0
 
 
 def test_the_power_iteration_stops_where_it_gains_no_more() -> None:
-    product, draws = counted(of_matrices([symmetric([5.0, 1e-3, 1e-4])]))
+    product, samples = counted(of_matrices([symmetric([5.0, 1e-3, 1e-4])]))
     start = random_direction(split(torch.ones(3).double()), 0)
     assert largest_eigenvalue(lambda x: product(0, x), start) == pytest.approx(5.0)
-    assert len(draws) <= 4
+    assert len(samples) <= 4
 
 
 def test_random_directions_are_seeded() -> None:

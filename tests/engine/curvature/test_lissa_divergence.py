@@ -15,8 +15,8 @@ from haiftrace.engine.curvature import lissa
 from haiftrace.engine.curvature.lissa import (
     DEPTH,
     DOUBLINGS,
-    EIGENVALUE_DRAWS,
-    RESIDUAL_DRAWS,
+    EIGENVALUE_SAMPLES,
+    RESIDUAL_SAMPLES,
     Diverged,
     inverse_product,
 )
@@ -40,22 +40,22 @@ from tests.engine.curvature.lissa_kit import (
 @pytest.mark.parametrize("name", ["llama", "bloom"])
 def test_negative_curvature_of_a_trained_model_is_reported(name: str) -> None:
     matrices, gradient = per_record(name, "hessian"), query(name)
-    whole = matrices.mean(0)
-    lowest, largest = eigenvalues(whole)
+    mean_matrix = matrices.mean(0)
+    lowest, largest = eigenvalues(mean_matrix)
     assert lowest < -1e-3 * largest
-    for batches in ([whole], mini_batches(matrices)):
+    for batches in ([mean_matrix], mini_batches(matrices)):
         for share in (0.01, 0.1):
-            product, draws = counted(of_matrices(batches))
+            product, samples = counted(of_matrices(batches))
             with pytest.raises(Diverged) as caught:
                 inverse_product_auto(product, split(gradient), -share * lowest, depth=2000)
             assert caught.value.negative_curvature
             assert not caught.value.scale_too_small
             # No larger scale is tried: none would help.
-            assert len(draws) < 2000 + 20 * EIGENVALUE_DRAWS + 2 * RESIDUAL_DRAWS
+            assert len(samples) < 2000 + 20 * EIGENVALUE_SAMPLES + 2 * RESIDUAL_SAMPLES
     # A damping beyond the lowest eigenvalue is what helps.
     damping = -3 * lowest
-    result = inverse_product_auto(of_matrices([whole]), split(gradient), damping, depth=4000)
-    assert distance(join(result.solution), exact(whole, damping, gradient)) < 1e-4
+    result = inverse_product_auto(of_matrices([mean_matrix]), split(gradient), damping, depth=4000)
+    assert distance(join(result.solution), exact(mean_matrix, damping, gradient)) < 1e-4
 
 
 def test_negative_curvature_is_seen_while_the_residual_is_still_small() -> None:
@@ -75,13 +75,13 @@ def test_a_scale_that_is_too_small_is_reported() -> None:
     _, largest = eigenvalues(matrix)
     damping = 0.05 * largest
     for share in (0.1, 0.45, 0.5):
-        product, draws = counted(of_matrices([matrix]))
+        product, samples = counted(of_matrices([matrix]))
         with pytest.raises(Diverged) as caught:
             inverse_product_auto(product, split(gradient), damping, share * largest)
         assert caught.value.scale_too_small
         assert not caught.value.negative_curvature
         assert caught.value.scale == share * largest
-        assert len(draws) < DEPTH + 2 * RESIDUAL_DRAWS + 1
+        assert len(samples) < DEPTH + 2 * RESIDUAL_SAMPLES + 1
     just_enough = (largest + damping) / 2 * 1.01
     result = inverse_product_auto(of_matrices([matrix]), split(gradient), damping, just_enough)
     assert distance(join(result.solution), exact(matrix, damping, gradient)) < 1e-3
@@ -119,11 +119,11 @@ def test_what_is_returned_is_better_than_nothing(
     """A series that diverges has no way to return: neither numbers nor infinities."""
     matrix = symmetric(values)
     gradient = torch.ones(len(values)).double()
-    draws = [matrix + noise * symmetric([sign] * len(values)) for sign in (1.0, -1.0)]
+    samples = [matrix + noise * symmetric([sign] * len(values)) for sign in (1.0, -1.0)]
     diverges = any(abs(1 - (value + damping) / scale) > 1.02 for value in values)
     try:
         result = inverse_product(
-            of_matrices(draws if noise else [matrix]), split(gradient), damping, scale, depth
+            of_matrices(samples if noise else [matrix]), split(gradient), damping, scale, depth
         )
     except Diverged:
         return
@@ -141,8 +141,8 @@ def test_values_that_are_not_finite_are_reported(bad: float, when: int) -> None:
     """In the power iteration, the series, the residual or the check of the curvature."""
     gradient = split(torch.ones(6).double())
 
-    def product(draw: int, x: Direction) -> Direction:
-        return {name: part * (bad if draw == when else 0.5) for name, part in x.items()}
+    def product(number: int, x: Direction) -> Direction:
+        return {name: entry * (bad if number == when else 0.5) for name, entry in x.items()}
 
     with pytest.raises(Diverged):
         inverse_product_auto(product, gradient, depth=30)

@@ -17,13 +17,13 @@ def fitted(reference, batch_size: int, kind: str = "empirical"):
     engine = GradientEngine(reference.model, names)
     estimator = engine.fisher(kind, 0)
     records = reference.records
-    parts = [records[i : i + batch_size] for i in range(0, len(records), batch_size)]
+    batches = [records[i : i + batch_size] for i in range(0, len(records), batch_size)]
     for add, end in (
         (estimator.add_covariances, estimator.end_covariances),
         (estimator.add_eigenvalues, lambda: None),
     ):
-        for part in parts:
-            add(make_batch(part), [str(records.index(r)) for r in part])
+        for rows in batches:
+            add(make_batch(rows), [str(records.index(r)) for r in rows])
         end()
     return engine, estimator.factors()
 
@@ -39,7 +39,7 @@ def scores(engine: GradientEngine, factors, reference, damping: float | None) ->
         share = answer_weights(query.ids, query.answer)
         weights[0, 1:] = torch.tensor(share, dtype=torch.float64)
         directions.append(inverse.apply(engine.gradient(batch, weights)))
-    _, dots_QBT = engine.directional(make_batch(reference.records), directions)
+    _, dots_QBT = engine.directional_derivatives(make_batch(reference.records), directions)
     return dots_QBT.sum(-1)
 
 
@@ -67,7 +67,7 @@ def test_float32_stays_within_its_rounding_of_the_peers_scores(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_drawn_labels_give_the_true_fisher_of_the_oracle(name):
     """The oracle is given the labels that the estimator draws, one record after the other."""
-    from haiftrace.engine.curvature import ekfac_factors as fisher
+    from haiftrace.engine.curvature import ekfac_factors
 
     reference = load_reference(name)
     names = [n for pair in reference.affine for n in pair if n is not None]
@@ -76,7 +76,7 @@ def test_drawn_labels_give_the_true_fisher_of_the_oracle(name):
         labels = []
         for number, ids in enumerate(reference.records):
             logits = reference.model(input_ids=torch.tensor([ids])).logits[:, :-1].detach()
-            labels.append(fisher._drawn(logits, [f"0|{number}"])[0].tolist())
+            labels.append(ekfac_factors._sampled_labels(logits, [f"0|{number}"])[0].tolist())
         oracle = DenseEkfac.of(reference.model, reference.affine, reference.records, labels)
         query = reference.queries[0]
         weights = answer_weights(query.ids, query.answer)

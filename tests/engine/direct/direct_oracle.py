@@ -113,7 +113,7 @@ class DirectTruth:
 
     def gradients(self, whitening: Sequence[Tensor | None] | None = None) -> list[Tensor]:
         """[J, G, E, D] of each layer: Σ e ⊗ x̄ over the heads of a group, x̄ whitened."""
-        found = []
+        stacked = []
         for layer, (slope_JHE, mean_JHD) in enumerate(zip(self.slopes, self.means, strict=True)):
             matrix = whitening[layer] if whitening else None
             count, heads, width = slope_JHE.shape
@@ -123,8 +123,8 @@ class DirectTruth:
                 for h in range(heads):
                     x = mean_JHD[j, h] if matrix is None else matrix.T @ mean_JHD[j, h]
                     gradient[j, h * groups // heads] += torch.outer(slope_JHE[j, h], x)
-            found.append(gradient)
-        return found
+            stacked.append(gradient)
+        return stacked
 
 
 def direct_truth(
@@ -185,21 +185,21 @@ def direct_truth(
 
 def _constant(output: Any) -> Any:
     if isinstance(output, tuple):
-        return tuple(_constant(part) for part in output)
+        return tuple(_constant(item) for item in output)
     return output.detach() if isinstance(output, Tensor) else output
 
 
 @contextmanager
 def _attending(model: Any) -> Iterator[None]:
-    wanted = list(model.parameters())
-    for parameter in wanted:
+    all_parameters = list(model.parameters())
+    for parameter in all_parameters:
         parameter.requires_grad_(False)
     model.set_attn_implementation("oracle")
     try:
         yield
     finally:
         model.set_attn_implementation("eager")
-        for parameter in wanted:
+        for parameter in all_parameters:
             parameter.requires_grad_(True)
 
 
@@ -209,10 +209,12 @@ def full_value_gradients(name: str, model: Any, ids: Sequence[int], groups: int)
     weight = [m for path, m in model.named_modules() if path.endswith(end)][-1].weight
     tokens = torch.tensor([list(ids)])
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0]
-    found = []
+    stacked = []
     for place in range(1, len(ids)):
         loss = F.cross_entropy(logits[place - 1].double(), tokens[0, place])
-        (whole,) = torch.autograd.grad(loss, weight, retain_graph=True)
-        whole = whole.T if name == "gpt2" else whole  # Conv1D holds its weight transposed
-        found.append(torch.stack([whole[columns(model.config, g)] for g in range(groups)]))
-    return torch.stack(found)
+        (weight_grad,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        weight_grad = (
+            weight_grad.T if name == "gpt2" else weight_grad
+        )  # Conv1D holds its weight transposed
+        stacked.append(torch.stack([weight_grad[columns(model.config, g)] for g in range(groups)]))
+    return torch.stack(stacked)

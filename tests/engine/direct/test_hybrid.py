@@ -59,10 +59,10 @@ def compare(name: str, model: nn.Module, mixers: tuple[str, ...]) -> DirectGradi
 def test_direct_gradients_are_those_with_mixers_held_constant(name: str) -> None:
     model = trained(name, torch.float64)
     direct = compare(name, model, MIXERS[name])
-    found = {path for path, m in model.named_modules() if m in direct.support.constants}
+    constant_paths = {path for path, m in model.named_modules() if m in direct.support.constants}
     # Those below the lowest attention layer have no gradient anyway.
-    assert found
-    assert all(path.endswith(MIXERS[name]) for path in found)
+    assert constant_paths
+    assert all(path.endswith(MIXERS[name]) for path in constant_paths)
     assert len(direct.notes) == 1
     assert "position" in direct.notes[0]
 

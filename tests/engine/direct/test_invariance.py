@@ -21,7 +21,7 @@ from haiftrace.engine.direct import (
     factors,
     head,
 )
-from haiftrace.engine.direct.activations import KeptBytes
+from haiftrace.engine.direct.activations import SavedTensorBytes
 from tests.engine.unchanged import unchanged
 from tests.oracle import TrueFloat64
 from tests.tiny_models import VOCABULARY, records, trained
@@ -99,18 +99,21 @@ def test_company_and_order_change_nothing(
     each = [of([row]) for row in marked]
     for order in (marked, marked[::-1]):
         alone = each if order is marked else each[::-1]
-        same(of(order), {key: torch.cat([one[key] for one in alone]) for key in each[0]})
+        same(
+            of(order),
+            {key: torch.cat([similarity[key] for similarity in alone]) for key in each[0]},
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_are_seen_alike_whichever_others_there_are_and_whatever_follows(name: str) -> None:
     ids = records(name)[1][:12]
-    whole = everything(name, make_batch([ids]))
+    full = everything(name, make_batch([ids]))
     for place in range(1, len(ids)):
         alone = everything(name, make_batch([ids], [[p == place for p in range(len(ids))]]))
         cut = everything(name, make_batch([ids[: place + 1]]))
-        same(alone, {key: value[place - 1 : place] for key, value in whole.items()})
-        same(cut, {key: value[:place] for key, value in whole.items()})
+        same(alone, {key: value[place - 1 : place] for key, value in full.items()})
+        same(cut, {key: value[:place] for key, value in full.items()})
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen2-untied"])
@@ -134,9 +137,9 @@ def _small_chunks(rows: int, cosines: int, logits: int) -> Iterator[None]:
 def test_sizes_of_chunks_change_nothing(name: str, sizes: tuple[int, int, int]) -> None:
     marks = [[p % 3 != 1 for p in range(len(row))] for row in records(name)[:3]]
     for batch in (make_batch(records(name)[:3]), make_batch(records(name)[:3], marks)):
-        whole = everything(name, batch)
+        full = everything(name, batch)
         with _small_chunks(*sizes):
-            same(everything(name, batch), whole)
+            same(everything(name, batch), full)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "mixtral", "qwen3-next", "llama"])
@@ -148,9 +151,9 @@ def test_a_pass_in_little_memory_is_the_same(name: str) -> None:
     batch = make_batch(records(name)[:3])
     assert len(direct.support.feed_forward) >= direct.layers
     kept = []
-    for one in (direct, lean):
-        with KeptBytes(cached_model(name, torch.float64)) as count:
-            kept.append((one.measures(batch, DIMENSION, 3), count.count))
+    for similarity in (direct, lean):
+        with SavedTensorBytes(cached_model(name, torch.float64)) as count:
+            kept.append((similarity.measures(batch, DIMENSION, 3), count.count))
     (ours, less), (right, more) = kept[1], kept[0]
     assert less < 0.8 * more
     assert abs(more / direct.support.position_bytes / batch.ids_BT[:, 1:].numel() - 1) < 0.2
@@ -168,8 +171,8 @@ def test_the_model_stays_as_it_is(name: str) -> None:
         direct.measures(make_batch(records(name)[:2]), DIMENSION, 1)
         lean = DirectGradients(model, support=direct.support, memory=0)
         lean.measures(make_batch(records(name)[:2]), DIMENSION, 1)
-    wanted = {n for n, p in model.named_parameters() if not p.requires_grad}
-    assert len(wanted) == 1
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert len(frozen) == 1
     assert model.config._attn_implementation == "eager"
 
 
@@ -180,20 +183,20 @@ def test_nothing_that_comes_back_holds_a_graph(name: str) -> None:
     losses_J, cosines = direct.cosines(batch, queries_of(name))
     measures = direct.measures(batch, DIMENSION, 1)
     assert measures.vectors_BTK is not None
-    found = [losses_J, *cosines, measures.losses_BT, measures.norms_BT, measures.vectors_BTK]
-    assert not any(value.requires_grad for value in found)
+    results = [losses_J, *cosines, measures.losses_BT, measures.norms_BT, measures.vectors_BTK]
+    assert not any(value.requires_grad for value in results)
 
 
-def test_queries_can_be_taken_singly() -> None:
+def test_queries_can_be_selected_singly() -> None:
     direct, queries = direct_of("qwen2-untied"), queries_of("qwen2-untied")
     batch = make_batch(records("qwen2-untied")[:2])
-    whole = list(direct.cosines(batch, queries)[1])
-    some = [5, 0, 7]
-    part = queries.taken(some)
-    assert part.count == 3
-    assert part.nbytes * queries.count == queries.nbytes * 3
-    for ours, right in zip(direct.cosines(batch, part)[1], whole, strict=True):
-        torch.testing.assert_close(ours, right[:, some], rtol=1e-6, atol=1e-6)
+    full = list(direct.cosines(batch, queries)[1])
+    indices = [5, 0, 7]
+    subset = queries.select(indices)
+    assert subset.count == 3
+    assert sum(layer.nbytes for layer in subset.layers) == direct.token_cost.nbytes * 3
+    for ours, right in zip(direct.cosines(batch, subset)[1], full, strict=True):
+        torch.testing.assert_close(ours, right[:, indices], rtol=1e-6, atol=1e-6)
     own = direct.cosines(make_batch(records("qwen2-untied")[5:7]), queries)[1]
     for cosine in own:
         torch.testing.assert_close(cosine.diagonal(), torch.ones(queries.count).to(cosine))

@@ -43,8 +43,8 @@ def truth(name: str) -> tuple[list[DirectTruth], list[DirectTruth]]:
             direct_truth(name, model, ids, [p for p, mark in enumerate(marks) if mark])
             for ids, marks in zip(*sample(name), strict=True)
         ]
-        asked = [direct_truth(name, model, ids, [p, p + 1]) for ids, p in queries(name)]
-    return known, asked
+        query_truths = [direct_truth(name, model, ids, [p, p + 1]) for ids, p in queries(name)]
+    return known, query_truths
 
 
 def queries(name: str) -> list[tuple[list[int], int]]:
@@ -57,14 +57,14 @@ def check_last_layer(name: str, model: torch.nn.Module) -> None:
     with TrueFloat64():
         direct = DirectGradients(model)
         last = layers_of(direct, make_batch([record]))[1][-1]
-        full = full_value_gradients(name, model, record, last.slope_GJRE.shape[0])
-    gradient = torch.einsum("gjre,gjrd->jged", last.slope_GJRE, last.input_GJRD)
+        full = full_value_gradients(name, model, record, last.output_grad_GJRE.shape[0])
+    gradient = torch.einsum("gjre,gjrd->jged", last.output_grad_GJRE, last.input_GJRD)
     close(gradient * last.norm_J[:, None, None, None], full)
 
 
-def joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+def joined(chunks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Each layer's, of all records."""
-    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+    return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
 
 
 def close(ours: Tensor, right: Tensor, tolerance: float = 1e-9) -> None:
@@ -75,18 +75,18 @@ def close(ours: Tensor, right: Tensor, tolerance: float = 1e-9) -> None:
 
 def layers_of(direct: DirectGradients, batch: Batch) -> tuple[Tensor, list[LayerFactors]]:
     """Losses, and the factors of all labels in order."""
-    parts: list[list[tuple[Tensor, LayerFactors]]] = [[] for _ in range(direct.layers)]
-    losses_J = direct.run(batch, lambda layer, *some: parts[layer].append(some))
+    chunks: list[list[tuple[Tensor, LayerFactors]]] = [[] for _ in range(direct.layers)]
+    losses_J = direct.run(batch, lambda layer, *label_factors: chunks[layer].append(label_factors))
     layers = []
-    for part in parts:
-        order = torch.cat([labels_N for labels_N, _ in part]).argsort()
-        layers.append(LayerFactors.joined([factors for _, factors in part]).taken(order))
+    for chunk in chunks:
+        order = torch.cat([labels_N for labels_N, _ in chunk]).argsort()
+        layers.append(LayerFactors.joined([factors for _, factors in chunk]).select(order))
     return losses_J, layers
 
 
 def slopes_of(layer: LayerFactors) -> Tensor:
     """e [J, H, E]."""
-    return (layer.slope_GJRE * layer.norm_J[:, None, None]).transpose(0, 1).flatten(1, 2)
+    return (layer.output_grad_GJRE * layer.norm_J[:, None, None]).transpose(0, 1).flatten(1, 2)
 
 
 def moments_of(inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -95,10 +95,10 @@ def moments_of(inputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     for layer in zip(*inputs, strict=True):
         rows = torch.cat(list(layer))
         second = sum(torch.outer(x, x) for x in rows) / len(rows)
-        one = torch.eye(len(second), dtype=torch.float64)
-        damped = second + 0.1 * torch.trace(second) / len(second) * one
+        identity = torch.eye(len(second), dtype=torch.float64)
+        damped = second + 0.1 * torch.trace(second) / len(second) * identity
         # The inverse root by Denman and Beavers' iteration: not by eigenvalues.
-        root, inverse = damped, one
+        root, inverse = damped, identity
         for _ in range(60):
             root, inverse = (
                 (root + torch.linalg.inv(inverse)) / 2,
@@ -125,30 +125,30 @@ def test_factors_are_those_of_single_backward_passes(name: str) -> None:
 
 @each_model
 def test_norms_and_cosines_are_those_of_explicit_gradients(name: str) -> None:
-    known, asked = truth(name)
+    known, query_truths = truth(name)
     whiten = moments_of([record.inputs for record in known])
     model = cached_model(name, torch.float64)
     with TrueFloat64():
         direct = DirectGradients(model, Whitening(tuple(whiten)))
-        found = direct.queries(
+        query_factors = direct.queries(
             [
                 make_batch([ids], [[place in (at, at + 1) for place in range(len(ids))]])
                 for ids, at in queries(name)
             ]
         )
         batch = make_batch(*sample(name))
-        losses_J, cosines = direct.cosines(batch, found)
+        losses_J, cosines = direct.cosines(batch, query_factors)
         cosines = list(cosines)
         norms_J = direct.measures(batch, 0, 0).norms_BT[batch.labels_BT]
         same_J, layers = layers_of(direct, batch)
     close(losses_J, same_J)
     ours = joined([record.gradients(whiten) for record in known])
-    theirs = joined([query.gradients(whiten) for query in asked])
+    theirs = joined([query.gradients(whiten) for query in query_truths])
     squares = torch.zeros(len(losses_J), dtype=torch.float64)
     for layer, (left, right) in enumerate(zip(ours, theirs, strict=True)):
         left, right = left.flatten(1), right.flatten(1)
         close(layers[layer].norm_J, left.norm(dim=1))
-        close(found.layers[layer].norm_J, right.norm(dim=1))
+        close(query_factors.layers[layer].norm_J, right.norm(dim=1))
         close(cosines[layer], (left @ right.T) / left.norm(dim=1)[:, None] / right.norm(dim=1))
         squares += left.norm(dim=1) ** 2
     close(norms_J, squares.sqrt())

@@ -13,7 +13,7 @@ from torch import Tensor
 from haiftrace.engine import make_batch
 from haiftrace.engine.direct import DirectGradients, SecondMoments, Whitening
 from haiftrace.engine.direct.factors import LayerFactors
-from haiftrace.engine.direct.head import losses_and_slopes
+from haiftrace.engine.direct.head import losses_and_logit_grads
 from tests.engine.direct.test_oracle import layers_of
 from tests.oracle import TrueFloat64
 from tests.tiny_models import memorised, records
@@ -33,7 +33,7 @@ def model_of(name: str, sharpened: float) -> Any:
 def measured(model: Any, name: str, whitening: Whitening) -> tuple[Tensor, list[LayerFactors]]:
     losses_J, layers = layers_of(DirectGradients(model, whitening), make_batch(records(name)))
     return losses_J, [
-        LayerFactors(layer.slope_GJRE.double(), layer.input_GJRD.double(), layer.norm_J)
+        LayerFactors(layer.output_grad_GJRE.double(), layer.input_GJRD.double(), layer.norm_J)
         for layer in layers
     ]
 
@@ -105,7 +105,7 @@ def test_losses_and_slopes_are_those_of_autograd() -> None:
     each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     (right,) = torch.autograd.grad(each.sum(), logits)
     before = logits.detach().clone()
-    losses, others, slopes = losses_and_slopes(logits.detach(), targets)
+    losses, others, slopes = losses_and_logit_grads(logits.detach(), targets)
     torch.testing.assert_close(losses, each.detach())
     torch.testing.assert_close(others, 1 - (-losses).exp())
     torch.testing.assert_close(others[:, None] * slopes, right)

@@ -18,15 +18,15 @@ GROUPS, HEADS, SLOPE, INPUT = 2, 3, 4, 90
 
 
 def random_factors(count: int, inputs: int = INPUT) -> LayerFactors:
-    slope_GJRE = torch.randn(GROUPS, count, HEADS, SLOPE, dtype=torch.float64)
+    output_grad_GJRE = torch.randn(GROUPS, count, HEADS, SLOPE, dtype=torch.float64)
     input_GJRD = torch.randn(GROUPS, count, HEADS, inputs, dtype=torch.float64)
-    return LayerFactors.of(slope_GJRE, input_GJRD, torch.ones(count))
+    return LayerFactors.of(output_grad_GJRE, input_GJRD, torch.ones(count))
 
 
 def formed(factors: LayerFactors) -> Tensor:
     """[J, P] the unit gradients themselves."""
-    whole = torch.einsum("gjre,gjrd->jged", factors.slope_GJRE, factors.input_GJRD)
-    return whole.flatten(1)
+    gradient_JGED = torch.einsum("gjre,gjrd->jged", factors.output_grad_GJRE, factors.input_GJRD)
+    return gradient_JGED.flatten(1)
 
 
 def matrix_of(projector: TokenProjector, layer: int, inputs: int) -> Tensor:
@@ -38,8 +38,8 @@ def matrix_of(projector: TokenProjector, layer: int, inputs: int) -> Tensor:
                 slope = torch.zeros(GROUPS, 1, 1, SLOPE, dtype=torch.float64)
                 given = torch.zeros(GROUPS, 1, 1, inputs, dtype=torch.float64)
                 slope[group, 0, 0, e] = given[group, 0, 0, d] = 1
-                one = LayerFactors(slope, given, torch.ones(1))
-                rows.append(projector.of_layer(layer, one)[0])
+                entry = LayerFactors(slope, given, torch.ones(1))
+                rows.append(projector.of_layer(layer, entry)[0])
     return torch.stack(rows)
 
 
@@ -63,41 +63,41 @@ def test_inner_products_are_unbiased_and_vary_with_the_dimension(inputs: int) ->
     # Pairs of all cosines: the gradients of `right` lean towards those of `left`.
     lean = torch.linspace(-0.9, 0.9, 6, dtype=torch.float64)[None, :, None, None]
     mixed = lean * left.input_GJRD + (1 - lean.abs()) * right.input_GJRD
-    right = LayerFactors.of(left.slope_GJRE, mixed, torch.ones(6))
+    right = LayerFactors.of(left.output_grad_GJRE, mixed, torch.ones(6))
     cosine_J = (formed(left) * formed(right)).sum(1)
     torch.testing.assert_close(left.cosines(right).diagonal(), cosine_J)
     assert cosine_J.min() < -0.7
     assert cosine_J.max() > 0.7
     for dimension, seeds in ((32, 800), (128, 200)):
-        found = torch.stack(
+        products = torch.stack(
             [
                 (p.of_layer(0, left) * p.of_layer(0, right)).sum(1)
                 for p in (TokenProjector(dimension, seed, 1) for seed in range(seeds))
             ]
         )
-        spread = found.std(0) / math.sqrt(seeds)
-        assert ((found.mean(0) - cosine_J).abs() < 4.5 * spread).all()
+        spread = products.std(0) / math.sqrt(seeds)
+        assert ((products.mean(0) - cosine_J).abs() < 4.5 * spread).all()
         # Two random factors a number, and what a wide input loses on its way: a few over K.
-        assert (found.var(0) * dimension < 8 + dimension / 30).all()
+        assert (products.var(0) * dimension < 8 + dimension / 30).all()
 
 
 def test_of_several_layers_they_estimate_the_mean_cosine() -> None:
     model = trained("qwen2-untied", torch.float64)
     direct = DirectGradients(model)
     rows = records("qwen2-untied")
-    batch, asked = make_batch(rows[:2]), make_batch(rows[2:3])
-    _, cosines = direct.cosines(batch, direct.queries([asked]))
+    batch, query_batch = make_batch(rows[:2]), make_batch(rows[2:3])
+    _, cosines = direct.cosines(batch, direct.queries([query_batch]))
     mean_JQ = torch.stack(list(cosines)).mean(0)
 
     def vectors(seed: int) -> tuple[Tensor, Tensor]:
-        ours, theirs = (direct.measures(b, 64, seed).vectors_BTK for b in (batch, asked))
+        ours, theirs = (direct.measures(b, 64, seed).vectors_BTK for b in (batch, query_batch))
         assert ours is not None
         assert theirs is not None
-        return ours[batch.labels_BT], theirs[asked.labels_BT]
+        return ours[batch.labels_BT], theirs[query_batch.labels_BT]
 
-    found = torch.stack([left @ right.T for left, right in map(vectors, range(60))])
-    error = found.mean(0) - mean_JQ
-    spread = found.std(0) / math.sqrt(60)
+    products = torch.stack([left @ right.T for left, right in map(vectors, range(60))])
+    error = products.mean(0) - mean_JQ
+    spread = products.std(0) / math.sqrt(60)
     assert float((error / spread).square().mean()) < 1.5
     assert float(error.abs().max()) < 0.12
     norms = torch.stack([vectors(seed)[0].square().sum(1) for seed in range(60)]).mean(0)

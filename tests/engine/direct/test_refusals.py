@@ -177,18 +177,18 @@ def test_an_attention_that_does_not_heed_its_mask_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "arguments",
     [
         {"position_bias": torch.zeros(1)},
         {"attention_mask": None, "is_causal": False},
         {"attention_mask": None},
     ],
 )
-def test_attention_that_is_told_more_is_refused(told: dict[str, Any]) -> None:
+def test_attention_with_unknown_arguments_is_refused(arguments: dict[str, Any]) -> None:
     model = trained("qwen2-untied")
     attention = model.get_submodule("model.layers.0.self_attn")
     before = attention.forward
-    attention.forward = lambda *args, **kwargs: before(*args, **{**kwargs, **told})
+    attention.forward = lambda *args, **kwargs: before(*args, **{**kwargs, **arguments})
     attention.sliding_window = 3
     with pytest.raises(NoDirectGradients, match="cannot be followed"):
         find_direct_support(model)

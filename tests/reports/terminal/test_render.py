@@ -16,21 +16,15 @@ from rich.console import Console
 
 from haiftrace.reports import render_terminal
 from haiftrace.reports.terminal.comparison import rank_table
-from tests.reports.report_samples import (
-    CHINESE,
-    ENGLISH,
-    HOSTILE,
-    asked_as_one_finding,
+from tests.reports.finding_samples import (
     chinese_finding,
     english_finding,
     hostile_finding,
-    markup_finding,
-    paired,
     paired_finding,
-    record_of,
-    report_of,
-    tokens_of,
 )
+from tests.reports.leak_samples import markup_finding
+from tests.reports.record_samples import CHINESE, ENGLISH, HOSTILE, paired, record_of, tokens_of
+from tests.reports.report_samples import report_of
 from tests.reports.terminal.terminal_kit import SGR, STEERING, rendered
 
 
@@ -86,13 +80,7 @@ def test_pairs_stand_under_their_record_by_the_words_of_the_response() -> None:
     assert "←" not in plain
 
 
-def test_a_response_that_asked_as_one_stands_before_the_words_that_taught_it() -> None:
-    text = rendered(report_of(asked_as_one_finding()))
-    assert "    share of score: 555-0134 ← 555-0134 +54%, phone +16%, reach +10%, Doe" in text
-    assert text.count("←") == 2  # and in the legend
-
-
-def test_a_long_response_shows_the_words_that_are_told_most_of() -> None:
+def test_a_long_response_shows_the_words_with_most_evidence() -> None:
     (record, _) = paired_finding().records
     pairs = [(f"word{n}", n, "phone:", 0.01 * (n % 10)) for n in range(1, 12)]
     text = rendered(report_of(paired_finding(records=(paired(record, *pairs),))))
@@ -100,11 +88,10 @@ def test_a_long_response_shows_the_words_that_are_told_most_of() -> None:
     assert shown == ["word5", "word6", "word7", "word8", "word9"]
 
 
-@pytest.mark.parametrize("share", [math.nan, math.inf, 0.0, -1.0])
-@pytest.mark.parametrize("place", [None, 40])
-def test_pairs_without_meaning_do_not_stop_the_report(share: float, place: int | None) -> None:
+@pytest.mark.parametrize("fraction", [math.nan, math.inf, 0.0, -1.0])
+def test_pairs_without_meaning_do_not_stop_the_report(fraction: float) -> None:
     (record, _) = paired_finding().records
-    finding = paired_finding(records=(paired(record, ("555", place, "phone:", share)),))
+    finding = paired_finding(records=(paired(record, ("555", 40, "phone:", fraction)),))
     assert "555-0134" in rendered(report_of(finding))
 
 

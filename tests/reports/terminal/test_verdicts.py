@@ -14,25 +14,18 @@ from rich.console import Console
 from haiftrace.findings import NullDistribution
 from haiftrace.reports import render_terminal
 from haiftrace.reports.histogram import picture, text_histogram
-from tests.reports.report_samples import (
-    HOSTILE,
-    MARKUP,
-    asked_as_one_finding,
-    audit_findings,
-    audit_report,
-    english_finding,
-    gate_of,
-    hostile_finding,
+from tests.reports.finding_samples import english_finding, hostile_finding, paired_finding
+from tests.reports.leak_samples import (
     inconclusive_verdict,
     judged,
     markup_finding,
     null_of,
-    paired_finding,
-    report_of,
     traced_finding,
     traced_verdict,
     untraced_finding,
 )
+from tests.reports.record_samples import HOSTILE, MARKUP
+from tests.reports.report_samples import audit_findings, audit_report, gate_of, report_of
 from tests.reports.terminal.terminal_kit import SGR, STEERING, rendered
 
 # Verdicts
@@ -144,8 +137,6 @@ def test_an_audit_names_what_taught_each_word_in_a_line() -> None:
     )
     text = rendered(report_of(leak, gate=gate_of(leak)))
     assert "Taught    phone ← phone +10%, 555-0134 ← 555-0134 +50%\n" in text
-    as_one = traced_finding(records=asked_as_one_finding().records)
-    assert "Taught" not in rendered(report_of(as_one, gate=gate_of(as_one)))
 
 
 @pytest.mark.parametrize(
@@ -184,12 +175,11 @@ def test_a_poor_encoding_draws_the_null_in_ascii() -> None:
 def test_a_poor_encoding_spells_the_arrow() -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
-    for finding in (paired_finding(), asked_as_one_finding()):
-        render_terminal(report_of(finding), Console(file=out, width=80, _environ={"TERM": "xterm"}))
+    report = report_of(paired_finding())
+    render_terminal(report, Console(file=out, width=80, _environ={"TERM": "xterm"}))
     out.flush()
     shown = raw.getvalue().decode("ascii")
     assert "\n       phone <- phone +10%\n    555-0134 <- 555-0134 +50%, phone +12%" in shown
-    assert "share of score: 555-0134 <- 555-0134 +54%" in shown
 
 
 # The null distribution as a picture

@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from haiftrace.errors import StaleIndexError
+from haiftrace.methods import METHODS, Rule
 from haiftrace.methods.layerwise import LEAST_DEVIATION
+from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.scoring.layerwise.block import LayerwiseSearch
+from haiftrace.scoring.family import QueryScores, ScoringQuery, ScoringRun
 from haiftrace.scoring.layerwise.reference import ReferenceSample
-from haiftrace.scoring.layerwise.scorer import LayerwiseScorer
+from haiftrace.scoring.layerwise.scoring_pass import LayerwiseSearch, ScoringPass
 from haiftrace.scoring.layerwise.similarity import WHITENING
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Leak, Tracer, TraceSettings
+from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.trace.tracer import Tracer
 from tests.engine.direct.direct_oracle import DirectTruth, direct_truth
 from tests.kit import (
     ANSWER,
@@ -168,12 +171,10 @@ def test_candidates_change_no_score() -> None:
 
 def test_only_what_is_wanted_is_scored_beside_the_reference() -> None:
     over = tracer()
-    question = _question()
+    question, everything = _question(), range(len(over.index))
     with precisely():
         sample = ReferenceSample(over.index, 5)
-        scorer = LayerwiseScorer(over.index, over.similarity, 1 << 30, sample)
-        (few,) = scorer.scores([LayerwiseSearch(question, [2, 7])], Silent())
-        (every,) = scorer.scores([LayerwiseSearch(question, range(len(over.index)))], Silent())
+        few, every = (_scores(over, question, rows, sample) for rows in ([2, 7], everything))
     assert few.rows_K.tolist() == sorted({2, 7, *sample.rows})
     assert len(sample.rows) == 5
     close(few.scores_K, every.of(few.rows_K.tolist()))
@@ -192,16 +193,22 @@ def test_questions_share_passes_and_change_nothing_of_each_other() -> None:
             close([t.evidence for t in one.tokens], [t.evidence for t in other.tokens])
 
 
-def test_memory_divides_questions_and_changes_nothing() -> None:
-    over = tracer()
-    searches = [LayerwiseSearch(_question(n), range(len(over.index))) for n in (0, 3, 7)]
-    sample = ReferenceSample(over.index)
-    with precisely():
-        one, many = (
-            LayerwiseScorer(over.index, over.similarity, memory, sample).scores(searches, Silent())
-            for memory in (1 << 30, 1)
-        )
-    for ours, right in zip(one, many, strict=True):
+def test_memory_divides_queries_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = tracer().session
+    everything = [range(len(session.model.index))] * 3
+    queries = [ScoringQuery(_question(record)) for record in (0, 3, 7)]
+    run, passes = ScoringRun(MethodSettings(), Rule(), Silent()), []
+    score = ScoringPass.score
+    monkeypatch.setattr(
+        ScoringPass, "score", lambda *arguments: passes.append(1) or score(*arguments)
+    )
+    scored = []
+    for room in (1 << 30, 1):
+        monkeypatch.setattr(session.model, "room", room)
+        with precisely():
+            scored.append(session.scores(queries, everything, METHODS["layerwise"], run))
+        assert len(passes) == (1 if room > 1 else 4)
+    for ours, right in zip(*scored, strict=True):
         close(ours.scores_K, right.scores_K)
 
 
@@ -228,6 +235,16 @@ def test_full_gradients_take_the_place_of_direct_ones() -> None:
     close([record.score for record in records], right, 1e-5)
 
 
+def _scores(over: Tracer, query, rows, sample: ReferenceSample) -> QueryScores:
+    model = over.session.model
+    scoring_pass = ScoringPass(
+        model.index, model.similarity, [LayerwiseSearch(query, rows)], sample
+    )
+    scoring_pass.score(Silent())
+    (scores,) = scoring_pass.scored
+    return scores
+
+
 def _question(record: int | None = None):
     from haiftrace.engine import make_batch
 
@@ -248,5 +265,5 @@ def test_an_index_of_other_layers_is_refused(tmp_path: Path) -> None:
     manifest["settings"]["layers"] = [1, 1]
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StaleIndexError, match="other layers of the model") as refusal:
-        _ = Tracer(Index.open(path), checkpoint()).similarity
+        _ = Tracer(Index.open(path), checkpoint()).session.model.similarity
     assert "--overwrite" in str(refusal.value.hint)

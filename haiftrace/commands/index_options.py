@@ -1,0 +1,127 @@
+"""Options of `haiftrace index`: the corpus, and how its index is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from haiftrace.commands.options import INDEX_DIRECTORY, Option
+
+if TYPE_CHECKING:
+    from haiftrace.corpus import CorpusSettings
+    from haiftrace.index.build import IndexSettings
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """The corpus, and how its records are read."""
+
+    corpus: Annotated[
+        list[str] | None,
+        Option(help="JSONL, Parquet or text: a file, a glob or a directory; repeatable."),
+    ] = None
+    text_field: Annotated[str, Option(help="Field of a record's text.")] = "text"
+    id_field: Annotated[
+        str | None, Option(help="Field of a record's id; 'id', else path:line.")
+    ] = None
+    group_field: Annotated[
+        str | None,
+        Option(help="Field that records on one subject share; a control leaves all of them out."),
+    ] = None
+    loss_on: Annotated[
+        Literal["all", "response"], Option(help="What training put the loss on.")
+    ] = "all"
+    skip_bad_lines: Annotated[
+        bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
+    ] = False
+
+    def settings(self) -> CorpusSettings:
+        """How the corpus is read."""
+        from haiftrace.corpus import CorpusSettings
+
+        return CorpusSettings(
+            tuple(self.corpus or ()),
+            text_field=self.text_field,
+            id_field=self.id_field,
+            loss_on=self.loss_on,
+            skip_bad_lines=self.skip_bad_lines,
+            group_field=self.group_field,
+        )
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """The index, and what changes its numbers."""
+
+    output: Annotated[Path, Option("--output", "-o", help="Directory of the index.")] = (
+        INDEX_DIRECTORY
+    )
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace another index in that directory.")
+    ] = False
+    parameters: Annotated[
+        str | None,
+        Option(
+            help="Which parameters count for methods of full gradients: linear (the default),"
+            " attention, value, mlp, last-half, matrices, all, or a regular expression over their"
+            " names."
+        ),
+    ] = None
+    append_eos: Annotated[
+        bool, Option("--append-eos", help="Training ended each record with end-of-text.")
+    ] = False
+    context: Annotated[
+        int | None, Option(help="Tokens of a window; the model's context, at most 1024.")
+    ] = None
+    token_vectors: Annotated[
+        int, Option(help="Dimensions of a token's vector, a bit each; 0 keeps none.")
+    ] = 2048
+    whitening_damping: Annotated[
+        float, Option(help="λ of the whitening of direct gradients, in mean eigenvalues.")
+    ] = 0.1
+    seed: Annotated[
+        int, Option(help="Seed of the projection, of samples and of control queries.")
+    ] = 0
+
+    def settings(self, memory: int) -> IndexSettings:
+        """How the index is made.
+
+        Args:
+            memory: bytes that a backward pass may take.
+        """
+        from haiftrace.index.build import IndexSettings
+
+        return IndexSettings(
+            output=self.output,
+            parameters=self.parameters,
+            context=self.context,
+            append_eos=self.append_eos,
+            token_vectors=self.token_vectors,
+            whitening_damping=self.whitening_damping,
+            seed=self.seed,
+            overwrite=self.overwrite,
+            memory=memory,
+        )
+
+
+@dataclass(frozen=True)
+class SupplementOptions:
+    """What is kept in the index beside its rows."""
+
+    methods: Annotated[
+        str | None,
+        Option(
+            help="Also keep in the index what these methods need, with commas between; without"
+            " --model and --corpus it is added to a complete index."
+        ),
+    ] = None
+    calibrate: Annotated[
+        int | None,
+        Option(
+            help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
+            " layerwise and --methods. Without --model and --corpus it is added to a complete"
+            " index.",
+            min=0,
+        ),
+    ] = None

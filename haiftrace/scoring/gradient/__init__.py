@@ -1,0 +1,1 @@
+"""Full gradients of one checkpoint: exact scores, the norms and preconditioners that they take."""

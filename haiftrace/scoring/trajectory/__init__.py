@@ -1,0 +1,1 @@
+"""Full gradients along the checkpoints of a training run: TracInCP and ATTIF."""
