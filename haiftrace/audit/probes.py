@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,24 @@ def read_probes(path: str) -> list[ProbeCase]:
             "Give --prompts a JSONL file, or - for stdin.",
         ) from None
     shown = "stdin" if path == STDIN else path
+    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return _cases(((n, line) for n, line in enumerate(lines, 1) if line.strip()), shown)
+
+
+def probe_cases(probes: Iterable[Mapping[str, Any]]) -> list[ProbeCase]:
+    """Probes that are given as mappings, with the fields of a line.
+
+    Raises:
+        UsageError: one of them is no probe, or an id stands twice.
+    """
+    lines = (json.dumps(dict(probe)).encode() for probe in probes)
+    return _cases(enumerate(lines, 1), "probes")
+
+
+def _cases(lines: Iterable[tuple[int, bytes]], shown: str) -> list[ProbeCase]:
     cases: list[ProbeCase] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         case = _case(line, shown, number)
         first = seen.setdefault(case.probe.id, number)
         if first != number:

@@ -74,7 +74,7 @@ def _digits(
         seeds=seeds,
         device=device,
     )
-    _deliver(lambda talk: digits_results(run_digits(settings, out, talk)), out, quiet)
+    _deliver(lambda progress: digits_results(run_digits(settings, out, progress)), out, quiet)
 
 
 Preset = Annotated[str, Option(help="tiny or small.")]
@@ -224,7 +224,7 @@ def _pii(
     methods: str | None,
     regime: str,
     memory: int,
-    **told: Any,
+    **settings_by_name: Any,
 ) -> None:
     from haiftrace.bench.pii.report import pii_results
     from haiftrace.bench.pii.run import REGIMES, PiiSettings, run_pii
@@ -235,9 +235,9 @@ def _pii(
         methods=methods or ",".join(METHODS),
         regimes=REGIMES if regime == "both" else (regime,),
         memory=memory << 20,
-        **told,
+        **settings_by_name,
     )
-    _deliver(lambda talk: pii_results(run_pii(settings, out, talk)), out, quiet)
+    _deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, quiet)
 
 
 @app.command("loor", context_settings=variables("BENCH_LOOR"))
@@ -279,7 +279,7 @@ def _loor(
         memory=memory << 20,
     )
     into = out or _OUT / f"loor-{kind}"
-    _deliver(lambda talk: loor_results(run_loor(settings, into, talk)), into, quiet)
+    _deliver(lambda progress: loor_results(run_loor(settings, into, progress)), into, quiet)
 
 
 @app.command("clue", context_settings=variables("BENCH_CLUE"))
@@ -349,7 +349,7 @@ def _clue(
         seeds=seeds,
         memory=memory << 20,
     )
-    _deliver(lambda talk: clue_results(run_clue(settings, out, talk)), out, quiet)
+    _deliver(lambda progress: clue_results(run_clue(settings, out, progress)), out, quiet)
 
 
 def _deliver(run: Callable[[ConsoleProgress], Results], out: Path, quiet: bool) -> None:

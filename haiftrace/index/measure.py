@@ -27,11 +27,11 @@ def window_rows(
 
     ids, labels = [w.token_ids for w in windows], [w.labels for w in windows]
     batch = make_batch(ids, labels, similarity.device)
-    found = similarity.measures(batch, dimension, seed)
-    losses, norms = found.losses_BT.cpu().numpy(), found.norms_BT.cpu().numpy()
+    measures = similarity.measures(batch, dimension, seed)
+    losses, norms = measures.losses_BT.cpu().numpy(), measures.norms_BT.cpu().numpy()
     codes = None
-    if found.vectors_BTK is not None:
-        vectors = found.vectors_BTK.float().cpu().numpy()
+    if measures.vectors_BTK is not None:
+        vectors = measures.vectors_BTK.float().cpu().numpy()
         codes = encode_signs(vectors)
         # Signs do not tell what is not finite: such a row is refused by its norm.
         norms = np.where(np.isfinite(vectors).all(-1), norms, np.nan)

@@ -44,35 +44,35 @@ class TokenGradients:
     note: str = ""
 
 
-def choose_scope(checkpoint: Checkpoint, asked: str | None) -> tuple[str, list[str]]:
-    """The scope of full gradients and its parameters; the first that the model has, unless asked.
+def choose_scope(checkpoint: Checkpoint, scope: str | None) -> tuple[str, list[str]]:
+    """The scope of full gradients and its parameters; where none is named the first that works.
 
     Raises:
-        UsageError: the model has nothing in the scope that is asked for.
+        UsageError: the model has nothing in that scope.
     """
-    if asked is not None:
-        return asked, select_parameters(checkpoint.model, asked)
-    for scope in _FALLBACKS[:-1]:
+    if scope is not None:
+        return scope, select_parameters(checkpoint.model, scope)
+    for fallback in _FALLBACKS[:-1]:
         try:
-            return scope, select_parameters(checkpoint.model, scope)
+            return fallback, select_parameters(checkpoint.model, fallback)
         except UsageError:
             continue
     return _FALLBACKS[-1], select_parameters(checkpoint.model, _FALLBACKS[-1])
 
 
-def choose_gradients(checkpoint: Checkpoint, asked: str | None, memory: int) -> TokenGradients:
+def choose_gradients(checkpoint: Checkpoint, scope: str | None, memory: int) -> TokenGradients:
     """Direct gradients, or where the model has none its full ones.
 
     Args:
-        asked: the scope of full gradients; None for one that works.
+        scope: of full gradients; None for one that works.
         memory: bytes that a pass may take, approximately.
 
     Raises:
-        UsageError: the model has nothing in the scope that is asked for.
+        UsageError: the model has nothing in that scope.
     """
     from haiftrace.engine import DirectGradients, NoDirectGradients
 
-    scope, names = choose_scope(checkpoint, asked)
+    scope, names = choose_scope(checkpoint, scope)
     try:
         direct = DirectGradients(checkpoint.model, memory=memory)
     except NoDirectGradients as why:

@@ -1,0 +1,348 @@
+"""The Python interface, for notebooks and scripts: an index that is built, opened, traced over.
+
+    from haiftrace import Index
+
+    index = Index.build("./ckpt", "data.jsonl", output="haiftrace-index")
+    report = index.trace("What's the phone of John Doe?")
+    report.to_pandas()
+
+Private values are masked in what a report gives, unless it is asked to `reveal` them.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from haiftrace.commands.options import INDEX_DIRECTORY
+from haiftrace.methods import DEFAULT_METHOD
+from haiftrace.methods.settings import MethodSettings
+from haiftrace.progress import ConsoleProgress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from haiftrace.findings import FailOn, Finding, Report
+    from haiftrace.trace.tracer import Tracer
+
+MEMORY = 512 << 20
+"""Bytes that a backward pass may take, by default."""
+
+
+class TraceReport:
+    """The findings of a trace or an audit.
+
+    Attributes:
+        report: all of it, private values included.
+    """
+
+    def __init__(self, report: Report, values: Sequence[str] = ()) -> None:
+        self.report = report
+        self._values = tuple(values)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """A finding for each leak and method, private values included."""
+        return self.report.findings
+
+    def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
+        """The report as `-o report.json` writes it (its JSON Schema ships in the package)."""
+        from haiftrace.reports.json_report import render_json
+
+        document: dict[str, Any] = json.loads(render_json(self._shown(reveal)))
+        return document
+
+    def to_pandas(self, *, reveal: bool = False) -> pd.DataFrame:
+        """A row for each record of each finding.
+
+        The columns: prompt, response, span, method, decision, rank, record, path, line, score,
+        p_value, text.
+
+        Raises:
+            ImportError: pandas is not installed (extra `bench`).
+        """
+        import pandas as pd
+
+        rows = [
+            {
+                "prompt": finding.prompt,
+                "response": finding.response,
+                "span": finding.span,
+                "method": finding.method,
+                "decision": None if finding.verdict is None else finding.verdict.decision,
+                "rank": record.rank,
+                "record": record.id,
+                "path": record.source.path,
+                "line": record.source.line,
+                "score": record.score,
+                "p_value": record.p_value,
+                "text": record.text,
+            }
+            for finding in self._shown(reveal).findings
+            for record in finding.records
+        ]
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | Path, *, reveal: bool = False) -> None:
+        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html or .md.
+
+        Raises:
+            OutputError: it cannot be written there.
+        """
+        from haiftrace.reports import check_outputs, write_report
+
+        check_outputs([path])
+        sarif = str(path).lower().endswith(".sarif")
+        write_report(self._shown(reveal and not sarif), path)
+
+    def _repr_html_(self) -> str:
+        """The HTML page in a frame, for notebooks."""
+        from haiftrace.reports.html_report import render_html
+
+        page = html.escape(render_html(self._shown(reveal=False)), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+    def _shown(self, reveal: bool) -> Report:
+        from haiftrace.privacy import mask_report
+
+        return self.report if reveal else mask_report(self.report, self._values)
+
+
+class CorpusIndex(AbstractContextManager["CorpusIndex"]):
+    """An index and the checkpoint it was made from, opened together (`haiftrace.Index`).
+
+    Attributes:
+        path: of the index.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self.path = Path(tracer.index.path)
+
+    @classmethod
+    def build(
+        cls,
+        model: str | Path,
+        corpus: str | Path | Sequence[str | Path],
+        *,
+        output: str | Path = INDEX_DIRECTORY,
+        text_field: str = "text",
+        group_field: str | None = None,
+        loss_on: Literal["all", "response"] = "all",
+        append_eos: bool = False,
+        methods: str | None = None,
+        controls: int | None = None,
+        device: str = "auto",
+        memory: int = MEMORY,
+        overwrite: bool = False,
+        quiet: bool = True,
+    ) -> CorpusIndex:
+        """Indexes a corpus under a checkpoint and calibrates verdicts, as `haiftrace index` does.
+
+        An interrupted call goes on where it stopped, and a complete index is opened.
+
+        Args:
+            model: directory of the checkpoint.
+            corpus: files, globs or directories.
+            methods: names with commas between, whose needs and verdicts are kept too.
+            controls: control queries of the calibration; None for as many as cost about what
+                indexing did, 0 for none.
+            memory: bytes that a backward pass may take.
+            quiet: show no progress on stderr.
+
+        Raises:
+            HaiftraceError: whatever is wrong with checkpoint, corpus or settings.
+        """
+        from haiftrace.calibration.calibrate import CONTROLS, CalibrationSettings, calibrate
+        from haiftrace.checkpoint.load import load_checkpoint
+        from haiftrace.corpus import CorpusSettings
+        from haiftrace.index.build import IndexSettings, build_index
+        from haiftrace.index.precompute import check_needs, prepare
+
+        paths = [corpus] if isinstance(corpus, str | Path) else corpus
+        read = CorpusSettings(
+            tuple(map(str, paths)), text_field, loss_on=loss_on, group_field=group_field
+        )
+        settings = IndexSettings(
+            Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
+        )
+        about = MethodSettings()
+        with ConsoleProgress(quiet) as progress:
+            checkpoint = load_checkpoint(str(model), device=device)
+            if methods is not None:
+                check_needs(checkpoint, None, methods, about)
+            build_index(checkpoint, read, settings, progress)
+            if methods is not None:
+                prepare(settings.output, checkpoint, methods, about, memory, progress)
+            count = CONTROLS if controls is None else controls
+            if count:
+                names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
+                calibration = CalibrationSettings(count, controls is not None, memory=memory)
+                calibrate(settings.output, checkpoint, names, about, calibration, progress)
+        return cls.open(output, model=model, device=device, memory=memory)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path = INDEX_DIRECTORY,
+        *,
+        model: str | Path | None = None,
+        device: str = "auto",
+        memory: int = MEMORY,
+    ) -> CorpusIndex:
+        """Opens an index and its checkpoint.
+
+        Args:
+            model: where the checkpoint is now, if it was moved.
+            memory: bytes that a backward pass may take.
+
+        Raises:
+            HaiftraceError: either cannot be opened, or they do not belong together.
+        """
+        from haiftrace.trace.tracer import open_tracer
+
+        return cls(open_tracer(path, None if model is None else str(model), device, memory))
+
+    def __len__(self) -> int:
+        """How many records it holds."""
+        return self._tracer.index.manifest.totals.records
+
+    def trace(
+        self,
+        prompt: str,
+        response: str | None = None,
+        *,
+        span: str | None = None,
+        protect: Sequence[str] = (),
+        quiet: bool = True,
+        **settings: Any,
+    ) -> TraceReport:
+        """The records that made a response likelier, and the verdict.
+
+        Args:
+            response: the leak; generated by the checkpoint when None.
+            span: the characters of the response that are traced; all of it when None.
+            protect: values that the answer must not hold, masked in every report.
+            settings: of `haiftrace trace`: method, top, candidates, exact, alpha, template, chat,
+                max_new_tokens, stop, methods (a `MethodSettings`).
+
+        Raises:
+            UsageError: the response cannot be traced.
+        """
+        from haiftrace.audit.audit import with_leaks
+        from haiftrace.audit.gate import GateSettings
+        from haiftrace.audit.probes import single_probe
+        from haiftrace.trace.settings import Leak
+
+        probe = single_probe(prompt, response, protect)
+        with ConsoleProgress(quiet) as progress:
+            leak = Leak(prompt, response, span)
+            report = self._tracer.report([leak], _settings(settings), progress)
+        report = with_leaks(report, probe, self._tracer.index, GateSettings(), gated=False)
+        return TraceReport(report, protect)
+
+    def audit(
+        self,
+        probes: str | Path | Iterable[Mapping[str, Any]],
+        *,
+        fail_on: FailOn = "leak",
+        max_leaks: int = 0,
+        quiet: bool = True,
+        **settings: Any,
+    ) -> TraceReport:
+        """Answers every probe, and traces the private values in the answers.
+
+        Args:
+            probes: a JSONL file, or mappings with `prompt`, and where they are known `response`,
+                `protected` and `id`.
+            fail_on, max_leaks: what `report.report.gate` lets pass.
+            settings: as of `trace`.
+
+        Raises:
+            UsageError: a probe or a setting cannot be used.
+        """
+        from haiftrace.audit.audit import audit as audit_checkpoint
+        from haiftrace.audit.gate import GateSettings
+        from haiftrace.audit.probes import probe_cases, read_probes
+
+        cases = read_probes(str(probes)) if isinstance(probes, str | Path) else probe_cases(probes)
+        gate = GateSettings(fail_on, max_leaks)
+        with ConsoleProgress(quiet) as progress:
+            result = audit_checkpoint(self._tracer, cases, _settings(settings), gate, progress)
+        return TraceReport(result.report, result.values)
+
+    def close(self) -> None:
+        """Closes the index's files."""
+        self._tracer.index.close()
+
+    def __enter__(self) -> Self:
+        """The index itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+
+def trace(
+    prompt: str,
+    response: str | None = None,
+    *,
+    index: str | Path = INDEX_DIRECTORY,
+    model: str | Path | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> TraceReport:
+    """Traces one leak over an index; see `CorpusIndex.trace`.
+
+    Raises:
+        HaiftraceError: whatever is wrong with index, checkpoint or response.
+    """
+    with CorpusIndex.open(index, model=model, device=device) as opened:
+        return opened.trace(prompt, response, **settings)
+
+
+def audit(
+    probes: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    index: str | Path = INDEX_DIRECTORY,
+    model: str | Path | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> TraceReport:
+    """Audits a checkpoint over an index; see `CorpusIndex.audit`.
+
+    Raises:
+        HaiftraceError: whatever is wrong with index, checkpoint or probes.
+    """
+    with CorpusIndex.open(index, model=model, device=device) as opened:
+        return opened.audit(probes, **settings)
+
+
+_PROMPTING = ("template", "chat", "max_new_tokens", "stop", "loss_on_all")
+
+
+def _settings(named: Mapping[str, Any]) -> Any:
+    """Settings of a trace, those of the prompt among the others.
+
+    Raises:
+        TypeError: there is no such setting.
+    """
+    from haiftrace.query.query import PromptSettings
+    from haiftrace.trace.settings import TraceSettings
+
+    prompting = {name: value for name, value in named.items() if name in _PROMPTING}
+    if "stop" in prompting:
+        prompting["stop"] = tuple(prompting["stop"])
+    others = {name: value for name, value in named.items() if name not in _PROMPTING}
+    return TraceSettings(prompting=PromptSettings(**prompting), **others)
