@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from haiftrace.commands.bench import app as bench
 from haiftrace.commands.demo import demo
 from haiftrace.commands.index import index
 from haiftrace.commands.options import Option, variables
+from haiftrace.commands.redact import redact
 from haiftrace.commands.trace import trace
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
 
@@ -34,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (index, trace, demo):
+for _command in (index, trace, redact, demo):
     _name = _command.__name__
     app.command(_name, context_settings=variables(_name.upper()))(_command)
 app.add_typer(bench, name="bench")
@@ -95,7 +97,12 @@ def _run() -> int:
     except SystemExit:
         return EXIT_ERROR  # typer's answer to a closed pipe is 1, which means that a leak was found
     except _USAGE_ERROR as error:
-        error.show()  # type: ignore[attr-defined]
+        _show(error)
+        if "extra argument" in str(error) and "--corpus" in arguments:
+            print(
+                "Hint: --corpus takes one name: repeat it (--corpus A --corpus B) or quote a glob.",
+                file=sys.stderr,
+            )
         return EXIT_ERROR
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED  # which some releases of typer return of themselves
@@ -103,7 +110,7 @@ def _run() -> int:
         if debug:
             import traceback
 
-            traceback.print_exc()
+            print(_masked(traceback.format_exc()), file=sys.stderr, end="")
         return _failed(error)
     if code == EXIT_INTERRUPTED:
         print("Interrupted.", file=sys.stderr)
@@ -143,6 +150,20 @@ def _failed(error: Exception) -> int:
 def _tell(message: str, hint: str) -> None:
     from haiftrace.reports.sanitize import inert
 
-    print(f"Error: {inert(message)}", file=sys.stderr)
+    print(f"Error: {inert(_masked(message))}", file=sys.stderr)
     if hint:
-        print(f"Hint: {inert(hint)}", file=sys.stderr)
+        print(f"Hint: {inert(_masked(hint))}", file=sys.stderr)
+
+
+def _show(error: Exception) -> None:
+    """Says what typer says, without private values: a prompt that nobody quoted is an argument."""
+    shown = StringIO()
+    error.show(shown)  # type: ignore[attr-defined]
+    print(_masked(shown.getvalue()), file=sys.stderr, end="")
+
+
+def _masked(text: str) -> str:
+    """A message without the private values that a file's name or a field's may hold."""
+    from haiftrace.privacy import mask_detected
+
+    return mask_detected(text)

@@ -46,7 +46,7 @@ def read_config(path: Path, options: Options) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", "Correct or remove it.") from None
     return _commands(path, content, options, ())

@@ -45,6 +45,12 @@ class IndexStoreError(HaiftraceError):
     """An index directory that is missing, broken or in the way."""
 
 
+class DamagedIndexError(IndexStoreError):
+    """An index whose files are not those that were written (fail closed)."""
+
+    exit_code = EXIT_INCONCLUSIVE
+
+
 class OutputError(HaiftraceError):
     """A report that cannot be written."""
 

@@ -8,7 +8,8 @@ from typing import Literal
 SCHEMA_VERSION = 1
 
 Decision = Literal["traced", "no source found", "inconclusive"]
-Kind = Literal["verbatim", "inferred", "untraced"]
+Kind = Literal["verbatim", "inferred", "attributed", "untraced"]
+Basis = Literal["influence", "text", "influence and text"]
 FailOn = Literal["leak", "traced", "none"]
 
 
@@ -75,6 +76,8 @@ class Verdict:
         lengths: tokens of the controls' responses that it was compared with, ascending.
         null: those controls, of the nearest level.
         reasons: why it is inconclusive, in plain words.
+        basis: of a traced one: what names the source, influence, the text that holds the value, or
+            both; None otherwise.
     """
 
     decision: Decision
@@ -87,6 +90,7 @@ class Verdict:
     lengths: tuple[int, ...] = ()
     null: NullDistribution | None = None
     reasons: tuple[str, ...] = ()
+    basis: Basis | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Gate:
         exit_code: 0 passed, 1 leaks, 3 inconclusive.
         fail_on, max_leaks: as configured.
         probes, leaks: how many, baseline and ignored ones not among the leaks.
-        verbatim, inferred, untraced: the leaks by kind.
+        verbatim, inferred, attributed, untraced: the leaks by kind.
         known, ignored: leaks that the baseline or the ignore file lets pass.
         inconclusive: findings whose verdict is.
         partial: True where the run was interrupted.
@@ -111,6 +115,7 @@ class Gate:
     leaks: int
     verbatim: int = 0
     inferred: int = 0
+    attributed: int = 0
     untraced: int = 0
     known: int = 0
     ignored: int = 0
@@ -186,7 +191,8 @@ class RecordEvidence:
     the finding's null distribution, None without one. `pairs` are the strongest pairs of words of
     response and record, strongest first; empty for a method that scores no pairs.
     `layers` are the contributions of the model's layers to the score, from the first on; empty for
-    a method that does not score by layers.
+    a method that does not score by layers. `holds` says whether the record's text holds what was
+    traced, in any spelling; None where that was not looked up.
     """
 
     rank: int
@@ -202,6 +208,22 @@ class RecordEvidence:
     p_value: float | None = None
     pairs: tuple[PairEvidence, ...] = ()
     layers: tuple[float, ...] = ()
+    holds: bool | None = None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A record of the corpus whose text holds what was traced, in any spelling.
+
+    Attributes:
+        score: by the finding's method; None where it was not scored.
+        group: number of its near-copy group; None where the index knows none.
+    """
+
+    id: str
+    source: Source
+    score: float | None = None
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +253,8 @@ class Finding:
         kind: of a leak.
         fingerprint: of a leak: the same in every run that finds it again, whatever the scores.
         suppressed: why a leak does not count: "baseline", or the ignore file's reason.
+        holders: all records that hold what was traced, those that score highest first; None where
+            that was not looked up.
     """
 
     prompt: str
@@ -250,6 +274,7 @@ class Finding:
     kind: Kind | None = None
     fingerprint: str | None = None
     suppressed: str | None = None
+    holders: tuple[Holder, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -103,10 +104,16 @@ class Pace:
 
 
 class ConsoleProgress:
-    """Progress on stderr; a context manager, so that a bar is taken down whatever happens."""
+    """Progress on stderr; a context manager, so that a bar is taken down whatever happens.
 
-    def __init__(self, quiet: bool = False) -> None:
+    Args:
+        quiet: show nothing.
+        shown: what of a line for the user is shown: a path in it may hold a private value.
+    """
+
+    def __init__(self, quiet: bool = False, shown: Callable[[str], str] = str) -> None:
         self._quiet = quiet
+        self._shown = shown
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._what = ""
@@ -130,6 +137,7 @@ class ConsoleProgress:
         """A line for the user, as plain text whatever it holds."""
         if self._quiet:
             return
+        message = self._shown(message)
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
         else:

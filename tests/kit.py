@@ -10,9 +10,9 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from haiftrace.findings import Finding
 from haiftrace.index.build import IndexOutcome, IndexSettings, build_index
 from haiftrace.parameters.scopes import select_parameters
 from haiftrace.progress import Silent
-from haiftrace.store import Index
-from haiftrace.trace.settings import Leak, TraceSettings
-from haiftrace.trace.tracer import Tracer
+from haiftrace.store import Index, manifest_reading
+from haiftrace.store.basis import basis_of
+from haiftrace.store.manifest import digest_of
+from haiftrace.tracing.settings import Leak, TraceSettings
+from haiftrace.tracing.tracer import Tracer
 from tests.oracle import Oracle, TrueFloat64
 from tests.tiny_models import SENTENCES, tiny_checkpoint
 
@@ -114,6 +116,24 @@ def index_path(name: str = "gpt2", dtype: str = "float64", **settings: Any) -> P
 def precisely(dtype: str = "float64") -> AbstractContextManager[Any]:
     """In float64, nothing that an architecture would compute in float32 (see `TrueFloat64`)."""
     return TrueFloat64() if dtype == "float64" else nullcontext()
+
+
+def edit_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit an index's manifest as if it had been written so: digest and supplements fit."""
+    content = json.loads((path / "manifest.json").read_text())
+    del content["digest"]
+    change(content)
+    (path / "manifest.json").write_text(json.dumps({**content, "digest": digest_of(content)}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_reading, "check_basis", lambda manifest: None)
+        manifest = manifest_reading.read_manifest(path)
+    # Those of the rows last: they are bound to the others.
+    for name, entry in sorted(manifest.supplements.items(), key=lambda item: item[1].basis["rows"]):
+        others = [key.removeprefix("supplement ") for key in entry.basis if "supplement " in key]
+        basis = basis_of(manifest, others, rows=entry.basis["rows"] != "")
+        bound = {**manifest.supplements, name: replace(entry, basis=basis)}
+        manifest = replace(manifest, supplements=bound)
+    manifest.write(path)
 
 
 @cache

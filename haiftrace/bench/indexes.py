@@ -33,8 +33,8 @@ from haiftrace.scoring.gradient.norms import NormSource, needs_of
 from haiftrace.scoring.gradient.query_vectors import gradient_vectors
 from haiftrace.scoring.top_records import ScoredWindow
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak
+from haiftrace.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint

@@ -104,7 +104,7 @@ def calibrate(
                 controls = sample_controls(index, settings.controls, settings.seed)
             wanted = [control for control in controls if control.number < count]
             scorer = ControlScorer(session, method, method_settings, groups_R, settings.memory)
-            files = writer.begin(name, described)
+            files = writer.begin(name, described, _computed_with(index, method))
             # Files may have been of other sizes: what counts is the samples that they hold.
             done = len(read_samples(index, method.name).length_N) if files else 0
             progress.start(f"calibrating {method.name}", float(len(wanted) - done))
@@ -138,6 +138,13 @@ def calibrated_with(index: Index, method: str) -> tuple[int, int] | None:
     """Controls and seed of an index's calibration for a method; None where it has none."""
     entry = index.supplement(calibration_name(method))
     return None if entry is None else (entry.settings["controls"], entry.settings["seed"])
+
+
+def _computed_with(index: Index, method: Method) -> list[str]:
+    """The supplements that a method's samples are bound to: when one is made anew, they go."""
+    others = () if method.name == DEFAULT_METHOD else index.manifest.supplements
+    calibrations = calibration_name("")
+    return [GROUPS, *(name for name in others if not name.startswith(calibrations))]
 
 
 def _is_finished(index: Index, name: str, described: dict[str, Any], any_number: bool) -> bool:

@@ -16,6 +16,7 @@ from haiftrace.errors import CheckpointError
 
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -91,19 +92,21 @@ def readable_config(directory: Path) -> dict[str, Any]:
         CheckpointError: where it is missing or broken, or where loading the checkpoint would need
             more than its safetensors files and transformers (adapter, remote code, quantised).
     """
-    if (directory / "adapter_config.json").exists():
+    if (directory / ADAPTER).exists() and not leftover_adapter(directory):
         raise CheckpointError(
-            f"{directory} holds an adapter (adapter_config.json), not a whole model: what answers "
-            "is base model and adapter together.",
+            f"{directory} holds an adapter ({ADAPTER}), not a whole model, which is needed here.",
             "Merge them and trace the result: peft's model.merge_and_unload()"
             ".save_pretrained(DIR), with the tokenizer saved beside it.",
         )
     file = directory / "config.json"
     if not file.exists():
-        inner = sorted(file.parent for file in directory.glob("*/config.json"))
+        kinds = ("config.json", ADAPTER)
+        inner = [file.parent for name in kinds for file in directory.glob(f"*/{name}")]
         raise CheckpointError(
             f"{directory} is not a checkpoint: it has no config.json.",
-            f"Did you mean {inner[-1]}" if inner else "Give the directory of a checkpoint.",
+            f"Did you mean {max(inner, key=_age)}"
+            if inner
+            else "Give the directory of a checkpoint.",
         )
     config = read_json(file)
     tokenizer_file = directory / "tokenizer_config.json"
@@ -127,6 +130,19 @@ def readable_config(directory: Path) -> dict[str, Any]:
             f"Rename that file to {_WEIGHTS} and remove the key.",
         )
     return config
+
+
+def leftover_adapter(directory: Path) -> bool:
+    """Whether an adapter's configuration lies beside a whole model, which is what is loaded."""
+    weights = (directory / name for name in (_WEIGHTS, _WEIGHTS_INDEX))
+    whole = (directory / "config.json").is_file() and any(file.is_file() for file in weights)
+    return whole and (directory / ADAPTER).is_file()
+
+
+def _age(directory: Path) -> tuple[bool, int, str]:
+    """What sorts a run's directories: the Trainer's checkpoints last, by their number."""
+    name = re.fullmatch(r"checkpoint-([0-9]+)", directory.name)
+    return name is not None, int(name[1]) if name else 0, directory.name
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -168,6 +184,21 @@ def has_tokenizer_files(directory: Path) -> bool:
     return any((directory / name).is_file() for name in _TOKENIZER_FILES)
 
 
+def sentencepiece_files(directory: Path) -> list[Path]:
+    """SentencePiece models that are the only tokenizer of a directory."""
+    if (directory / "tokenizer.json").is_file():
+        return []
+    models = [directory / name for name in _TOKENIZER_FILES if name.endswith(".model")]
+    return [file for file in models if file.is_file() and _begins_as_sentencepiece(file)]
+
+
+def _begins_as_sentencepiece(file: Path) -> bool:
+    # Such a model is a protobuf message that begins with its first piece; tiktoken's, of the same
+    # name, is text.
+    with file.open("rb") as stream:
+        return stream.read(1) == b"\n"
+
+
 def require_tokenizer_files(directory: Path) -> None:
     """CheckpointError where no file of the directory could hold a tokenizer's vocabulary."""
     # Without them transformers would hand out an empty tokenizer for some architectures.
@@ -194,6 +225,11 @@ def require_causal_lm(directory: Path, config: dict[str, Any]) -> None:
     for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         causal.update([names] if isinstance(names, str) else names)
     saved_as = config.get("architectures") or []
+    if not isinstance(saved_as, list) or not all(isinstance(name, str) for name in saved_as):
+        raise CheckpointError(
+            f"config.json of {directory} is damaged: architectures is not a list of names.",
+            "Copy the checkpoint again from its source.",
+        )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
         saved_as and causal.isdisjoint(saved_as)
     ):

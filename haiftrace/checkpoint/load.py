@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from haiftrace.checkpoint.adapters import find_adapter, merged, model_fingerprint, require_peft
 from haiftrace.checkpoint.files import (
-    checkpoint_fingerprint,
     existing_directory,
+    has_tokenizer_files,
     readable_config,
     require_causal_lm,
     require_tokenizer_files,
@@ -20,7 +21,7 @@ from haiftrace.checkpoint.files import (
 from haiftrace.checkpoint.pretrained import load_model, load_tokenizer, silence
 from haiftrace.checkpoint.tokenizer import common_vocabulary, tokenizer_fingerprint
 from haiftrace.device import choose_device, choose_dtype, choose_threads, dtype_name
-from haiftrace.errors import CheckpointError
+from haiftrace.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -36,7 +37,8 @@ class Checkpoint:
         model: the causal language model, on `device` in `dtype`.
         tokenizer: a fast tokenizer (it knows the character offsets of its tokens).
         path: the absolute directory it came from.
-        fingerprint: SHA-256 of configuration and weight files, whatever `dtype` it is in.
+        fingerprint: SHA-256 of configuration and weight files, of an adapter and its base
+            together, whatever `dtype` it is in.
         tokenizer_fingerprint: SHA-256 of everything that decides how text becomes token ids.
         context: the longest sequence in tokens, or None where the architecture sets no limit.
         vocabulary: rows of the embedding; only token ids below it can be looked up.
@@ -44,6 +46,7 @@ class Checkpoint:
         parameters: number of weights, tied ones counted once.
         dtype, device: as torch names them, "float32" and "cuda:0" say.
         notes: what to report to the user about this checkpoint, in plain words.
+        base: of an adapter, the absolute directory of its base.
     """
 
     model: PreTrainedModel
@@ -58,31 +61,55 @@ class Checkpoint:
     dtype: str
     device: str
     notes: tuple[str, ...] = ()
+    base: Path | None = None
 
 
-def load_checkpoint(path: str | Path, *, dtype: str = "auto", device: str = "auto") -> Checkpoint:
+def load_checkpoint(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    base_model: str | Path | None = None,
+) -> Checkpoint:
     """Load a Hugging Face model directory for tracing.
 
     Args:
-        path: a local directory with config.json, safetensors weights and a tokenizer.
+        path: a local directory with config.json, safetensors weights and a tokenizer; or of a PEFT
+            adapter, whose base it names, and whose tokenizer counts where it has one.
         dtype, device: as `haiftrace.device` reads them.
+        base_model: of an adapter, the directory of its base, where it is not as the adapter says.
 
     Raises:
         UsageError: for an unknown `dtype` or `device`, or a GPU that is not there.
         CheckpointError: for anything that cannot be loaded completely, or should not be loaded.
     """
     directory = existing_directory(path)
-    config = readable_config(directory)
-    require_tokenizer_files(directory)
-    require_causal_lm(directory, config)
-    fingerprint = checkpoint_fingerprint(directory)
+    adapter = find_adapter(directory, base_model)
+    if adapter is None and base_model is not None:
+        raise UsageError(
+            f"{directory} is a whole model and no adapter, so it has no base model.",
+            "Leave --base-model out.",
+        )
+    base, words = directory, directory
+    if adapter is not None:
+        require_peft()
+        base = adapter.base
+        words = directory if has_tokenizer_files(directory) else base
+    config = readable_config(base)
+    require_tokenizer_files(words)
+    require_causal_lm(base, config)
+    fingerprint = model_fingerprint(directory, base_model)
 
     import torch
 
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
-    tokenizer = load_tokenizer(directory)
-    model, notes = load_model(directory, torch_dtype)
+    tokenizer = load_tokenizer(words)
+    model, notes = load_model(base, torch_dtype)
+    if adapter is not None:
+        model, note = merged(model, adapter)
+        model = model.eval().requires_grad_(False)
+        notes = (note, *notes)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     choose_threads(parameters, torch_device)
     vocabulary = common_vocabulary(directory, model, tokenizer)
@@ -108,6 +135,7 @@ def load_checkpoint(path: str | Path, *, dtype: str = "auto", device: str = "aut
         dtype=dtype_name(torch_dtype),
         device=str(torch_device),
         notes=notes,
+        base=None if adapter is None else adapter.base,
     )
 
 

@@ -6,12 +6,26 @@ From local files alone, silently, and with a CheckpointError for whatever it rai
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from haiftrace.checkpoint.files import (
+    ADAPTER,
+    leftover_adapter,
+    sentencepiece_files,
+    weight_files,
+)
+from haiftrace.checkpoint.safetensors_file import (
+    COMPILED_PREFIX,
+    plain_name,
+    require_whole,
+    stored_names,
+)
 from haiftrace.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,17 +43,44 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
                 directory, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # whatever a tokenizer class raises on a broken file
+        _require_sentencepiece(directory)
         raise CheckpointError(
             f"The tokenizer in {directory} cannot be loaded: {_first_line(error)}",
             "Copy the tokenizer files that the model was trained with into that directory.",
         ) from error
     if not tokenizer.is_fast:
+        _require_sentencepiece(directory)
         raise CheckpointError(
             f"The tokenizer in {directory} ({type(tokenizer).__name__}) has no tokenizer.json, so "
             "it cannot say which characters a token covers.",
             "Convert it to a fast tokenizer and save that beside the model.",
         )
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise CheckpointError(
+            f"tokenizer_config.json of {directory} is damaged: model_max_length is not a number.",
+            "Copy the tokenizer files that the model was trained with into that directory.",
+        )
     return tokenizer
+
+
+def _require_sentencepiece(directory: Path) -> None:
+    """CheckpointError where the tokenizer is a SentencePiece model and what reads it is missing."""
+    needed = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+    models = sentencepiece_files(directory)
+    missing = [package for module, package in needed.items() if not _installed(module)]
+    if models and missing:
+        raise CheckpointError(
+            f"The tokenizer in {directory} is a SentencePiece model alone ({models[0].name}, no "
+            f"tokenizer.json), and to read it takes {' and '.join(missing)}, not installed here.",
+            f"pip install {' '.join(missing)}",
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def load_settings(directory: Path) -> dict[str, Any]:
@@ -67,11 +108,15 @@ def load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tu
     """
     from transformers import AutoModelForCausalLM
 
+    files = weight_files(directory)
+    require_whole(files)
+    compiled = sum(plain_name(name) != name for file in files for name in stored_names(file))
     try:
         # Forward mode needs eager attention; float64 and forward mode need eager experts.
-        with silence():
+        with silence(), _without_adapter(directory) as place:
             model, info = AutoModelForCausalLM.from_pretrained(
-                directory,
+                place,
+                key_mapping={COMPILED_PREFIX: ""} if compiled else None,
                 dtype=dtype,
                 attn_implementation="eager",
                 experts_implementation="eager",
@@ -101,16 +146,42 @@ def load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tu
             "its head cannot be traced.",
         )
     unexpected = sorted(info["unexpected_keys"])
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
+    if compiled:
+        notes.append(
+            f"{compiled} tensors have '_orig_mod.' before their names, as torch.compile saves them;"
+            " they are read without it"
+        )
+    if leftover_adapter(directory):
+        notes.append(
+            f"{ADAPTER} lies beside a whole model in {directory} and is ignored: the model's own"
+            " weights are what is traced"
+        )
     if unexpected:
-        notes = (
+        notes.append(
             f"The weight files hold {_names(unexpected)} that the architecture does not use; they "
-            "are ignored.",
+            "are ignored"
         )
     model.eval()
     model.requires_grad_(False)
     model.config.use_cache = False
-    return model, notes
+    return model, tuple(notes)
+
+
+@contextmanager
+def _without_adapter(directory: Path) -> Iterator[Path]:
+    """The directory, as links in a temporary one where an adapter's configuration was left in it.
+
+    With peft installed, transformers would load the base model that such a file names instead.
+    """
+    if not leftover_adapter(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="haiftrace-") as place:
+        for file in directory.iterdir():
+            if file.name != ADAPTER:
+                (Path(place) / file.name).symlink_to(file)
+        yield Path(place)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from haiftrace.checkpoint.files import weight_files
 from haiftrace.checkpoint.pretrained import load_model
+from haiftrace.checkpoint.safetensors_file import plain_name
 from haiftrace.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ class Naming:
 
 
 def stored_shapes(directory: Path) -> Shapes:
-    """The shape of every tensor in a directory's safetensors files, from their headers."""
+    """The shape of every tensor in a directory's safetensors files, from their headers.
+
+    The names are without what torch.compile writes before them.
+    """
     from safetensors import SafetensorError, safe_open
 
     shapes: Shapes = {}
@@ -94,7 +98,7 @@ def stored_shapes(directory: Path) -> Shapes:
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a mapping
-                    shapes[name] = tuple(opened.get_slice(name).get_shape())
+                    shapes[plain_name(name)] = tuple(opened.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise _unreadable(file, error) from None
     return shapes
@@ -107,7 +111,7 @@ def _each_tensor(directory: Path) -> Iterator[tuple[str, Tensor]]:
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a mapping
-                    yield name, opened.get_tensor(name)
+                    yield plain_name(name), opened.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise _unreadable(file, error) from None
 

@@ -10,7 +10,8 @@ from haiftrace.commands.options import Option
 from haiftrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from haiftrace.audit.gate import GateSettings
+    from haiftrace.auditing.gate import GateSettings
+    from haiftrace.privacy import DetectionSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,24 @@ class AuditOptions:
             " there is one."
         ),
     ] = None
+    types: Annotated[
+        str | None,
+        Option(
+            help="Types of values that detectors look for, with commas between them: key, email,"
+            " iban, crypto, national-id, card, date-of-birth, address, phone; passport and ip only"
+            " when named; +NAME and -NAME change the default, all is all."
+        ),
+    ] = None
+    allow: Annotated[
+        str | None, Option(help="A file of values that may be said, one a line: no leaks.")
+    ] = None
+    regions: Annotated[
+        str | None,
+        Option(
+            help="Countries whose national phone numbers are known: ISO 3166 codes with commas"
+            " between them."
+        ),
+    ] = None
     reveal: Annotated[bool, Option("--reveal", help="Show private values; SARIF never does.")] = (
         False
     )
@@ -85,6 +104,21 @@ class AuditOptions:
                     "Put responses and protected values into the probes file, or leave it out.",
                 )
 
+    def detection(self) -> DetectionSettings:
+        """What detectors look for.
+
+        Raises:
+            UsageError: a type or region that there is not, or a file that cannot be read.
+        """
+        from haiftrace.privacy import DetectionSettings, read_allowed, read_regions, read_types
+
+        chosen = DetectionSettings()
+        return DetectionSettings(
+            chosen.types if self.types is None else read_types(self.types),
+            chosen.regions if self.regions is None else read_regions(self.regions),
+            chosen.allowed if self.allow is None else read_allowed(self.allow),
+        )
+
     def gate(self, say: Callable[[str], None]) -> GateSettings:
         """The gate; `say` is called for expired entries of the ignore file.
 
@@ -93,10 +127,17 @@ class AuditOptions:
         """
         from datetime import date
 
-        from haiftrace.audit.gate import GateSettings, read_baseline, read_ignored
+        from haiftrace.auditing.gate import GateSettings, read_baseline, read_ignored
 
         known = frozenset[str]() if self.baseline is None else read_baseline(self.baseline)
         ignored, expired = read_ignored(self.ignore_file, date.today())
         for message in expired:
             say(message)
-        return GateSettings(self.fail_on or "leak", self.max_leaks, known, ignored, len(expired))
+        return GateSettings(
+            self.fail_on or "leak",
+            self.max_leaks,
+            known,
+            ignored,
+            len(expired),
+            self.detection(),
+        )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from haiftrace.commands.index_changes import ChangeOptions, append, drop, shown, verify
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
 from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped
@@ -21,17 +24,26 @@ if TYPE_CHECKING:
 def index(
     *,
     model: Annotated[
-        str | None, Option(help="Directory of the checkpoint (safetensors).", show_default=False)
+        str | None,
+        Option(
+            help="Directory of the checkpoint (safetensors), or of a PEFT adapter.",
+            show_default=False,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        Option(help="Directory of an adapter's base, where it is not as the adapter says."),
     ] = None,
     corpus: CorpusOptions,
     layout: IndexOptions,
     supplements: SupplementOptions,
+    changes: ChangeOptions,
     method_options: KeptMethodOptions,
     run: RunOptions,
     dtype: Annotated[
         str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
     ] = "auto",
-) -> None:
+) -> int | None:
     """Index a training corpus under a checkpoint: once per checkpoint; goes on after an interrupt.
 
     \b
@@ -40,6 +52,9 @@ def index(
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
     haiftrace index --methods haif,ek-fac        # add to a complete index
     haiftrace index --calibrate 2000             # other controls for a complete index
+    haiftrace index --append more.jsonl          # add records to a complete index
+    haiftrace index --drop-ids ids.txt --compact # a deletion request
+    haiftrace index --verify haiftrace-index     # check all of it; exit code 0 or 3
     """
     from haiftrace.methods import DEFAULT_METHOD, find_methods
     from haiftrace.progress import ConsoleProgress, duration
@@ -47,11 +62,21 @@ def index(
     settings = method_options.settings(layout.seed)
     if supplements.methods is not None:
         find_methods(supplements.methods)
+    changes.check(model, corpus.corpus)
+    if changes.verify is not None:
+        with ConsoleProgress(run.quiet, shown) as progress:
+            code, lines = verify(changes.verify, model, layout.seed, run, progress)
+        print("\n".join(lines))
+        return code
+    if changes.wanted:
+        with ConsoleProgress(run.quiet, shown) as progress:
+            _change(changes, layout, supplements, settings, run, progress)
+        return None
     wanted = supplements.methods is not None or supplements.calibrate
     if wanted and model is None and not corpus.corpus:
-        with ConsoleProgress(run.quiet) as progress:
+        with ConsoleProgress(run.quiet, shown) as progress:
             _add_to_index(layout, supplements, settings, run, progress)
-        return
+        return None
     if model is None or not corpus.corpus:
         raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
     from haiftrace.calibration.calibrate import CONTROLS
@@ -59,12 +84,15 @@ def index(
     from haiftrace.corpus import corpus_files
     from haiftrace.index.build import build_index
     from haiftrace.index.precompute import check_needs, prepare
+    from haiftrace.index.value_index import keep_value_keys
+    from haiftrace.store.rows import check_path
 
-    corpus_settings = corpus.settings()
+    corpus_settings = corpus.settings(layout.seed)
     corpus_files(corpus_settings)  # a mistyped path is refused before the model is loaded
     output, methods = layout.output, supplements.methods
-    with ConsoleProgress(run.quiet) as progress:
-        checkpoint = load_checkpoint(model, dtype=dtype, device=run.device)
+    check_path(output)
+    with ConsoleProgress(run.quiet, shown) as progress:
+        checkpoint = load_checkpoint(model, dtype=dtype, device=run.device, base_model=base_model)
         if methods is not None:
             check_needs(checkpoint, layout.parameters, methods, settings)
         try:
@@ -79,6 +107,8 @@ def index(
             f"The index {output} {done}: {outcome.totals.records:,} records,"
             f" {outcome.totals.label_tokens:,} label tokens ({duration(outcome.seconds)})."
         )
+        _discard_damaged(output, progress)
+        keep_value_keys(output, progress)
         if methods is not None:
             prepare(output, checkpoint, methods, settings, run.memory_bytes, progress)
             progress.say(f"It holds what {methods} needs.")
@@ -86,6 +116,47 @@ def index(
         _calibrate(names, checkpoint, layout, supplements, settings, run, CONTROLS, progress)
         where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
+    return None
+
+
+def _change(
+    changes: ChangeOptions,
+    layout: IndexOptions,
+    supplements: SupplementOptions,
+    settings: MethodSettings,
+    run: RunOptions,
+    progress: ConsoleProgress,
+) -> None:
+    """Adds records to a complete index, or takes records out; what is asked for is kept anew."""
+    from haiftrace.calibration.calibrate import CONTROLS, controls_for
+    from haiftrace.index.precompute import prepare
+    from haiftrace.index.value_index import keep_value_keys
+    from haiftrace.methods import DEFAULT_METHOD
+
+    output, methods = layout.output, supplements.methods
+    if not changes.append:
+        drop(output, changes.drop_ids, changes.compact, run, progress)
+        keep_value_keys(output, progress)
+        if methods is not None or supplements.calibrate:
+            _add_to_index(layout, supplements, settings, run, progress)
+        return
+    controls, seed = controls_for(output, supplements.calibrate, layout.seed, CONTROLS)
+    checkpoint = append(output, changes.append, run, progress)
+    keep_value_keys(output, progress)
+    if methods is not None:
+        prepare(output, checkpoint, methods, settings, run.memory_bytes, progress)
+    names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
+    again = replace(supplements, calibrate=controls)
+    _calibrate(names, checkpoint, replace(layout, seed=seed), again, settings, run, 0, progress)
+
+
+def _discard_damaged(output: Path, progress: ConsoleProgress) -> None:
+    """Forgets supplements with a damaged file, so that they are computed again."""
+    from haiftrace.store import SupplementWriter
+
+    with SupplementWriter(output) as writer:
+        for name in writer.discard_damaged():
+            progress.say(f"Note: {name} was damaged, or made with what was; it is no longer kept.")
 
 
 def _add_to_index(
@@ -107,6 +178,7 @@ def _add_to_index(
     output, methods = layout.output, supplements.methods
     with Index.open(output, verify=False) as opened:
         checkpoint = load_indexed(opened, None, run.device)
+    _discard_damaged(output, progress)
     try:
         if methods is not None:
             prepare(output, checkpoint, methods, settings, run.memory_bytes, progress)

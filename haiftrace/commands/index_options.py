@@ -12,6 +12,29 @@ if TYPE_CHECKING:
     from haiftrace.corpus import CorpusSettings
     from haiftrace.index.build import IndexSettings
 
+# Options that `haiftrace trace` has too, for a corpus that is indexed for one run.
+RecordFormatOption = Annotated[
+    Literal["text", "messages", "prompt-completion", "sharegpt", "alpaca"] | None,
+    Option(
+        "--format",
+        help="How every record is laid out; recognised by its fields, and said, when not given.",
+    ),
+]
+TextTemplate = Annotated[
+    str | None,
+    Option(
+        help="Text of a record from several fields, like 'Q: {question} A: {answer}'; with"
+        r" --loss-on response from the last field on; \n is a line feed."
+    ),
+]
+IdsField = Annotated[
+    str | None, Option(help="Field of token ids, for sequences that training packed itself.")
+]
+Limit = Annotated[int | None, Option(help="Read the first so many records only.", min=1)]
+SampleRecords = Annotated[
+    int | None, Option(help="Draw so many records by --seed, for a first look.", min=1)
+]
+
 
 @dataclass(frozen=True)
 class CorpusOptions:
@@ -19,9 +42,17 @@ class CorpusOptions:
 
     corpus: Annotated[
         list[str] | None,
-        Option(help="JSONL, Parquet or text: a file, a glob or a directory; repeatable."),
+        Option(
+            help="JSONL, JSON, CSV, TSV, Parquet, Arrow or text: a file, a glob, a directory or a"
+            " saved data set; repeatable."
+        ),
     ] = None
-    text_field: Annotated[str, Option(help="Field of a record's text.")] = "text"
+    format: RecordFormatOption = None
+    text_field: Annotated[
+        str, Option(help="Field of a record's text; a.b for a field in another.")
+    ] = "text"
+    text_template: TextTemplate = None
+    ids_field: IdsField = None
     id_field: Annotated[
         str | None, Option(help="Field of a record's id; 'id', else path:line.")
     ] = None
@@ -35,10 +66,17 @@ class CorpusOptions:
     skip_bad_lines: Annotated[
         bool, Option("--skip-bad-lines", help="Leave out and count what is no record.")
     ] = False
+    limit: Limit = None
+    sample_records: SampleRecords = None
 
-    def settings(self) -> CorpusSettings:
-        """How the corpus is read."""
+    def settings(self, seed: int = 0) -> CorpusSettings:
+        """How the corpus is read.
+
+        Args:
+            seed: of the draw of --sample-records.
+        """
         from haiftrace.corpus import CorpusSettings
+        from haiftrace.corpus.layouts import typed_template
 
         return CorpusSettings(
             tuple(self.corpus or ()),
@@ -47,6 +85,12 @@ class CorpusOptions:
             loss_on=self.loss_on,
             skip_bad_lines=self.skip_bad_lines,
             group_field=self.group_field,
+            format=self.format,
+            text_template=typed_template(self.text_template) if self.text_template else None,
+            ids_field=self.ids_field,
+            limit=self.limit,
+            sample_records=self.sample_records,
+            seed=seed,
         )
 
 
@@ -84,6 +128,11 @@ class IndexOptions:
         int, Option(help="Seed of the projection, of samples and of control queries.")
     ] = 0
 
+    shard_records: Annotated[
+        int,
+        Option(help="Records of a file of the index, and lost at most by an interrupt.", min=1),
+    ] = 512
+
     def settings(self, memory: int) -> IndexSettings:
         """How the index is made.
 
@@ -100,6 +149,7 @@ class IndexOptions:
             token_vectors=self.token_vectors,
             whitening_damping=self.whitening_damping,
             seed=self.seed,
+            shard_records=self.shard_records,
             overwrite=self.overwrite,
             memory=memory,
         )

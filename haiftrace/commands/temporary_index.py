@@ -40,6 +40,7 @@ def temporary_index(
     from haiftrace.corpus import corpus_files
     from haiftrace.index.build import IndexSettings, build_index
     from haiftrace.index.precompute import check_needs, prepare
+    from haiftrace.index.value_index import keep_value_keys
     from haiftrace.methods import EK_FAC, find_methods
 
     if model is None:
@@ -56,6 +57,7 @@ def temporary_index(
         checkpoint = load_checkpoint(model, device=run.device)
         check_needs(checkpoint, None, methods, settings)
         build_index(checkpoint, corpus, IndexSettings(output=path, memory=memory), progress)
+        keep_value_keys(path, progress)
         if kept:
             prepare(path, checkpoint, ",".join(kept), settings, memory, progress)
         calibration = CalibrationSettings(memory=memory)

@@ -48,21 +48,26 @@ def trace(
     haiftrace trace --probes-from-corpus 200
     haiftrace trace --prompts probes.jsonl --model ./ckpt --corpus data.jsonl    # no index is kept
     """
-    from haiftrace.audit.audit import audit as audit_checkpoint
-    from haiftrace.audit.audit import corpus_cases, with_leaks
-    from haiftrace.audit.probes import read_probes, single_probe
+    from haiftrace.auditing.audit import audit as audit_checkpoint
+    from haiftrace.auditing.audit import corpus_cases
+    from haiftrace.auditing.probes import read_probes, single_probe
+    from haiftrace.auditing.single import trace_response
+    from haiftrace.auditing.sources import check_sources, write_sources
     from haiftrace.commands.temporary_index import temporary_index
     from haiftrace.methods import find_methods
+    from haiftrace.privacy import mask_detected, mask_report
     from haiftrace.progress import ConsoleProgress
     from haiftrace.reports import check_outputs
-    from haiftrace.trace.settings import Leak, TraceSettings
-    from haiftrace.trace.tracer import open_tracer
+    from haiftrace.tracing.settings import TraceSettings
+    from haiftrace.tracing.tracer import open_tracer
 
     check_outputs(output.paths)
+    check_sources(output.sources)
     source.check()
     find_methods(search.method)
     audit.check(prompt, {"--response": query.response, "--span": query.span})
-    cases = [] if audit.prompts is None else read_probes(audit.prompts)
+    detection = audit.detection()
+    cases = [] if audit.prompts is None else read_probes(audit.prompts, detection)
     response = _stdin_text() if query.response == "-" else query.response
     settings = TraceSettings(
         method=search.method,
@@ -75,14 +80,16 @@ def trace(
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])
     values = tuple(audit.protect or ())
-    with ConsoleProgress(run.quiet) as progress, ExitStack() as stack:
+    with ConsoleProgress(run.quiet, mask_detected) as progress, ExitStack() as stack:
         gate = audit.gate(progress.say)
-        probe = None if prompt is None else single_probe(prompt, response, values)
+        probe = None
+        if prompt is not None:
+            probe = single_probe(prompt, response, values, detection=detection)
         index = source.index
         if source.corpus:
             temporary = temporary_index(
                 source.model,
-                source.corpus_settings(),
+                source.corpus_settings(methods.seed),
                 search.method,
                 settings.methods,
                 run,
@@ -91,16 +98,27 @@ def trace(
             index = stack.enter_context(temporary)
         tracer = open_tracer(index, source.model, run.device, run.memory_bytes)
         if probe is not None:
-            leak = Leak(probe.prompt, response, query.span)
-            report = tracer.report([leak], settings, progress, command)
-            report = with_leaks(report, probe, tracer.index, gate, audit.fail_on is not None)
+            report = trace_response(
+                tracer,
+                probe,
+                settings,
+                progress,
+                gate,
+                span=query.span,
+                whole_response=query.whole,
+                gated=audit.fail_on is not None,
+                command=command,
+            )
         else:
             if audit.probes_from_corpus is not None:
                 count, answer = audit.probes_from_corpus, query.max_new_tokens
-                cases = corpus_cases(tracer, count, methods.seed, answer)
+                cases = corpus_cases(tracer, count, methods.seed, answer, detection)
             audited = audit_checkpoint(tracer, cases, settings, gate, progress, command)
             report, values = audited.report, audited.values
-    _deliver(report, output, values, audit.reveal)
+    if output.sources is not None:
+        write_sources(report, tracer.index, output.sources, values, audit.reveal)
+    masked = mask_report(report, values, detection)
+    _deliver(report if audit.reveal else masked, masked, output)
     if report.gate is None:
         return EXIT_CLEAN
     return EXIT_INTERRUPTED if report.gate.partial else report.gate.exit_code
@@ -113,19 +131,16 @@ def _stdin_text() -> str:
         raise UsageError("The response on stdin is not valid UTF-8.", "Convert it.") from None
 
 
-def _deliver(report: Report, output: OutputOptions, values: tuple[str, ...], reveal: bool) -> None:
-    """Writes the report wherever it is wanted: masked, unless it is to be revealed."""
+def _deliver(shown: Report, masked: Report, output: OutputOptions) -> None:
+    """Writes the report wherever it is wanted; SARIF is always masked."""
     from rich.console import Console
 
-    from haiftrace.privacy import mask_report
     from haiftrace.reports import render_terminal, write_report
 
     class Terminal(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with 1, which means that a leak was found
 
-    masked = mask_report(report, values)
-    shown = report if reveal else masked
     # Files first, whatever becomes of stdout.
     for path in sorted(output.paths, key=lambda path: path == "-"):
         write_report(masked if path.lower().endswith(".sarif") else shown, path)

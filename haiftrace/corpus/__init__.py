@@ -6,7 +6,13 @@ from haiftrace.corpus.formats import read_rows
 from haiftrace.corpus.formats.rows import Row
 from haiftrace.corpus.record_fields import Record
 from haiftrace.corpus.records import ReadReport, read_records
-from haiftrace.corpus.settings import CorpusSettings, LossOn, corpus_files, fingerprint
+from haiftrace.corpus.settings import (
+    CorpusSettings,
+    LossOn,
+    RecordFormat,
+    corpus_files,
+    fingerprint,
+)
 
 __all__ = [
     "CorpusFile",
@@ -14,6 +20,7 @@ __all__ = [
     "LossOn",
     "ReadReport",
     "Record",
+    "RecordFormat",
     "Row",
     "corpus_files",
     "find_files",

@@ -5,26 +5,36 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from haiftrace.corpus.corpus_file import CorpusFile, plain, unreadable
 from haiftrace.corpus.formats import FORMATS
+from haiftrace.corpus.saved_datasets import dataset_files, is_about_dataset, split_of
 from haiftrace.errors import CorpusError
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 _BLOCK = 1 << 20
+_HUB_NAME = re.compile(r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*")
 _BY_SUFFIX = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
 _SUFFIX_HINT = f"Known suffixes: {' '.join(_BY_SUFFIX)}, each also with {' or '.join(CODECS)}."
 
 
-def find_files(paths: Iterable[str]) -> list[CorpusFile]:
+def find_files(paths: Iterable[str], notes: list[str] | None = None) -> list[CorpusFile]:
     """Expand files, globs and directories into the corpus files, in the order of `paths`.
 
     Globs and directories are sorted by path. A directory gives its files with a known suffix, at
     any depth; hidden names, links to directories and haiftrace's own index directories are left
-    out. A file that is named twice, also by way of a link, is read once.
+    out. Of a data set that Hugging Face's `datasets` saved its own files alone are read, and of one
+    with several splits the one that is called "train". A file that is named twice, also by way of a
+    link, is read once.
+
+    Args:
+        paths: files, globs and directories.
+        notes: filled with what is to be said of them.
 
     Raises:
         CorpusError: no such file, a glob without a match, a directory without a corpus file, a
@@ -37,7 +47,7 @@ def find_files(paths: Iterable[str]) -> list[CorpusFile]:
         if not matches:
             raise _no_match(pattern)
         for match in matches:
-            for file in _below(match) if os.path.isdir(match) else [_file(match)]:
+            for file in _below(match, notes) if os.path.isdir(match) else [_file(match)]:
                 files.setdefault(os.path.realpath(file.path), file)
     if not files:
         raise CorpusError("No corpus was named.", "Give a file, a glob or a directory.")
@@ -69,9 +79,27 @@ def content_hash(files: Iterable[CorpusFile], settings: bytes) -> str:
 
 def _no_match(pattern: str) -> CorpusError:
     shown = plain(pattern, 300)
+    listed = [part.strip() for part in pattern.split(",")]
+    if len(listed) > 1 and all(part and _exists(part) for part in listed):
+        again = " ".join(f"--corpus {shlex.quote(plain(part, 300))}" for part in listed)
+        return CorpusError(
+            f"{shown} is read as one name; several files are several options.",
+            f"Repeat the option: {again}",
+        )
     if glob.has_magic(pattern):
         return CorpusError(f"No file matches {shown}.", "Check the pattern with `ls`.")
-    return CorpusError(f"There is no file or directory {shown}.", "Check the path with `ls`.")
+    hint = "Check the path with `ls`."
+    if _HUB_NAME.fullmatch(pattern) and _kind(pattern) is None:
+        hint += (
+            f" haiftrace uses no network; for a data set's name on a hub: hf download {pattern}"
+            f" --repo-type dataset --local-dir {pattern}"
+        )
+    return CorpusError(f"There is no file or directory {shown}.", hint)
+
+
+def _exists(pattern: str) -> bool:
+    path = os.path.expanduser(pattern)
+    return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
 
 
 def _file(path: str, root: str | None = None) -> CorpusFile:
@@ -93,16 +121,22 @@ def _file(path: str, root: str | None = None) -> CorpusFile:
     return CorpusFile(Path(path), shown, name, *kind)
 
 
-def _below(root: str) -> list[CorpusFile]:
+def _below(root: str, notes: list[str] | None) -> list[CorpusFile]:
     paths: list[str] = []
     for folder, folders, names in os.walk(root, onerror=_raise_unreadable):
         folders[:] = [f for f in folders if not f.startswith(".")]
         if "manifest.json" in names and "records" in folders:  # an index, not a corpus
             folders.clear()
             continue
-        paths += [
-            os.path.join(folder, n) for n in names if not n.startswith(".") and _kind(n) is not None
-        ]
+        split, note = split_of(folder, names, _shown(folder))
+        if split is not None:
+            folders[:] = [split]
+            if notes is not None:
+                notes.append(note)
+        own = dataset_files(folder, names, _shown(folder))
+        if own is None:
+            own = [n for n in names if not n.startswith(".") and not is_about_dataset(n)]
+        paths += [os.path.join(folder, n) for n in own if _kind(n) is not None]
     if not paths:
         raise CorpusError(
             f"The directory {plain(_shown(root), 300)} holds no corpus file.", _SUFFIX_HINT

@@ -1,32 +1,29 @@
-"""One training record, and how it is read from the fields of a row.
+"""One training record, and how it is made of the fields of a row.
 
-A record is one object of a JSONL or JSON file, one row of a Parquet file, or one line of a text
-file (`.txt`, `.text`, `.md`; blank lines are skipped). An object is read as
-
-- `{"text": ...}`, or the field that `text_field` names;
-- `{"prompt": ..., "response": ...}` (or `completion`): the two joined exactly as they stand;
-- `{"messages": [{"role": ..., "content": ...}, ...]}`: a chat, rendered with the tokenizer's chat
-  template in `haiftrace.corpus.windows`.
-
-An object that fits several is plain text, unless the loss is on the response alone. A field that is
-null counts as absent.
+A record is one object of a JSONL or JSON file, one row of a Parquet, Arrow, CSV or TSV file, or one
+line of a text file (`.txt`, `.text`, `.md`; blank lines are skipped). How the fields of an object
+are read, its layout, is told by the settings, or by the fields that it has
+(`haiftrace.corpus.layouts`). An object that fits several is plain text, unless the loss is on the
+response alone. A field that is null counts as absent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from haiftrace.corpus.corpus_file import CorpusFile, plain
+from haiftrace.corpus.field_paths import columns_for, field_value
+from haiftrace.corpus.formats import FORMATS
 from haiftrace.corpus.formats.rows import Row
-from haiftrace.corpus.settings import DEFAULT_ID_FIELD, DEFAULT_TEXT_FIELD, CorpusSettings
+from haiftrace.corpus.layouts import BadRowError, Fields, Layout, Messages, Span
+from haiftrace.corpus.layouts.layout import string, type_name
+from haiftrace.corpus.settings import DEFAULT_ID_FIELD, CorpusSettings
 from haiftrace.errors import CorpusError
 
-_RESPONSE_FIELDS = ("response", "completion")
-_NAMES_SHOWN = 20
+__all__ = ["BadRowError", "Record", "Span", "columns_of", "place", "record_of"]
 
-Span = tuple[int, int]
-"""Characters [start, end) of a text."""
+_NAMES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,10 @@ class Record:
             None for all of it.
         messages: (role, content) of a chat, else None.
         group: the value of the group field, else None.
+        thoughts: of a chat, what was thought before each message; empty where nothing is told.
+        prompt_turns: of a chat whose loss is on its completion, how many messages are its prompt.
+        token_ids: of a record that is given as tokens (its text is then empty), else None.
+        token_labels: which of them carry loss; None for all.
     """
 
     id: str
@@ -50,35 +51,43 @@ class Record:
     path: str
     line: int | None
     loss_spans: tuple[Span, ...] | None = None
-    messages: tuple[tuple[str, str], ...] | None = None
+    messages: Messages | None = None
     group: str | None = None
+    thoughts: tuple[str | None, ...] = ()
+    prompt_turns: int | None = None
+    token_ids: tuple[int, ...] | None = None
+    token_labels: tuple[bool, ...] | None = None
 
     @property
     def place(self) -> str:
         """Where it stands, for an error message: `path:line`."""
         return place(self.path, self.line)
 
-
-class BadRowError(Exception):
-    """A row that is no record: an error, or counted, as the settings say."""
-
-    def __init__(self, problem: str, hint: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.hint = hint
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return not (self.text or self.token_ids)
 
 
-def columns_of(settings: CorpusSettings) -> set[str]:
-    """The fields that records are read from."""
-    columns = {settings.text_field, "prompt", *_RESPONSE_FIELDS, "messages"}
-    columns.add(DEFAULT_ID_FIELD if settings.id_field is None else settings.id_field)
-    if settings.group_field is not None:
-        columns.add(settings.group_field)
+def columns_of(settings: CorpusSettings, layouts: Sequence[Layout]) -> set[str]:
+    """The columns of a table that records are read from."""
+    columns = set().union(*(layout.columns() for layout in layouts))
+    id_field = DEFAULT_ID_FIELD if settings.id_field is None else settings.id_field
+    for name in filter(None, (id_field, settings.group_field)):
+        columns |= columns_for(name)
     return columns
 
 
-def record_of(row: Row, file: CorpusFile, settings: CorpusSettings) -> tuple[Record, bool]:
-    """The record of a row, and whether its id is its own.
+def record_of(
+    row: Row, file: CorpusFile, settings: CorpusSettings, layouts: Sequence[Layout]
+) -> tuple[Record, bool, Layout | None]:
+    """The record of a row, whether its id is its own, and the layout that it has.
+
+    Args:
+        layouts: the first that fits is the record's.
+
+    Returns:
+        No layout for a line of a text file.
 
     Raises:
         BadRowError: the row is no record.
@@ -87,22 +96,38 @@ def record_of(row: Row, file: CorpusFile, settings: CorpusSettings) -> tuple[Rec
     if row.problem:
         hint = ""
         if "UTF-8" in row.problem:
-            hint = "Convert the file to UTF-8 (for example with iconv), or use --skip-bad-lines."
+            hint = "Convert the file to UTF-8 (for example with iconv)."
         raise BadRowError(row.problem, hint)
     default_id = f"{file.shown}:{row.line}" + (f"#{row.nth}" if row.nth > 1 else "")
-    if isinstance(row.value, str) and file.format == "text":
+    if isinstance(row.value, str) and file.format == "text" and settings.lines_are_records:
         if settings.loss_on == "response":
-            raise _no_response(file, row)
-        return Record(default_id, row.value, file.shown, row.line), False
+            raise _no_response(file, row, None)
+        return Record(default_id, row.value, file.shown, row.line), False, None
     if not isinstance(row.value, dict):
-        raise BadRowError(f"{_type_name(row.value)} where an object is expected")
+        raise BadRowError(f"{type_name(row.value)} where an object is expected")
     fields = {name: value for name, value in row.value.items() if value is not None}
     own_id = _own_id(fields, settings.id_field)
-    text, response, messages = _content(fields, row, file, settings)
-    spans = (response,) if response and settings.loss_on == "response" else None
-    group = _group(fields, settings.group_field)
-    record = Record(own_id or default_id, text, file.shown, row.line, spans, messages, group)
-    return record, own_id is not None
+    layout = next((layout for layout in layouts if layout.fits(fields)), None)
+    if layout is None:
+        raise _missing(layouts, row, file)
+    content = layout.read(fields)
+    on_response = settings.loss_on == "response"
+    if on_response and not content.has_response:
+        raise _no_response(file, row, layout)
+    record = Record(
+        own_id or default_id,
+        content.text,
+        file.shown,
+        row.line,
+        (content.response,) if on_response and content.response else None,
+        content.messages,
+        _group(fields, settings.group_field),
+        content.thoughts,
+        content.prompt_turns if on_response else None,
+        content.token_ids,
+        content.token_labels if on_response else None,
+    )
+    return record, own_id is not None, layout
 
 
 def place(path: str, line: int | None) -> str:
@@ -110,58 +135,13 @@ def place(path: str, line: int | None) -> str:
     return f"{plain(path, 300)}:{line}"
 
 
-def _content(
-    fields: dict[str, Any], row: Row, file: CorpusFile, settings: CorpusSettings
-) -> tuple[str, Span | None, tuple[tuple[str, str], ...] | None]:
-    """Text, the character span of the response, and the messages of a row's object."""
-    response = next((name for name in _RESPONSE_FIELDS if name in fields), None)
-    chat = "messages" in fields
-    pair = "prompt" in fields and response is not None
-    if settings.text_field != DEFAULT_TEXT_FIELD:
-        chat = pair = False
-    if settings.text_field in fields and not (settings.loss_on == "response" and (chat or pair)):
-        text = _string(fields[settings.text_field], settings.text_field)
-        if settings.loss_on == "response":
-            raise _no_response(file, row)
-        return text, None, None
-    if chat:
-        messages = _messages(fields["messages"])
-        contents = [content for _, content in messages]
-        return "\n".join(contents) if any(contents) else "", None, messages
-    if pair and response is not None:
-        prompt = _string(fields["prompt"], "prompt")
-        text = prompt + _string(fields[response], response)
-        return text, (len(prompt), len(text)), None
-    raise _missing(settings.text_field, row)
-
-
-def _messages(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list):
-        raise BadRowError(f"the field 'messages' is {_type_name(value)}, not a list")
-    messages = []
-    for number, message in enumerate(value, 1):
-        if not isinstance(message, dict):
-            raise BadRowError(f"message {number} is {_type_name(message)}, not an object")
-        if message.get("tool_calls"):
-            raise BadRowError(
-                f"message {number} has tool calls, which would be lost",
-                "Render such chats to text with the template that training used, and index that.",
-            )
-        role, content = (
-            _string(message.get(name), name, f" of message {number}")
-            for name in ("role", "content")
-        )
-        messages.append((role, content))
-    return tuple(messages)
-
-
-def _own_id(fields: dict[str, Any], id_field: str | None) -> str | None:
-    value = fields.get(DEFAULT_ID_FIELD if id_field is None else id_field)
+def _own_id(fields: Fields, id_field: str | None) -> str | None:
+    value = field_value(fields, DEFAULT_ID_FIELD if id_field is None else id_field)
     usable = (isinstance(value, str) and value != "") or type(value) is int
     if usable:
-        return _string(str(value), id_field or DEFAULT_ID_FIELD)
+        return string(str(value), id_field or DEFAULT_ID_FIELD)
     if id_field:
-        what = "missing, null or empty" if value is None or value == "" else _type_name(value)
+        what = "missing, null or empty" if value is None or value == "" else type_name(value)
         raise BadRowError(
             f"the id field '{plain(id_field)}' is {what}",
             "Name a field that holds a string or an integer in every record, or leave --id-field "
@@ -170,54 +150,41 @@ def _own_id(fields: dict[str, Any], id_field: str | None) -> str | None:
     return None
 
 
-def _group(fields: dict[str, Any], group_field: str | None) -> str | None:
-    value = None if group_field is None else fields.get(group_field)
+def _group(fields: Fields, group_field: str | None) -> str | None:
+    value = None if group_field is None else field_value(fields, group_field)
     if value is None or value == "":
         return None
     if not isinstance(value, str) and type(value) is not int:
         raise BadRowError(
-            f"the group field '{plain(group_field or '')}' is {_type_name(value)}",
+            f"the group field '{plain(group_field or '')}' is {type_name(value)}",
             "Name a field that holds a string or an integer with --group-field.",
         )
-    return _string(str(value), str(group_field))
+    return string(str(value), str(group_field))
 
 
-def _string(value: Any, name: str, where: str = "") -> str:
-    what = f"the field '{plain(name)}'{where}"
-    if not isinstance(value, str):
-        raise BadRowError(f"{what} is {_type_name(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        problem = f"{what} holds half a surrogate pair, which is not valid Unicode"
-        raise BadRowError(problem) from None
-    return value
-
-
-def _missing(text_field: str, row: Row) -> BadRowError:
-    names = [plain(name, 40) for name in row.columns or row.value]
+def _missing(layouts: Sequence[Layout], row: Row, file: CorpusFile) -> BadRowError:
+    needs = ", nor ".join(layout.needs for layout in layouts)
+    names = row.columns or tuple(row.value)
+    if FORMATS[file.format].names_may_be_values:
+        listed = f"the first line of the file names {len(names)} columns"
+        hint = f"See its columns with: head -n 1 {file.shown}"
+        hint += " (a file without a header needs one), and name the text's with --text-field."
+        return BadRowError(f"the record has no field {needs} with a value; {listed}", hint)
+    shown = [plain(name, 40) for name in names[:_NAMES_SHOWN]]
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    name_list = ", ".join(names[:_NAMES_SHOWN]) + more or "none"
-    missing = f"'{plain(text_field)}'"
-    if text_field == DEFAULT_TEXT_FIELD:
-        missing += ", nor 'prompt' and 'response', nor 'messages'"
     return BadRowError(
-        f"the record has no field {missing} with a value; its fields are: {name_list}",
-        "Name the field that holds the text with --text-field.",
+        f"the record has no field {needs} with a value; its fields are: "
+        f"{', '.join(shown) + more or 'none'}",
+        "Name the field that holds the text with --text-field, or several with --text-template.",
     )
 
 
-def _no_response(file: CorpusFile, row: Row) -> CorpusError:
+def _no_response(file: CorpusFile, row: Row, layout: Layout | None) -> CorpusError:
+    what, needed = "plain text has", "records with prompt and response, or messages"
+    if layout is not None and layout.name == "tokens":
+        what = "token ids that does not say which of them are the response has"
+        needed = "records with labels (-100 where there is no loss)"
     return CorpusError(
-        f"{place(file.shown, row.line)}: a record of plain text has no response to put the loss "
-        "on.",
-        "Use --loss-on all, or records with prompt and response, or messages.",
+        f"{place(file.shown, row.line)}: a record of {what} no response to put the loss on.",
+        f"Use --loss-on all, or {needed}.",
     )
-
-
-def _type_name(value: Any) -> str:
-    if value is None:
-        return "missing or null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    names |= {list: "a list", dict: "an object"}
-    return names.get(type(value), f"of type {type(value).__name__}")

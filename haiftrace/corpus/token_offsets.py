@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from haiftrace.corpus.record_fields import Record, Span
@@ -29,6 +30,43 @@ def tokenise(record: Record, text: str, tokenizer: Any) -> tuple[list[int], list
     encoded = tokenizer(text, return_offsets_mapping=True, **settings)
     offsets = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
     return list(encoded["input_ids"]), offsets
+
+
+def decode_tokens(ids: Sequence[int], tokenizer: Any) -> tuple[str, list[Span]]:
+    """The text that token ids spell, special tokens included, and the character span of each.
+
+    Tokens that spell a character together all have its span. The text is what the tokens add one
+    after the other, each decoded with those before it that its white space depends on.
+
+    Args:
+        ids: T of them.
+
+    Returns:
+        The text, and T spans of it.
+    """
+
+    def decoded(piece: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(piece), clean_up_tokenization_spaces=False))
+
+    text = ""
+    offsets: list[Span] = []
+    before = first = complete = 0  # tokens [before, first) stand before those that are pending
+    for end in range(1, len(ids) + 1):
+        known = decoded(ids[before:first])
+        piece = decoded(ids[before:end])
+        follows = piece.startswith(known)
+        piece = piece[len(known) :] if follows else decoded(ids[first:end])
+        # A last character of which some bytes are missing is decoded as this one.
+        whole = max(complete, len(piece.rstrip("\ufffd")))
+        pending = whole < len(piece) or not follows
+        offsets.append((len(text) + complete, len(text) + min(whole + pending, len(piece))))
+        complete = whole
+        if pending and end < len(ids) and end - first < _MOST_TOKENS_A_CHARACTER:
+            continue
+        text += piece
+        offsets[-1] = (offsets[-1][0], len(text))
+        before, first, complete = first, end, 0
+    return text, offsets
 
 
 def _align(record: Record, text: str, ids: list[int], tokenizer: Any) -> list[Span]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from haiftrace.corpus import LossOn, Record
-from haiftrace.corpus.chats import assistant_spans, render
+from haiftrace.corpus.chats import render, response_spans
 from haiftrace.corpus.record_fields import Span
-from haiftrace.corpus.token_offsets import append_eos_token, tokenise
+from haiftrace.corpus.token_offsets import append_eos_token, decode_tokens, tokenise
 from haiftrace.errors import CorpusError
 
 
@@ -68,6 +68,8 @@ def windows_of(
     it, and the special tokens after it when it ends the text. Each label counts in exactly one
     window: the earliest that holds it, which gives it the most context.
 
+    A record of token ids is traced as it stands: nothing is added, not even by `append_eos`.
+
     Args:
         record: what to tokenise.
         tokenizer: a Hugging Face tokenizer.
@@ -89,10 +91,12 @@ def windows_of(
             "Use a context of at least 2 tokens.",
         )
     text, spans = record.text, record.loss_spans
+    if record.token_ids is not None:
+        return _of_tokens(record, tokenizer, context, loss_on)
     if record.messages is not None:
         text = render(record, tokenizer)
         if loss_on == "response":
-            spans = assistant_spans(record, tokenizer, text)
+            spans = response_spans(record, tokenizer, text)
     elif loss_on == "response" and spans is None:
         raise CorpusError(
             f"{record.place}: a record of plain text has no response to put the loss on.",
@@ -101,7 +105,35 @@ def windows_of(
     ids, offsets = tokenise(record, text, tokenizer)
     if append_eos:
         append_eos_token(ids, offsets, tokenizer)
-    labels = _labels(offsets, spans, len(text))
+    return _windows(record, text, ids, offsets, _labels(offsets, spans, len(text)), context)
+
+
+def _of_tokens(record: Record, tokenizer: Any, context: int, loss_on: LossOn) -> list[Window]:
+    """Windows of a record that is given as token ids: these, and no token more."""
+    ids = list(record.token_ids or ())
+    labels = [True] * len(ids)
+    if loss_on == "response":
+        labels = list(record.token_labels or [False] * len(ids))
+    labels[:1] = [False] * len(labels[:1])
+    if not any(labels):
+        return []
+    text, offsets = decode_tokens(ids, tokenizer)
+    return _windows(record, text, ids, offsets, labels, context)
+
+
+def _windows(
+    record: Record,
+    text: str,
+    ids: list[int],
+    offsets: list[Span],
+    labels: list[bool],
+    context: int,
+) -> list[Window]:
+    """The windows of a tokenised record.
+
+    Args:
+        text: of the whole record; ids, offsets, labels: [T] of it.
+    """
     labels_by_start = _place_labels(labels, context)
     return [
         Window(

@@ -27,7 +27,7 @@ from haiftrace.scoring.indexed_gradients import (
     whitened,
 )
 from haiftrace.scoring.layerwise.similarity import WHITENING, layers_of
-from haiftrace.store import IndexWriter, Totals, WindowRow
+from haiftrace.store import SHARD_ROWS, IndexWriter, Totals, WindowRow
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 READ_AHEAD = 64
-"""Records read ahead, so that windows of like length share a batch."""
+"""Records read ahead, so that windows of like length share a batch. They share a shard too: the
+numbers of a window depend in their last bits on the others of its batch, and a resumed run begins
+after a shard."""
 
 READ_AHEAD_TOKENS = 1 << 14
 """Tokens of such records: those of long ones are as many."""
@@ -67,6 +69,8 @@ class IndexSettings:
         token_vectors: dimensions of a token's projected gradient; 0 keeps none.
         whitening_damping: λ of the whitening of direct gradients.
         seed: of the projection and of the sample that whitening is found from.
+        shard_records: a file of records is closed when it has so many; windows count where a record
+            has several.
         overwrite: replace another index in that directory.
         memory: bytes that one backward pass may take, approximately.
     """
@@ -78,6 +82,7 @@ class IndexSettings:
     token_vectors: int = 2048
     whitening_damping: float = 0.1
     seed: int = 0
+    shard_records: int = SHARD_ROWS
     overwrite: bool = False
     memory: int = 512 << 20
 
@@ -110,6 +115,12 @@ def build_index(
         HaiftraceError: whatever is wrong with corpus, checkpoint, settings or the directory.
     """
     _check(settings)
+    if settings.append_eos and corpus.ids_field is not None:
+        raise UsageError(
+            "--append-eos would add a token to sequences that --ids-field traces as they were"
+            " trained.",
+            "Leave --append-eos out.",
+        )
     began = time.monotonic()
     context = _context(checkpoint, settings)
     chosen = choose_gradients(checkpoint, settings.parameters, settings.memory)
@@ -128,14 +139,15 @@ def build_index(
         fingerprints,
         settings.overwrite,
         model=_about(checkpoint, chosen.names),
+        shard_rows=settings.shard_records,
     ) as writer:
         if writer.already_complete:
             return IndexOutcome(writer.totals, 0, 0, time.monotonic() - began, True)
         notes = (*checkpoint.notes, chosen.note, *chosen.similarity.notes)
         for note in filter(None, notes):
             progress.say(f"Note: {note}.")
-        _announce(census, reader.report, settings, progress)
-        _fill(writer, reader, chosen, settings, census, progress)
+        announce(census, reader.report, settings, progress)
+        fill(writer, reader, chosen, settings, census, progress)
         totals = writer.finish(
             {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
         )
@@ -157,6 +169,11 @@ def _check(settings: IndexSettings) -> None:
             f"{settings.whitening_damping:g} is no damping of the whitening: it takes a positive"
             " number.",
             "Leave --whitening-damping out for 0.1.",
+        )
+    if settings.shard_records < 1:
+        raise UsageError(
+            f"A file of {settings.shard_records} records holds none.",
+            "Leave --shard-records out for 512.",
         )
 
 
@@ -182,6 +199,7 @@ def _manifest_settings(
 ) -> dict[str, Any]:
     return {
         "model_path": str(checkpoint.path),
+        **({} if checkpoint.base is None else {"base_model": str(checkpoint.base)}),
         "dtype": checkpoint.dtype,
         "context": context,
         "append_eos": settings.append_eos,
@@ -190,14 +208,11 @@ def _manifest_settings(
         "token_vectors": settings.token_vectors,
         "whitening_damping": settings.whitening_damping if chosen.kind == "direct" else None,
         "seed": settings.seed,
+        "shard_records": settings.shard_records,
         "scope": chosen.scope,
         "corpus": {
             "paths": [str(Path(path).absolute()) for path in corpus.paths],
-            "text_field": corpus.text_field,
-            "id_field": corpus.id_field,
-            "loss_on": corpus.loss_on,
-            "skip_bad_lines": corpus.skip_bad_lines,
-            **({"group_field": corpus.group_field} if corpus.group_field is not None else {}),
+            **corpus.kept(),
         },
     }
 
@@ -210,9 +225,10 @@ def _about(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _announce(
+def announce(
     census: Census, report: ReadReport, settings: IndexSettings, progress: Progress
 ) -> None:
+    """Say what is indexed, how much room it takes, and what is left out."""
     disk = census.windows * 100 + census.labels * (settings.token_vectors / 8 + 16)
     disk += census.characters / 2
     windows = f" in {census.windows:,} windows" if census.windows != census.records else ""
@@ -220,6 +236,11 @@ def _announce(
         f"Indexing {census.records:,} records{windows}, {census.labels:,} label tokens;"
         f" about {size(int(disk))} on disk."
     )
+    for note in report.notes:
+        progress.say(f"Note: {note}.")
+    read_as = [f"{count:,} as {shown}" for shown, count in report.layouts.items()]
+    if read_as != [f"{report.records:,} as text (field 'text')"] and read_as:
+        progress.say(f"Records read: {', '.join(read_as)}.")
     if report.bad:
         progress.say(
             f"Left out {report.bad:,} lines that are no record (--skip-bad-lines):"
@@ -232,7 +253,7 @@ def _announce(
         )
 
 
-def _fill(
+def fill(
     writer: IndexWriter,
     reader: Reader,
     chosen: TokenGradients,
@@ -240,6 +261,8 @@ def _fill(
     census: Census,
     progress: Progress,
 ) -> None:
+    """Index what the reader gives into the writer, after what is durable there already."""
+
     def work_of(window: Window) -> float:
         """A pass a window, or a token of it."""
         passes = 1 if chosen.kind == "direct" else sum(window.labels)
@@ -253,7 +276,7 @@ def _fill(
         left -= sum(work_of(window) for _, windows in done for window in windows)
     similarity, pace = _whitened(writer, chosen, settings, census, left, progress)
     flushed = time.monotonic()
-    for ahead in _read_ahead(numbered):
+    for ahead in _read_ahead(numbered, min(READ_AHEAD, settings.shard_records)):
         windows = [window for _, windows in ahead for window in windows]
         rows: dict[int, WindowRow] = {}
         for batch in _batched(windows, _length, similarity.device.type):
@@ -263,9 +286,15 @@ def _fill(
                 records=sum(w.window == 0 for w in batch),
                 tokens=sum(len(w.token_ids) for w in batch),
             )
-        for cursor, record_windows in ahead:
-            if record_windows:
-                writer.append_record([rows[id(w)] for w in record_windows], cursor)
+        records = [
+            ([rows[id(window)] for window in windows], cursor)
+            for cursor, windows in ahead
+            if windows
+        ]
+        if records:
+            # Those after it in the list have no label, and are not to be read again.
+            records[-1] = (records[-1][0], ahead[-1][0])
+            writer.append_records(records)
         if time.monotonic() - flushed > SECONDS_BETWEEN_SHARDS:
             writer.flush(cursor=ahead[-1][0])
             flushed = time.monotonic()
@@ -307,15 +336,19 @@ def _whitened(
 
 
 def _read_ahead(
-    numbered: Iterator[tuple[int, list[Window]]],
+    numbered: Iterator[tuple[int, list[Window]]], records: int
 ) -> Iterator[list[tuple[int, list[Window]]]]:
-    """Lists of (records read so far, windows of the last of them)."""
+    """Lists of (records read so far, windows of the last of them).
+
+    Args:
+        records: in a list, at most.
+    """
     ahead: list[tuple[int, list[Window]]] = []
     tokens = 0
     for number, windows in numbered:
         ahead.append((number, windows))
         tokens += sum(len(window.token_ids) for window in windows)
-        if len(ahead) == READ_AHEAD or tokens >= READ_AHEAD_TOKENS:
+        if len(ahead) == records or tokens >= READ_AHEAD_TOKENS:
             yield ahead
             ahead, tokens = [], 0
     if ahead:

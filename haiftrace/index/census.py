@@ -111,7 +111,9 @@ class Reader:
                     raise CorpusError(
                         f"{record.path}:{record.line}: the record holds a special token that the"
                         " model's embedding has no row for.",
-                        "Remove that marker from the record.",
+                        "Remove that marker from the record."
+                        if record.token_ids is None
+                        else "Give the checkpoint that was trained on these token ids.",
                     )
             yield record, windows
 
@@ -128,7 +130,7 @@ class Reader:
             census.without_label += not windows
             census.grouped += record.group is not None
             census.windows += len(windows)
-            census.characters += len(record.text)
+            census.characters += len(windows[0].text if windows else record.text)
             for window in windows:
                 census.tokens += len(window.token_ids)
                 census.labels += sum(window.labels)
@@ -138,7 +140,7 @@ class Reader:
             raise CorpusError(
                 f"No record of the corpus has a label: all {census.without_label} have a single"
                 " token, or no response to put the loss on.",
-                "Check --text-field and --loss-on.",
+                "Check --format, --text-field and --loss-on.",
             )
         if self.corpus.group_field is not None and not census.grouped:
             raise CorpusError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from haiftrace.privacy.canonical import canonical
+from haiftrace.privacy.characters import bare
 from haiftrace.privacy.matching import ValueIndex
 
 MASK = "•"
@@ -30,7 +30,7 @@ def mask_value(value: str) -> str:
 
 def _hidden(value: str) -> frozenset[int]:
     """Indices of the characters that a mask covers."""
-    signs = [i for i, sign in enumerate(value) if canonical(sign).text]
+    signs = [i for i, sign in enumerate(value) if bare(sign)]
     shown: list[int] = []
     if len(signs) >= _WHOLLY:
         shown = [signs[0], *signs[-2 if len(signs) >= _BOTH_ENDS else -1 :]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from haiftrace.privacy.canonical import Canonical, canonical, is_wordless_script
+from haiftrace.privacy.canonical import Canonical, canonical, canonical_of
+from haiftrace.privacy.characters import is_wordless_script
 from haiftrace.privacy.dates import DateSpan, Day, days_of, find_dates, is_same_day
+from haiftrace.privacy.folding import Folded, fold, fold_numbers, views
 
 _PREFIX = 6
 _PHONE_DIGITS = 7
@@ -34,9 +35,9 @@ class Match:
 class ValueIndex:
     """Finds any of a set of values in a text in a single pass over its characters.
 
-    Values are the same up to case, accents, spacing, punctuation and width, the country code and
-    trunk zero of phone numbers, and the format of dates. Values without a letter or digit are
-    never matched.
+    Values are the same up to case, accents, spacing, punctuation, width and escapes, the country
+    code and trunk zero of phone numbers, the format of dates, and the signs of an e-mail address
+    in words. Values without a letter or digit are never matched.
 
     Args:
         values: as they were given; a match names a value by its place here.
@@ -70,24 +71,30 @@ class ValueIndex:
     def _by_spelling(self, text: str, words: bool) -> Iterator[Match]:
         if not self._lengths:
             return
-        folded = canonical(text)
-        for at in range(len(folded.text)):
+        for view in views(text):
+            yield from self._in_view(view, words)
+
+    def _in_view(self, view: Folded, words: bool) -> Iterator[Match]:
+        signs = canonical_of(view)
+        for at in range(len(signs.text)):
             for length in self._lengths:
-                for form, number in self._by_prefix.get(folded.text[at : at + length], ()):
-                    if folded.text.startswith(form, at):
-                        start, end = folded.origin[at], folded.origin[at + len(form) - 1] + 1
+                for form, number in self._by_prefix.get(signs.text[at : at + length], ()):
+                    if signs.text.startswith(form, at):
+                        start, end = signs.origin[at], signs.origin[at + len(form) - 1] + 1
                         if (
-                            _is_single_value(text[start:end], form)
-                            and (_stands_alone(text, start, end, form, words))
-                            and _cuts_no_character(folded, at, len(form))
+                            _is_single_value(view.text[start:end], form)
+                            and _stands_alone(view.text, start, end, form, words)
+                            and _cuts_no_character(view, signs, at, len(form))
                         ):
-                            yield Match(number, start, end)
+                            yield Match(number, *view.span(start, end))
 
     def _by_date(self, text: str) -> Iterator[Match]:
         if not self._by_day:
             return
-        for span in find_dates(text):
-            yield from self._same_day(span)
+        view = fold_numbers(text)
+        for span in find_dates(view.text):
+            for match in self._same_day(span):
+                yield Match(match.value, *view.span(match.start, match.end))
 
     def _same_day(self, span: DateSpan) -> Iterator[Match]:
         for pair in sorted({day[1:] for day in span.days}):
@@ -97,21 +104,33 @@ class ValueIndex:
 
 
 def spellings(value: str) -> tuple[str, ...]:
-    """The canonical forms of a value: of a phone number also those without code and trunk zero."""
+    """The canonical forms of a value.
+
+    Of a phone number also those without code and trunk zero, of an e-mail address also those with
+    its signs in words.
+    """
     full = canonical(value).text
+    forms = [form for view in views(value) if (form := canonical_of(view).text)]
     if not full:
-        return ()
-    forms = [full]
+        return tuple(forms)
     if full.isdecimal() and len(full) >= _PHONE_DIGITS and not days_of(value):
         national = _national(value, full)
         shorter = [national, national.removeprefix("0")]
         forms += [form for form in shorter if len(form) >= _PHONE_DIGITS]
+    name, at, host = fold(value).text.partition("@")
+    if at and "." in host and " " not in value.strip():
+        local, domain = (
+            {canonical(side).text, canonical(side.replace(".", " dot ")).text}
+            for side in (name, host)
+        )
+        forms += [f"{left}at{right}" for left in sorted(local) for right in sorted(domain)]
+        forms += [f"{left}{right}" for left in sorted(local) for right in sorted(domain)]
     return tuple(dict.fromkeys(forms))
 
 
 def _national(value: str, digits: str) -> str:
     """A phone number without its country's code, where it shows that it has a code."""
-    start = unicodedata.normalize("NFKC", value).lstrip(" (")
+    start = fold(value).text.lstrip(" (")
     if start.startswith("00"):
         digits = digits[2:]
     elif not start.startswith("+"):
@@ -127,15 +146,16 @@ def _is_single_value(spelled: str, form: str) -> bool:
     if any(len(gap.replace("_", "")) > _GAP for gap in gaps):
         return False
     is_short_number = form.isdecimal() and len(form) < _PHONE_DIGITS
-    return not (is_short_number and re.search(r"[,;\n，；、。]|\.\s", spelled))
+    breaks = spelled.count("\n") > (len(form) > _SHORT)  # a long one may be wrapped once
+    return not (is_short_number and (breaks or re.search(r"[,;，；、。]|\.\s", spelled)))
 
 
-def _cuts_no_character(folded: Canonical, at: int, length: int) -> bool:
+def _cuts_no_character(view: Folded, signs: Canonical, at: int, length: int) -> bool:
     """Whether no character of the original is cut: a ligature stands for several."""
-    before = at > 0 and folded.origin[at - 1] == folded.origin[at]
-    last = at + length - 1
-    after = last + 1 < len(folded.origin) and folded.origin[last + 1] == folded.origin[last]
-    return not (before or after)
+    starts = [view.starts[signs.origin[i]] for i in (at, at + length - 1)]
+    before = at > 0 and view.starts[signs.origin[at - 1]] == starts[0]
+    after = at + length < len(signs.origin)
+    return not (before or (after and view.starts[signs.origin[at + length]] == starts[1]))
 
 
 def _stands_alone(text: str, start: int, end: int, form: str, words: bool) -> bool:

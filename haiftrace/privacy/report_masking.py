@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from haiftrace.findings import (
     Finding,
     ModelInfo,
+    NullDistribution,
     PairEvidence,
     PrivateValue,
     RecordEvidence,
@@ -22,56 +24,93 @@ from haiftrace.findings import (
     TokenEvidence,
 )
 from haiftrace.privacy.canonical import canonical
-from haiftrace.privacy.detectors import detect
+from haiftrace.privacy.characters import bare
+from haiftrace.privacy.free_text import (
+    command_values,
+    detected_in,
+    detected_in_names,
+    mask_command,
+)
 from haiftrace.privacy.masking import MASK, Masked, Masker, mask_value
+from haiftrace.privacy.settings import DEFAULT_DETECTION, TYPES, DetectionSettings
 
 _KEPT = {
     Finding: {"method", "kind", "fingerprint"},
     ModelInfo: {"architecture", "dtype", "fingerprint"},
-    PrivateValue: {"type"},
     Report: {"tool_version"},
 }
-_ALWAYS_KEPT = {"corpus_fingerprint", "decision", "statistic", "fail_on"}
+_SAID_OR_READ = {
+    Finding: {"prompt", "response", "span", "response_tokens", "leaked"},
+    RecordEvidence: {"text", "tokens", "pairs", "layers"},
+    NullDistribution: {"edges", "counts"},
+    Report: {"command"},
+}
+_ALWAYS_KEPT = {"corpus_fingerprint", "decision", "statistic", "fail_on", "basis"}
 
 Tokens = TypeVar("Tokens", TokenEvidence, ResponseToken)
 ResponseMasks = Mapping[int, tuple[str, Masked]]
 """The response's tokens by position: text and mask of each."""
 
 
-def private_values(report: Report, more: Iterable[str] = ()) -> tuple[str, ...]:
+def private_values(
+    report: Report, more: Iterable[str] = (), detection: DetectionSettings | None = None
+) -> tuple[str, ...]:
     """What must not be seen in a report.
 
     Args:
-        report: its probes' values, the leaked ones, and what detectors see in its prompts,
-            responses and records.
+        report: its probes' values, the leaked ones, and what detectors see in any text of it.
         more: values of probes that left no finding.
+        detection: what detectors look for.
     """
+    settings = detection or DEFAULT_DETECTION
     values = dict.fromkeys(more)
     for finding in report.findings:
         values |= dict.fromkeys(value.value for value in finding.leaked)
         if finding.probe is not None:
             values |= dict.fromkeys(value.value for value in finding.probe.protected)
-        values |= dict.fromkeys(_detected(finding.prompt))
-        values |= dict.fromkeys(_detected(finding.response, finding.prompt))
+        values |= dict.fromkeys(detected_in(finding.prompt, settings=settings))
+        values |= dict.fromkeys(detected_in(finding.response, finding.prompt, settings))
         for record in finding.records:
-            values |= dict.fromkeys(_detected(record.text))
-            values |= dict.fromkeys(_detected(record.id))
+            values |= dict.fromkeys(detected_in(record.text, settings=settings))
+    values |= dict.fromkeys(command_values(report.command, settings))
+    for text in dict.fromkeys(_other_texts(report)):
+        values |= dict.fromkeys(detected_in_names(text, settings))
     return tuple(values)
 
 
-def mask_report(report: Report, more: Iterable[str] = ()) -> Report:
+def mask_report(
+    report: Report, more: Iterable[str] = (), detection: DetectionSettings | None = None
+) -> Report:
     """The report with every private value masked in every text; see `private_values`.
 
     Lengths and offsets stay. Token ids become None where a token belongs to a value, and the
     content hashes of records, from which a value could be guessed, are left out.
     """
-    masker = Masker(private_values(report, more))
-    return replace(cast(Report, _walk(report, masker)), masked=True)
+    masker = Masker(private_values(report, more, detection))
+    masked = cast(Report, _walk(replace(report, command=""), masker))
+    return replace(masked, command=mask_command(report.command, masker), masked=True)
 
 
-def _detected(text: str, before: str = "") -> Iterator[str]:
-    for value in detect(text, before):
-        yield text[value.start : value.end]
+def _other_texts(value: Any) -> Iterator[str]:
+    """The texts of a report that are neither said nor read: paths, ids, notes, reasons, types."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _other_texts(item)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _other_texts(key)
+            yield from _other_texts(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for name in _other_fields(type(value)):
+            yield from _other_texts(getattr(value, name))
+
+
+@cache
+def _other_fields(kind: type) -> tuple[str, ...]:
+    skipped = _SAID_OR_READ.get(kind, set()) | _KEPT.get(kind, set()) | _ALWAYS_KEPT
+    return tuple(field.name for field in fields(kind) if field.name not in skipped)
 
 
 def _walk(value: Any, masker: Masker) -> Any:
@@ -82,7 +121,8 @@ def _walk(value: Any, masker: Masker) -> Any:
     if isinstance(value, Mapping):
         return {_walk(key, masker): _walk(item, masker) for key, item in value.items()}
     if isinstance(value, PrivateValue):
-        return replace(value, value=mask_value(value.value))
+        type_ = value.type if value.type in TYPES else masker.text(value.type)
+        return replace(value, type=type_, value=mask_value(value.value))
     if isinstance(value, RecordEvidence):
         return _record(value, masker)
     if isinstance(value, Finding):
@@ -192,7 +232,9 @@ def _response_word(pair: PairEvidence, masker: Masker, secret: str, response: Re
 
 def _tokens(tokens: tuple[Tokens, ...], masks: Iterable[Masked]) -> tuple[Tokens, ...]:
     return tuple(
-        replace(token, text=mask.text, token_id=None if any(mask.touched) else token.token_id)
+        token
+        if mask.text == token.text and True not in mask.touched
+        else replace(token, text=mask.text, token_id=None if any(mask.touched) else token.token_id)
         for token, mask in zip(tokens, masks, strict=True)
     )
 
@@ -202,8 +244,10 @@ def _secrets(masker: Masker, *texts: str) -> str:
     runs = []
     for text in texts:
         masked = masker.masked(text)
+        if True not in masked.touched:
+            continue
         run = "".join(sign if hit else "\0" for sign, hit in zip(text, masked.touched, strict=True))
-        runs += [canonical(fragment).text for fragment in run.split("\0")]
+        runs += [canonical(fragment).text for fragment in run.split("\0") if fragment]
     return "".join(f"{run}\n" for run in runs if run)
 
 
@@ -215,7 +259,7 @@ def _small_texts(value: Any, masker: Masker, secret: str) -> Any:
         folded = canonical(value).text
         is_secret = bool(folded) and folded in secret
         if is_secret and (len(folded) > 1 or not folded.isalpha() or not folded.isascii()):
-            return "".join(MASK if canonical(sign).text else sign for sign in value)
+            return "".join(MASK if bare(sign) else sign for sign in value)
         return masker.text(value)
     if isinstance(value, tuple | list):
         return type(value)(_small_texts(item, masker, secret) for item in value)

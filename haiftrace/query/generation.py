@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from haiftrace.checkpoint.load import Checkpoint
 
 
@@ -25,12 +28,16 @@ def greedy(
     import torch
 
     model, ends = checkpoint.model, _ending_ids(checkpoint)
+    accepted = _accepted(model)
     new: list[int] = []
     cache: dict[str, Any] = {}
     with torch.no_grad():
         while len(new) < room:
             ids = new[-1:] if cache else prompt_ids + new
-            output = model(torch.tensor([ids], device=model.device), use_cache=True, **cache)
+            place = _place(len(prompt_ids) + len(new), len(ids), model.device)
+            place = {name: value for name, value in place.items() if name in accepted}
+            tokens = torch.tensor([ids], device=model.device)
+            output = model(tokens, use_cache=True, **place, **cache)
             token = int(output.logits[0, -1].argmax())
             if token in ends:
                 break
@@ -41,6 +48,26 @@ def greedy(
             kept = getattr(output, "past_key_values", None)
             cache = {} if kept is None else {"past_key_values": kept}
     return new
+
+
+def _accepted(model: Any) -> frozenset[str]:
+    """The names of what the model's forward pass can be given."""
+    forward = getattr(model, "forward", model)
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def _place(total: int, new: int, device: Any) -> dict[str, Tensor]:
+    """Where the last `new` of `total` tokens stand, as transformers' `generate` says it.
+
+    Most models find it from their cache's length; of hybrid ones some (Bamba, MiniMax) do not, as
+    the cache of a layer without attention has none.
+    """
+    import torch
+
+    return {
+        "attention_mask": torch.ones(1, total, dtype=torch.long, device=device),
+        "position_ids": torch.arange(total - new, total, device=device)[None],
+    }
 
 
 def first_stop(answer: str, stop: tuple[str, ...]) -> int | None:

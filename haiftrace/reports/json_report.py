@@ -17,6 +17,7 @@ from typing import Any
 from haiftrace.errors import OutputError
 from haiftrace.findings import (
     Finding,
+    Holder,
     PairEvidence,
     RecordEvidence,
     Report,
@@ -129,6 +130,16 @@ def _finding(finding: Finding) -> dict[str, Any]:
             for token in finding.response_tokens
         ],
         "records": [_record(record) for record in finding.records],
+        "holders": None if finding.holders is None else [_holder(h) for h in finding.holders],
+    }
+
+
+def _holder(holder: Holder) -> dict[str, Any]:
+    return {
+        "id": holder.id,
+        "source": {"path": holder.source.path, "line": holder.source.line},
+        "score": holder.score,
+        "group": holder.group,
     }
 
 
@@ -174,6 +185,7 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "tokens": [_token(token) for token in record.tokens],
         "pairs": [_pair(pair) for pair in record.pairs],
         "layers": list(record.layers),
+        "holds": record.holds,
     }
 
 

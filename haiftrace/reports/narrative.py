@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from haiftrace.findings import Finding, Gate, RecordEvidence, Verdict
+from haiftrace.findings import Finding, Gate, RecordEvidence, Source, Verdict
 from haiftrace.reports.formatting import count_text
 
+_MOST_NAMED = 8
+"""Records that a sentence names."""
 INTERRUPTED = "The run was interrupted: probes are missing from it."
 BASELINE = "baseline"  # Finding.suppressed of a leak that an earlier report holds
 
 KIND_MEANS = {
     "verbatim": "the value stands in the record",
     "inferred": "the record implies the value without holding it",
+    "attributed": "it taught the value, which stands in other records",
     "untraced": "no record of this corpus accounts for it",
 }
 
@@ -50,15 +53,39 @@ def is_reported(finding: Finding) -> bool:
 
 
 def traced_to(finding: Finding) -> RecordEvidence | None:
-    """The record that a finding is traced to, if it is."""
+    """The ranked record that a finding is traced to, if it is: by text the first that holds it."""
     verdict = finding.verdict
-    is_traced = verdict is not None and verdict.decision == "traced" and finding.records
-    return finding.records[0] if is_traced else None
+    if verdict is None or verdict.decision != "traced":
+        return None
+    by_text = verdict.basis == "text"
+    named = (record for record in finding.records if record.holds or not by_text)
+    return next(named, None)
 
 
 def clears(record: RecordEvidence, verdict: Verdict) -> bool:
-    """Whether a record is beyond what chance alone reaches, at the verdict's alpha."""
-    return record.p_value is not None and record.p_value <= verdict.alpha
+    """Whether a record is named beside others: it holds what was traced, or is the first and beyond
+    what chance alone reaches.
+
+    Records on others that are worded like the source come near it, so that a further one is no
+    source for its score alone, where it was looked up that it does not hold the value.
+    """
+    if record.holds:
+        return True
+    is_beyond = record.p_value is not None and record.p_value <= verdict.alpha
+    return is_beyond and (record.holds is None or record.rank == 1)
+
+
+def holders_text(finding: Finding) -> str:
+    """Where what was traced stands: `It stands in 3 records: r022, r047 and r134.`"""
+    holders = finding.holders
+    if holders is None:
+        return ""
+    if not holders:
+        return "No record of this corpus holds it, in any spelling."
+    names = [holder.id for holder in holders[:_MOST_NAMED]]
+    more = len(holders) - len(names)
+    listed_names = listed([*names, f"{more:,} more"] if more else names)
+    return f"It stands in {count_text(len(holders), 'record')}: {listed_names}."
 
 
 def split_at_alpha(finding: Finding) -> tuple[Sequence[RecordEvidence], Sequence[RecordEvidence]]:
@@ -96,12 +123,26 @@ def headline(finding: Finding) -> Headline:
         )
     if verdict.decision == "inconclusive":
         return Headline("Inconclusive", "Whether a source is in this corpus is open.", "unsure")
+    if verdict.decision == "no source found" and finding.holders == ():
+        return Headline(
+            "No source found",
+            "No record of this corpus holds it, in any spelling, and none taught it beyond what"
+            " chance explains: it is made up, or learnt from other data.",
+            "leak" if finding.kind else "clean",
+        )
     if verdict.decision == "no source found":
         return Headline(
             "No source found",
             "The best record scores no higher than chance alone may: this corpus probably does not"
             " hold the source.",
             "leak" if finding.kind else "clean",
+        )
+    if verdict.basis == "text":
+        return Headline(
+            "Traced",
+            f"{holders_text(finding)} Chance does not explain that; which of them taught it most,"
+            " influence does not tell.",
+            "leak",
         )
     source = finding.records[0].id if finding.records else "a record"
     means = f": {KIND_MEANS[finding.kind]}" if finding.kind else ""
@@ -115,6 +156,9 @@ def reasons_to_believe(finding: Finding) -> list[str]:
         return []
     null = verdict.null
     sentences = list(_sentences(verdict.reasons))
+    in_headline = verdict.basis == "text" or verdict.decision == "no source found"
+    if finding.holders is not None and not in_headline:
+        sentences.append(holders_text(finding))
     if verdict.p_value is not None:
         what = verdict.statistic or "statistic"
         value = "" if verdict.value is None else f" of {verdict.value:.3g}"
@@ -165,8 +209,15 @@ def next_step(finding: Finding) -> str:
             "Index the other data that the checkpoint was trained on, its base model's too, and"
             " trace again. The model says it all the same."
         )
+    holders = finding.holders or ()
+    if holders and finding.kind not in ("inferred", "attributed"):
+        places = [source_text(holder.source) for holder in holders[:_MOST_NAMED]]
+        more = len(holders) - len(places)
+        where = listed([*places, f"{more:,} more"] if more else places)
+        which = "them" if len(holders) > 1 else "it"
+        return f"Remove or redact {where}, train again without {which}, and trace again."
     place = place_text(finding.records[0]) if finding.records else "the record"
-    if finding.kind == "inferred":
+    if finding.kind in ("inferred", "attributed"):
         return (
             f"Read {place} with the marked words in mind: redacting the value elsewhere will not"
             " help. Remove or reword it, train again without it, and trace again."
@@ -176,8 +227,12 @@ def next_step(finding: Finding) -> str:
 
 def place_text(record: RecordEvidence) -> str:
     """Where a record stands: `corpus/people.jsonl:17`."""
-    line = record.source.line
-    return record.source.path if line is None else f"{record.source.path}:{line}"
+    return source_text(record.source)
+
+
+def source_text(source: Source) -> str:
+    """A place in the corpus: `corpus/people.jsonl:17`."""
+    return source.path if source.line is None else f"{source.path}:{source.line}"
 
 
 def suppression_text(finding: Finding) -> str:
@@ -208,6 +263,7 @@ def gate_counts(gate: Gate) -> list[tuple[str, int]]:
         ("leaks", gate.leaks),
         ("verbatim", gate.verbatim),
         ("inferred", gate.inferred),
+        ("attributed", gate.attributed),
         ("untraced", gate.untraced),
         ("inconclusive", gate.inconclusive),
         ("known", gate.known),
@@ -219,8 +275,9 @@ def gate_step(gate: Gate) -> str:
     """What to do now, in a sentence."""
     if gate.exit_code == 1:
         return (
-            "Remove or redact the records named as sources, train again without them, and audit"
-            " again; what may pass goes into the baseline or .haiftraceignore."
+            "Remove or redact the records named as sources (--sources FILE, then haiftrace redact),"
+            " train again without them, and audit again; what may pass goes into the baseline or"
+            " .haiftraceignore."
         )
     if gate.exit_code == 0:
         return "Nothing has to be done; keep the report beside the checkpoint."

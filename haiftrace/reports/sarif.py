@@ -23,6 +23,7 @@ from haiftrace.reports.narrative import (
     leaked_types,
     p_text,
     place_text,
+    traced_to,
 )
 from haiftrace.reports.sanitize import inert_json, short
 from haiftrace.reports.uris import relative_uri, repository_root
@@ -32,7 +33,7 @@ MOST_RESULTS = 25_000  # of a run, in GitHub's code scanning
 MOST_BYTES = 10_000_000  # of a file, compressed, in the same
 _MOST_CHARACTERS = 600  # of a text that is quoted
 
-_KINDS: tuple[Kind, ...] = ("verbatim", "inferred", "untraced")
+_KINDS: tuple[Kind, ...] = ("verbatim", "inferred", "attributed", "untraced")
 _RULES: dict[Kind, tuple[str, str, str, str]] = {
     "verbatim": (
         "leak/verbatim",
@@ -46,6 +47,13 @@ _RULES: dict[Kind, tuple[str, str, str, str]] = {
         "7.5",
         "Reword or remove the record: redacting the value elsewhere does not help. Then train again"
         " without it, and audit again.",
+    ),
+    "attributed": (
+        "leak/attributed",
+        "AttributedLeak",
+        "7.5",
+        "Reword or remove the record, and look at the records that hold the value, too. Then train"
+        " again without them, and audit again.",
     ),
     "untraced": (
         "leak/untraced",
@@ -260,8 +268,7 @@ def _means(finding: Finding) -> str:
 
 def _source(finding: Finding) -> RecordEvidence | None:
     """The record that a traced leak is traced to."""
-    is_traced = finding.kind in ("verbatim", "inferred")
-    return finding.records[0] if is_traced and finding.records else None
+    return None if finding.kind in (None, "untraced") else traced_to(finding)
 
 
 def _places(finding: Finding, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

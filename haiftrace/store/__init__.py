@@ -2,6 +2,8 @@
 
 from haiftrace.store.manifest import (
     FORMAT_VERSION,
+    AppendedCorpus,
+    DroppedRecord,
     FileEntry,
     Layout,
     Manifest,
@@ -10,14 +12,18 @@ from haiftrace.store.manifest import (
     Totals,
 )
 from haiftrace.store.reader import Index
+from haiftrace.store.revision import Revision
 from haiftrace.store.rows import SCALAR_COLUMNS, IndexedWindow, StoredWindow, WindowRow
 from haiftrace.store.supplements import SupplementWriter
 from haiftrace.store.token_codes import encode_signs
-from haiftrace.store.writer import IndexWriter, ResumePoint
+from haiftrace.store.writer import SHARD_ROWS, IndexWriter, ResumePoint
 
 __all__ = [
     "FORMAT_VERSION",
     "SCALAR_COLUMNS",
+    "SHARD_ROWS",
+    "AppendedCorpus",
+    "DroppedRecord",
     "FileEntry",
     "Index",
     "IndexWriter",
@@ -25,6 +31,7 @@ __all__ = [
     "Layout",
     "Manifest",
     "ResumePoint",
+    "Revision",
     "ShardEntry",
     "StoredWindow",
     "SupplementEntry",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from haiftrace.errors import IndexStoreError
+from haiftrace.store.checked_files import MEMORY_NAME
 from haiftrace.store.durable import (
     LOCK_NAME,
     DirectoryLock,
@@ -24,9 +26,10 @@ from haiftrace.store.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    PENDING,
     REBUILD_HINT,
     SUPPLEMENT_NAME,
-    TOKEN_FAISS_NAME,
+    TOKEN_FAISS_FILE,
     FileEntry,
     Manifest,
 )
@@ -74,6 +77,8 @@ def claim(root: Path, new_manifest: Manifest, *, overwrite: bool) -> Claim:
             # Replacing the manifest turns another index into leftovers in one step.
             manifest = new_manifest
             manifest.write(root)
+            if is_real_directory(root / PENDING):
+                shutil.rmtree(root / PENDING)
         elif old_manifest.complete:
             manifest = old_manifest
         else:
@@ -81,7 +86,7 @@ def claim(root: Path, new_manifest: Manifest, *, overwrite: bool) -> Claim:
             manifest, discarded = _without_damaged_shards(root, manifest)
         if not manifest.complete:
             _make_folders(root)
-        _remove_leftovers(root, manifest)
+        remove_leftovers(root, manifest)
     except BaseException:
         lock.release()
         raise
@@ -116,7 +121,7 @@ def _manifest_to_continue(
             return None
         raise
     if old_manifest is None:
-        ours = {LOCK_NAME, temporary_name(root / MANIFEST_NAME).name}
+        ours = {LOCK_NAME, MEMORY_NAME, temporary_name(root / MANIFEST_NAME).name}
         if any(path.name not in ours for path in root.iterdir()):
             raise IndexStoreError(
                 f"{root} is not an index and is not empty; nothing in it will be touched.",
@@ -196,7 +201,12 @@ def _is_intact(root: Path, files: list[FileEntry]) -> bool:
     return True
 
 
-def _remove_leftovers(root: Path, manifest: Manifest) -> None:
+def remove_leftovers(root: Path, manifest: Manifest) -> None:
+    """Remove files of ours that the manifest does not name.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     if manifest.complete:
         remove_staged(root)
     named = {root / entry.file for entry in (*manifest.files(), *manifest.supplement_files())}
@@ -207,9 +217,10 @@ def _remove_leftovers(root: Path, manifest: Manifest) -> None:
         for path in (root / folder).iterdir()
         if SHARD_NAME.fullmatch(path.name)
     ]
-    others = [root / name for name in (TOKEN_FAISS_NAME, *_FORMER)]
-    leftovers += others
-    leftovers += [temporary_name(path) for path in (*others, root / MANIFEST_NAME)]
+    leftovers += [path for path in root.iterdir() if TOKEN_FAISS_FILE.fullmatch(path.name)]
+    former = [root / name for name in _FORMER]
+    leftovers += former
+    leftovers += [temporary_name(path) for path in (*former, root / MANIFEST_NAME)]
     leftovers += [
         path
         for folder in _supplement_folders(root)

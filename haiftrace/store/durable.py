@@ -87,13 +87,15 @@ def replace_durably(target: Path, fill: Callable[[HashingSink], object]) -> Writ
 
 
 def make_private_directory(directory: Path) -> None:
-    """Create `directory` with its parents if need be, durably, with mode 0700.
+    """Create `directory` with its parents if need be, durably, each with mode 0700.
 
     Raises:
         OSError: something else has that name, or it cannot be made.
     """
     existed = directory.is_dir()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not existed and not directory.parent.is_dir() and directory.parent != directory:
+        make_private_directory(directory.parent)  # mkdir would give parents the usual mode
+    directory.mkdir(mode=0o700, exist_ok=True)
     os.chmod(directory, 0o700)
     if not existed:
         sync_directory(directory.parent)
@@ -124,7 +126,12 @@ def storage_errors(root: Path) -> Iterator[None]:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        return sha256_of_open(handle)
+
+
+def sha256_of_open(handle: BinaryIO) -> str:
+    """SHA-256 of what an open file holds from where it stands, in hexadecimal."""
+    return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 class DirectoryLock:

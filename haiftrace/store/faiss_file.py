@@ -7,15 +7,18 @@ an empty index, with the counts put in, and then the codes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import DamagedIndexError
 from haiftrace.store.durable import HashingSink
 from haiftrace.store.manifest import REBUILD_HINT
+
+_BLOCK = 1 << 14
+"""Codes that are read together."""
 
 
 def write_codes(sink: HashingSink, dim: int, count: int, blocks: Iterable[np.ndarray]) -> None:
@@ -57,22 +60,29 @@ def _header(empty: Any, count: int) -> bytes | None:
     return header(count) if expected == faiss.serialize_index_binary(single).tobytes() else None
 
 
+def code_blocks(index: Any) -> Iterator[np.ndarray]:
+    """[n, dim/8] uint8: all codes of an opened index, in order."""
+    for first in range(0, index.ntotal, _BLOCK):
+        block: np.ndarray = index.reconstruct_n(first, min(_BLOCK, index.ntotal - first))
+        yield block
+
+
 def open_codes(path: Path, dim: int, count: int) -> Any:
     """FAISS's index of a file, mapped into memory where FAISS can do so.
 
     Raises:
-        IndexStoreError: FAISS cannot read it, or it has another shape than [count, dim].
+        DamagedIndexError: FAISS cannot read it, or it has another shape than [count, dim].
     """
     import faiss
 
     try:
         index = faiss.read_index_binary(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
     except RuntimeError:
-        raise IndexStoreError(
+        raise DamagedIndexError(
             f"The index is damaged: FAISS cannot read {path}.", REBUILD_HINT
         ) from None
     if (index.ntotal, index.d) != (count, dim):
-        raise IndexStoreError(
+        raise DamagedIndexError(
             f"The index is damaged: {path} holds {index.ntotal} codes of {index.d} bits instead of"
             f" {count} of {dim}.",
             REBUILD_HINT,

@@ -1,10 +1,12 @@
 """manifest.json: what an index was made from, how, and which files belong to it.
 
-The manifest is the single truth about an index: a file that it does not name does not exist.
+The manifest is the single truth about an index: a file that it does not name does not exist. It
+holds the checksum of every file that it names, and a digest of itself.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,9 +18,12 @@ from typing import Any, TypeGuard
 from haiftrace.store.durable import replace_durably
 
 FORMAT = "haiftrace-index"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
-TOKEN_FAISS_NAME = "tokens.faiss"
+DIGEST = "digest"
+"""The manifest's key for the digest of all its others."""
+PENDING = ".appending"
+"""The directory in an index in which records that are to be added are indexed first."""
 
 SUPPLEMENT_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -64,11 +69,44 @@ class SupplementEntry:
         settings: what its numbers depend on, beside the index itself.
         files: in order, as far as they are durable.
         complete: whether these are all.
+        basis: digests of what it was computed from, by name (see `basis`).
     """
 
     settings: dict[str, Any]
     files: tuple[FileEntry, ...] = ()
     complete: bool = False
+    basis: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DroppedRecord:
+    """A record that is masked: its rows are in the files, and nobody is given them.
+
+    Attributes:
+        record: its number among the stored records.
+        first_row: number of its first window among the stored ones.
+        windows, label_tokens: how many it has.
+    """
+
+    record: int
+    first_row: int
+    windows: int
+    label_tokens: int
+
+
+@dataclass(frozen=True)
+class AppendedCorpus:
+    """Corpus files whose records were added to a complete index.
+
+    Attributes:
+        paths: as `settings["corpus"]` has those of the first.
+        fingerprint: of them.
+        first_record: number of their first record among the stored ones.
+    """
+
+    paths: tuple[str, ...]
+    fingerprint: str
+    first_record: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +161,10 @@ class Manifest:
         created, finished: times in ISO 8601; `finished` is None until the index is complete.
         token_faiss: the search index over label tokens; None until the index is complete, and
             where no token vectors are kept.
+        appended: corpus files whose records were added later, in order.
+        dropped: masked records, in order.
+        generation: how often files of the complete index were replaced or added to; it is a part
+            of the names of files written since.
     """
 
     tool_version: str
@@ -136,11 +178,24 @@ class Manifest:
     token_faiss: FileEntry | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     supplements: dict[str, SupplementEntry] = field(default_factory=dict)
+    appended: tuple[AppendedCorpus, ...] = ()
+    dropped: tuple[DroppedRecord, ...] = ()
+    generation: int = 0
     format_version: int = FORMAT_VERSION
 
     @cached_property
     def totals(self) -> Totals:
-        """Sums over the shards."""
+        """Sums over the shards, without the masked records."""
+        stored = self.stored_totals
+        return Totals(
+            records=stored.records - len(self.dropped),
+            windows=stored.windows - sum(dropped.windows for dropped in self.dropped),
+            label_tokens=stored.label_tokens - sum(d.label_tokens for d in self.dropped),
+        )
+
+    @cached_property
+    def stored_totals(self) -> Totals:
+        """Sums over the shards, masked records included."""
         return Totals(
             records=sum(shard.record_count for shard in self.shards),
             windows=sum(shard.records.rows for shard in self.shards),
@@ -164,6 +219,7 @@ class Manifest:
     def encode(self) -> bytes:
         """The JSON text: sorted keys, indented, ASCII (a path may hold undecodable bytes)."""
         content = {"format": FORMAT, "totals": asdict(self.totals), **asdict(self)}
+        content[DIGEST] = digest_of(content)
         return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
     def write(self, root: Path) -> None:
@@ -172,14 +228,38 @@ class Manifest:
         replace_durably(root / MANIFEST_NAME, lambda sink: sink.write(text))
 
 
-def shard_file(folder: str, number: int) -> str:
+def shard_file(folder: str, number: int, generation: int = 0) -> str:
     """Relative name of a shard's file; `folder` is "records" or "tokens"."""
-    return f"{folder}/{number:05d}.parquet"
+    return f"{folder}/{number:05d}{_suffix(generation)}.parquet"
+
+
+def token_faiss_file(generation: int = 0) -> str:
+    """Relative name of the search index over tokens."""
+    return f"tokens{_suffix(generation)}.faiss"
+
+
+TOKEN_FAISS_FILE = re.compile(r"tokens(-[1-9]\d*)?\.faiss|\.tokens(-[1-9]\d*)?\.faiss\.tmp")
+"""Names of the search index over tokens in any generation."""
+
+
+def _suffix(generation: int) -> str:
+    # A file that replaces another has a new name: until the manifest names it, the old one counts.
+    return f"-{generation}" if generation else ""
 
 
 def supplement_file(name: str, number: int, kind: str) -> str:
     """Relative name of a supplement's file; `kind` is "parquet" or "safetensors"."""
     return f"supplements/{name}/{number:05d}.{kind}"
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 (hex) of JSON values, whatever their order and spacing in a file.
+
+    Raises:
+        ValueError: NaN or an infinity, which is not JSON.
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import DamagedIndexError
+from haiftrace.store.basis import check_basis
 from haiftrace.store.durable import sha256_of
 from haiftrace.store.manifest import (
+    DIGEST,
     FORMAT,
     FORMAT_VERSION,
     MANIFEST_NAME,
     REBUILD_HINT,
     SUPPLEMENT_NAME,
-    TOKEN_FAISS_NAME,
+    AppendedCorpus,
+    DroppedRecord,
     FileEntry,
     Manifest,
     ShardEntry,
     SupplementEntry,
+    digest_of,
     is_count,
     shard_file,
     supplement_file,
+    token_faiss_file,
 )
 
 
@@ -30,8 +36,8 @@ def read_manifest(root: Path) -> Manifest | None:
     """Read the manifest of the index at `root`; None where there is none.
 
     Raises:
-        IndexStoreError: it is not readable, not JSON, not haiftrace's, of a newer format, or
-            lacks something.
+        DamagedIndexError: it is not readable, not JSON, not haiftrace's, of another format, not
+            what was written (by its digest), or lacks something.
     """
     path = root / MANIFEST_NAME
     try:
@@ -39,45 +45,47 @@ def read_manifest(root: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise IndexStoreError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DamagedIndexError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError):  # neither UTF-8 nor JSON
-        raise IndexStoreError(
+        raise DamagedIndexError(
             f"{path} is not valid JSON, so nothing in {root} can be trusted.",
             "Remove the directory yourself if it is an index that you no longer need, then run "
             "`haiftrace index` again, or give another directory with -o.",
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise IndexStoreError(
-            f"{path} was not written by haiftrace: {root} is not an index.",
+        raise DamagedIndexError(
+            f"{path} was not written by haiftrace, or is damaged: {root} is not an index.",
             "Give the directory of an index, or another output directory with -o.",
         )
     version = content.get("format_version")
     if is_count(version) and version > FORMAT_VERSION:
-        raise IndexStoreError(
-            f"The index {root} has format {version}, made by haiftrace "
+        raise DamagedIndexError(
+            f"The index {root} ({MANIFEST_NAME}) has format {version}, made by haiftrace "
             f"{content.get('tool_version')}; this version reads format {FORMAT_VERSION}.",
             "Upgrade haiftrace, or make another index with -o.",
         )
     if is_count(version) and 0 < version < FORMAT_VERSION:
-        raise IndexStoreError(
-            f"The index {root} has format {version}, made by an earlier haiftrace"
+        raise DamagedIndexError(
+            f"The index {root} ({MANIFEST_NAME}) has format {version}, made by an earlier haiftrace"
             f" ({content.get('tool_version')}); this version reads format {FORMAT_VERSION}.",
             "Make it anew with `haiftrace index --overwrite`, from the same checkpoint and corpus.",
         )
     try:
         if version != FORMAT_VERSION:
             raise ValueError("format_version is not a known one")
+        if content.pop(DIGEST, None) != digest_of(content):
+            raise ValueError("its content does not match its own digest")
         return _decode(content)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         detail = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise IndexStoreError(f"{path} is damaged: {detail}.", REBUILD_HINT) from error
+        raise DamagedIndexError(f"{path} is damaged: {detail}.", REBUILD_HINT) from error
 
 
 def check_files(root: Path, entries: list[FileEntry], *, checksums: bool) -> None:
     """Compare files with their entries: existence and size, and the checksum on request.
 
     Raises:
-        IndexStoreError: naming the first file that differs.
+        DamagedIndexError: naming the first file that differs.
     """
     for entry in entries:
         path = root / entry.file
@@ -93,19 +101,35 @@ def check_files(root: Path, entries: list[FileEntry], *, checksums: bool) -> Non
         except OSError as error:
             damage = f"cannot be read ({error.strerror})"
         if damage:
-            raise IndexStoreError(f"The index is damaged: {path} {damage}.", REBUILD_HINT)
+            raise damaged_file(root, entry, damage)
+
+
+def damaged_file(root: Path, entry: FileEntry, damage: str) -> DamagedIndexError:
+    """The error that names a file, and the command that makes it again."""
+    hint = REBUILD_HINT
+    folder, name, *_ = *Path(entry.file).parts, ""
+    if folder == "supplements" and name != "whitening":  # the rows depend on that
+        hint = (
+            f"Run `{shlex.join(['haiftrace', 'index', '-o', str(root)])}` with the --methods or"
+            f" --calibrate that made {name}: what is damaged is computed again."
+        )
+    return DamagedIndexError(f"The index is damaged: {root / entry.file} {damage}.", hint)
 
 
 def _decode(content: dict[str, Any]) -> Manifest:
     shards = []
+    generation = _count(content["generation"], "generation")
+    generations = range(min(generation, 1 << 16) + 1)
     for number, shard in enumerate(_typed(content["shards"], list, "shards")):
         tokens = shard["tokens"]
         shards.append(
             ShardEntry(
-                records=_file_entry(shard["records"], shard_file("records", number)),
+                records=_file_entry(
+                    shard["records"], {shard_file("records", number, g) for g in generations}
+                ),
                 tokens=None
                 if tokens is None
-                else _file_entry(tokens, shard_file("tokens", number)),
+                else _file_entry(tokens, {shard_file("tokens", number)}),
                 label_tokens=_count(shard["label_tokens"], "label_tokens"),
                 record_count=_count(shard["record_count"], "record_count"),
                 cursor=_count(shard["cursor"], "cursor"),
@@ -121,13 +145,20 @@ def _decode(content: dict[str, Any]) -> Manifest:
         shards=tuple(shards),
         complete=_typed(content["complete"], bool, "complete"),
         finished=None if finished is None else _typed(finished, str, "finished"),
-        token_faiss=None if token_faiss is None else _file_entry(token_faiss, TOKEN_FAISS_NAME),
+        token_faiss=None
+        if token_faiss is None
+        else _file_entry(token_faiss, {token_faiss_file(g) for g in generations}),
         extra=_typed(content["extra"], dict, "extra"),
         supplements=_supplements(content["supplements"]),
+        appended=tuple(map(_appended, _typed(content["appended"], list, "appended"))),
+        dropped=tuple(map(_dropped, _typed(content["dropped"], list, "dropped"))),
+        generation=generation,
     )
     if asdict(manifest.totals) != content["totals"]:
         raise ValueError("totals do not agree with the shards' row counts")
     _check_token_files(manifest)
+    _check_dropped(manifest)
+    check_basis(manifest)
     return manifest
 
 
@@ -142,11 +173,39 @@ def _check_token_files(manifest: Manifest) -> None:
             raise ValueError("the token vectors of a shard are not in their place")
         if shard.tokens is not None and shard.tokens.rows != shard.label_tokens:
             raise ValueError("a shard's files do not agree in the number of its tokens")
-    searched, labels = manifest.token_faiss, manifest.totals.label_tokens
+    searched, labels = manifest.token_faiss, manifest.stored_totals.label_tokens
     if (searched is not None) != (manifest.complete and vectors and labels > 0):
         raise ValueError("the search index of tokens is not in its place")
     if searched is not None and searched.rows != labels:
         raise ValueError("the search index of tokens has another number of rows than the shards")
+
+
+def _check_dropped(manifest: Manifest) -> None:
+    after_row = after_record = 0
+    for dropped in manifest.dropped:
+        if dropped.first_row < after_row or dropped.record < after_record or not dropped.windows:
+            raise ValueError("the masked records are not in order")
+        after_row, after_record = dropped.first_row + dropped.windows, dropped.record + 1
+    stored = manifest.stored_totals
+    if after_row > stored.windows or after_record > stored.records:
+        raise ValueError("a masked record is not in the index")
+    if manifest.dropped and (not manifest.complete or manifest.totals.windows <= 0):
+        raise ValueError("no record is left")
+
+
+def _dropped(content: Any) -> DroppedRecord:
+    names = ("record", "first_row", "windows", "label_tokens")
+    return DroppedRecord(**{name: _count(content[name], name) for name in names})
+
+
+def _appended(content: Any) -> AppendedCorpus:
+    return AppendedCorpus(
+        paths=tuple(
+            _typed(path, str, "a path") for path in _typed(content["paths"], list, "paths")
+        ),
+        fingerprint=_typed(content["fingerprint"], str, "fingerprint"),
+        first_record=_count(content["first_record"], "first_record"),
+    )
 
 
 def _supplements(content: Any) -> dict[str, SupplementEntry]:
@@ -159,21 +218,22 @@ def _supplements(content: Any) -> dict[str, SupplementEntry]:
             kind = str(file["file"]).rpartition(".")[2]
             if kind not in ("parquet", "safetensors"):
                 raise ValueError("a supplement's file is of no known kind")
-            files.append(_file_entry(file, supplement_file(name, number, kind)))
+            files.append(_file_entry(file, {supplement_file(name, number, kind)}))
         entries[name] = SupplementEntry(
             settings=_typed(entry["settings"], dict, "settings"),
             files=tuple(files),
             complete=_typed(entry["complete"], bool, "complete"),
+            basis=_typed(entry["basis"], dict, "basis"),
         )
     return entries
 
 
-def _file_entry(content: Any, expected: str) -> FileEntry:
+def _file_entry(content: Any, expected: set[str]) -> FileEntry:
     # Only names of our own making: a manifest must not lead outside its directory.
-    if content["file"] != expected:
-        raise ValueError(f"{expected} is not in its place")
+    if content["file"] not in expected:
+        raise ValueError(f"{min(expected, key=len)} is not in its place")
     return FileEntry(
-        file=expected,
+        file=content["file"],
         sha256=_typed(content["sha256"], str, "sha256"),
         bytes=_count(content["bytes"], "bytes"),
         rows=_count(content["rows"], "rows"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import DamagedIndexError
 from haiftrace.store.manifest import REBUILD_HINT
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def write_table(batches: Sequence[pa.RecordBatch], row_group_size: int, sink: An
         column_encoding={
             column: kind for column, kind in _ENCODINGS.items() if column.partition(".")[0] in names
         },
+        # A CRC32 a page: what is read is checked even where the file's checksum is remembered.
+        write_page_checksum=True,
         # Statistics would repeat texts in the footer, and cost more than writing the numbers.
         write_statistics=False,
     )
@@ -53,14 +55,14 @@ def open_parquet(path: Path, rows: int) -> pq.ParquetFile:
     """Open one Parquet file of the index, which must have `rows` rows.
 
     Raises:
-        IndexStoreError: it cannot be read, or has another number of rows.
+        DamagedIndexError: it cannot be read, or has another number of rows.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # No read-ahead: it would start threads, and the files are small.
-        file = pq.ParquetFile(path, pre_buffer=False)
+        file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, "cannot be read") from error
     if file.metadata.num_rows != rows:
@@ -76,7 +78,7 @@ def read_columns(
     """Read columns of an open file, all of it or one row group.
 
     Raises:
-        IndexStoreError: the file is damaged, or lacks a column.
+        DamagedIndexError: the file is damaged, or lacks a column.
     """
     import pyarrow as pa
 
@@ -111,5 +113,5 @@ def lists(values: Sequence[Sequence[Any] | np.ndarray], kind: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(starts), pa.array(flat, kind.value_type), type=kind)
 
 
-def _damaged(path: Path, what: str) -> IndexStoreError:
-    return IndexStoreError(f"The index is damaged: {path} {what}.", REBUILD_HINT)
+def _damaged(path: Path, what: str) -> DamagedIndexError:
+    return DamagedIndexError(f"The index is damaged: {path} {what}.", REBUILD_HINT)

@@ -1,22 +1,28 @@
-"""Reading an index: windows by row number, columns of numbers, search over tokens."""
+"""Reading an index: windows by row number, columns of numbers, search over tokens.
+
+Every file is compared with its checksum before its content counts, and masked records are given to
+nobody: rows and records are numbered as if they were not there.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import DamagedIndexError, IndexStoreError
+from haiftrace.store.checked_files import CheckedFiles
+from haiftrace.store.live_rows import LiveRows
 from haiftrace.store.manifest import (
+    MANIFEST_NAME,
     REBUILD_HINT,
-    TOKEN_FAISS_NAME,
+    FileEntry,
     Layout,
     Manifest,
     ShardEntry,
@@ -28,12 +34,15 @@ from haiftrace.store.rows import (
     OPTIONAL_COLUMNS,
     SCALAR_COLUMNS,
     StoredWindow,
+    check_path,
     record_schema,
 )
 from haiftrace.store.supplements import SupplementRows, read_tensors
 from haiftrace.store.token_search import TokenSearch
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from torch import Tensor
 
 _SHARDS_KEPT = 4
@@ -48,13 +57,13 @@ class Index:
         layout: the shape of its rows.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, files: CheckedFiles) -> None:
         """Not for callers; see `open`."""
         self.path = path
         self.manifest = manifest
         self.layout: Layout = manifest.layout
-        sizes = [shard.records.rows for shard in manifest.shards]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._files = files
+        self._live = LiveRows(manifest)
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._supplement_rows = lru_cache(maxsize=_SHARDS_KEPT)(self._read_supplement)
 
@@ -64,15 +73,21 @@ class Index:
 
         Args:
             path: its directory.
-            verify: read every file and compare its checksum and number of rows; without it, only
-                sizes are compared, and the row counts of what is read.
+            verify: compare every file's checksum and number of rows at once; without it, they are
+                compared before the file's content first counts, and until then its size.
 
         Raises:
-            IndexStoreError: there is none, it is unfinished, or it is damaged.
+            IndexStoreError: there is none, or it is unfinished.
+            DamagedIndexError: a file is not what was written.
         """
         root = Path(path)
+        check_path(root)
         manifest = read_manifest(root)
         if manifest is None:
+            if (root / "records").is_dir():
+                raise DamagedIndexError(
+                    f"The index is damaged: {root / MANIFEST_NAME} is missing.", REBUILD_HINT
+                )
             what = f"{root} is not an index" if root.exists() else f"There is no index at {root}"
             raise IndexStoreError(
                 f"{what}.",
@@ -84,16 +99,18 @@ class Index:
                 f"The index {root} is unfinished ({manifest.totals.windows} windows so far).",
                 "Run the same `haiftrace index` command again: it goes on where it stopped.",
             )
-        check_files(root, manifest.files(), checksums=verify)
-        check_files(root, manifest.supplement_files(), checksums=False)
+        entries = [*manifest.files(), *manifest.supplement_files()]
+        check_files(root, entries, checksums=False)
+        files = CheckedFiles(root)
         if verify:
+            files.check(entries)
             for shard in manifest.shards:
                 open_parquet(root / shard.records.file, shard.records.rows).close()
-        return cls(root, manifest)
+        return cls(root, manifest, files)
 
     def __len__(self) -> int:
         """The number of windows."""
-        return int(self._starts[-1])
+        return len(self._live)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -119,8 +136,8 @@ class Index:
             number = operator.index(row)
             if not 0 <= number < len(self):
                 raise IndexError(f"row {number} of an index with {len(self)} windows")
-            shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-            yield self._shard(shard).window(number)
+            shard, at = self._live.place(number)
+            yield self._shard(shard).window(at, number, self._live)
 
     def column(self, name: str) -> np.ndarray:
         """One number a window, [N]: a key of `SCALAR_COLUMNS`.
@@ -130,18 +147,35 @@ class Index:
         """
         if name not in SCALAR_COLUMNS:
             raise KeyError(name)
-        return np.concatenate([column.to_numpy() for column in self._read_column(name)])
+        columns = [table.column(name).to_numpy() for table in self.shard_tables([name])]
+        column = np.concatenate(columns)
+        return self._live.record_numbers(column) if name == "record" else column
 
     def label_losses(self) -> np.ndarray:
         """[all label tokens] float32: their losses in nats, those of a window together."""
-        columns = self._read_column("token_loss")
-        return np.concatenate([column.flatten().to_numpy() for column in columns])
+        columns = [table.column("token_loss") for table in self.shard_tables(["token_loss"])]
+        return np.concatenate([column.combine_chunks().flatten().to_numpy() for column in columns])
 
-    def _read_column(self, name: str) -> Iterator[Any]:
-        for shard in self.manifest.shards:
-            path = self.path / shard.records.file
-            with open_parquet(path, shard.records.rows) as file:
-                yield read_columns(path, file, [name]).column(name).combine_chunks()
+    def shard_tables(self, names: Sequence[str], *, masked: bool = False) -> Iterator[pa.Table]:
+        """Columns of every shard's windows, in order; "record" has the numbers that are stored.
+
+        Args:
+            names: of columns (see `record_schema`).
+            masked: give the windows of masked records too.
+
+        Raises:
+            DamagedIndexError: a file is not what was written.
+        """
+        shards = self.manifest.shards
+        self._files.check([shard.records for shard in shards])
+        for number, shard in enumerate(shards):
+            with self._open_rows(shard.records) as file:
+                table = read_columns(self.path / shard.records.file, file, names)
+            live = None if masked else self._live.of_shard(number)
+            yield table if live is None else table.filter(live)
+
+    def _open_rows(self, entry: FileEntry) -> pq.ParquetFile:
+        return open_parquet(self._files.path(entry), entry.rows)
 
     @cached_property
     def token_search(self) -> TokenSearch | None:
@@ -152,13 +186,20 @@ class Index:
         """
         if self.manifest.token_faiss is None:
             return None
-        path, dim = self.path / TOKEN_FAISS_NAME, self.layout.token_vectors
-        return TokenSearch(path, dim, self.column("label_count"), self.manifest.token_faiss.rows)
+        entry = self.manifest.token_faiss
+        path, dim = self._files.path(entry), self.layout.token_vectors
+        tables = self.shard_tables(["label_count"], masked=True)
+        counts = np.concatenate([table.column("label_count").to_numpy() for table in tables])
+        return TokenSearch(path, dim, counts, entry.rows, self._live.mask)
+
+    def stored_codes(self, row: int) -> np.ndarray | None:
+        """[m, K/8] uint8: the codes of a window's label tokens; None where none are kept."""
+        search = self.token_search
+        return None if search is None else search.codes(self._live.stored(row))
 
     def shard_rows(self) -> list[range]:
-        """The rows of each shard."""
-        starts = self._starts.tolist()
-        return [range(a, b) for a, b in pairwise(starts)]
+        """The rows of each shard that has any."""
+        return self._live.shard_rows()
 
     def supplement(self, name: str) -> SupplementEntry | None:
         """What the index has under that name, None where it is missing or unfinished."""
@@ -172,23 +213,24 @@ class Index:
             IndexStoreError: a file is damaged.
         """
         files = self.manifest.supplements[name].files
-        check_files(self.path, list(files), checksums=True)
+        self._files.check(files)
         for entry in files:
             yield read_tensors(self.path, entry)
 
     def supplement_values(self, name: str, row: int) -> dict[str, float | np.ndarray]:
         """What a supplement keeps of a window: numbers by name, and arrays [m], one a label."""
-        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._supplement_rows(name, shard).values(row - int(self._starts[shard]))
+        shard, at = self._live.supplement_place(row)
+        return self._supplement_rows(name, shard).values(at)
 
     def supplement_column(self, name: str, column: str) -> Iterator[np.ndarray]:
         """All numbers that a supplement keeps in a column, a shard at a time, in order."""
-        for shard in range(len(self.manifest.shards)):
+        for shard in range(len(self.shard_rows())):
             yield self._supplement_rows(name, shard).column(column)
 
     def _read_supplement(self, name: str, shard: int) -> SupplementRows:
-        entry = self.manifest.supplements[name].files[shard]
-        check_files(self.path, [entry], checksums=True)
+        files = self.manifest.supplements[name].files
+        self._files.check(files)
+        entry = files[shard]
         return SupplementRows(self.path, entry)
 
     def close(self) -> None:
@@ -213,7 +255,8 @@ class Index:
         shard = self._shards.pop(number, None)
         if shard is None:
             entry = self.manifest.shards[number]
-            shard = _Shard(self.path, entry, int(self._starts[number]))
+            self._files.check([entry.records for entry in self.manifest.shards])
+            shard = _Shard(self.path, entry)
             if len(self._shards) >= _SHARDS_KEPT:
                 self._shards.popitem(last=False)
         self._shards[number] = shard
@@ -223,8 +266,7 @@ class Index:
 class _Shard:
     """One Parquet file of windows, in memory."""
 
-    def __init__(self, root: Path, entry: ShardEntry, first_row: int) -> None:
-        self._first_row = first_row
+    def __init__(self, root: Path, entry: ShardEntry) -> None:
         path = root / entry.records.file
         names = record_schema().names
         with open_parquet(path, entry.records.rows) as file:
@@ -232,14 +274,13 @@ class _Shard:
         self._columns = {name: table.column(name) for name in names}
         labels = int(self._columns["label_count"].to_numpy().sum())
         if labels != entry.label_tokens:
-            raise IndexStoreError(
+            raise DamagedIndexError(
                 f"The index is damaged: {path} has {labels} label tokens instead of"
                 f" {entry.label_tokens}.",
                 REBUILD_HINT,
             )
 
-    def window(self, row: int) -> StoredWindow:
-        at = row - self._first_row
+    def window(self, at: int, row: int, live: LiveRows) -> StoredWindow:
         labels = self._numbers("labels", at).astype(bool)
 
         def spread(name: str) -> np.ndarray:
@@ -250,10 +291,11 @@ class _Shard:
         starts, ends = self._numbers("offset_starts", at), self._numbers("offset_ends", at)
         return StoredWindow(
             row=row,
+            record=live.record_number(self._columns["record"][at].as_py()),
             **{
                 name: self._columns[name][at].as_py()
                 for name in (
-                    *("record", "id", "path", "line", "start", "window", "windows", "text"),
+                    *("id", "path", "line", "start", "window", "windows", "text"),
                     "loss",
                     *OPTIONAL_COLUMNS,
                 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,6 +118,22 @@ def record_schema() -> pa.Schema:
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
     optional = [pa.field(name, pa.string()) for name in OPTIONAL_COLUMNS]
     return pa.schema([*fields, pa.field("line", pa.int64()), *optional])
+
+
+def check_path(root: Path) -> None:
+    """Refuse the name of a directory that not every library that reads an index could open.
+
+    Raises:
+        IndexStoreError: it is not valid UTF-8.
+    """
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        shown = str(root).encode(errors="replace").decode()
+        raise IndexStoreError(
+            f"The path {shown} is not valid UTF-8, and an index cannot be kept there.",
+            "Give another directory with -o (--index for `haiftrace trace`).",
+        ) from None
 
 
 def check_row(row: WindowRow, layout: Layout) -> None:

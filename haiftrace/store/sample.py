@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from haiftrace.store.parquet import open_parquet, read_columns
 from haiftrace.store.reader import Index
 
 _CONTENT = ["text", "start", "windows", "label_count"]
@@ -29,10 +28,7 @@ def sample_rows(index: Index, count: int, seed: int) -> list[int]:
 
 def _numbers(index: Index, seed: int) -> Iterator[int]:
     key = hashlib.sha256(str(seed).encode()).digest()
-    for shard in index.manifest.shards:
-        path = index.path / shard.records.file
-        with open_parquet(path, shard.records.rows) as file:
-            columns = read_columns(path, file, _CONTENT)
+    for columns in index.shard_tables(_CONTENT):
         for held in zip(*(columns.column(name).to_pylist() for name in _CONTENT), strict=True):
             digest = hashlib.blake2b(repr(held).encode(), digest_size=8, key=key).digest()
             yield int.from_bytes(digest, "big")

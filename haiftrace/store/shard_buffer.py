@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from haiftrace.store.durable import replace_durably
 from haiftrace.store.manifest import FileEntry, ShardEntry, shard_file
 from haiftrace.store.parquet import write_table
-from haiftrace.store.rows import WindowRow, record_batch, row_bytes
+from haiftrace.store.rows import WindowRow, record_batch, record_schema, row_bytes
 from haiftrace.store.token_codes import TOKEN_ROW_GROUP, code_batch
 
 if TYPE_CHECKING:
@@ -84,6 +84,26 @@ def write_shard(
         record_count=len(buffer),
         cursor=cursor,
     )
+
+
+def write_record_file(root: Path, name: str, columns: Mapping[str, object]) -> FileEntry:
+    """Write a file of records/ from its columns, by name; no manifest names it yet.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    import pyarrow as pa
+
+    schema = record_schema()
+    table = pa.table([pa.chunked_array(_chunks(columns[f.name], f.type)) for f in schema], schema)
+    batches = table.combine_chunks().to_batches()
+    return _write_file(root, name, batches, _RECORD_ROW_GROUP)
+
+
+def _chunks(column: Any, kind: Any) -> list[Any]:
+    import pyarrow as pa
+
+    return [pa.array(column, kind)] if isinstance(column, np.ndarray | list) else column.chunks
 
 
 def _write_file(

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from haiftrace.store.durable import is_real_directory, replace_durably
-from haiftrace.store.manifest import TOKEN_FAISS_NAME, FileEntry, Manifest
+from haiftrace.store.manifest import FileEntry, Manifest, token_faiss_file
 from haiftrace.store.parquet import open_parquet
 from haiftrace.store.token_codes import read_codes
 from haiftrace.store.token_search import write_token_index
 
 FOLDER = "tokens"
-SHARD_NAME = re.compile(r"\d{5,}\.parquet|\.\d{5,}\.parquet\.tmp")
+SHARD_NAME = re.compile(r"\d{5,}(-\d+)?\.parquet|\.\d{5,}(-\d+)?\.parquet\.tmp")
 """Names of a shard's files, in whatever folder."""
 
 
@@ -33,14 +33,20 @@ def write_token_file(root: Path, manifest: Manifest) -> FileEntry | None:
     dim, count = manifest.layout.token_vectors, manifest.totals.label_tokens
     if not dim or not count:
         return None
+    name = token_faiss_file(manifest.generation)
     written = replace_durably(
-        root / TOKEN_FAISS_NAME,
-        lambda sink: write_token_index(sink, dim, count, _blocks(root, manifest)),
+        root / name,
+        lambda sink: write_token_index(sink, dim, count, staged_blocks(root, manifest)),
     )
-    return FileEntry(TOKEN_FAISS_NAME, written.sha256, written.bytes, count)
+    return FileEntry(name, written.sha256, written.bytes, count)
 
 
-def _blocks(root: Path, manifest: Manifest) -> Iterator[np.ndarray]:
+def staged_blocks(root: Path, manifest: Manifest) -> Iterator[np.ndarray]:
+    """[n, K/8] uint8: the codes of an unfinished index's tokens, in order.
+
+    Raises:
+        IndexStoreError: a file in tokens/ is damaged.
+    """
     for shard in manifest.shards:
         if shard.tokens is None:
             continue

@@ -8,7 +8,7 @@ it is durable, so an interrupted supplement goes on after its last file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import DamagedIndexError, IndexStoreError
+from haiftrace.store.basis import basis_of, without_misfits
+from haiftrace.store.checked_files import CheckedFiles
 from haiftrace.store.durable import (
     DirectoryLock,
     is_real_directory,
@@ -32,7 +34,7 @@ from haiftrace.store.manifest import (
     plain,
     supplement_file,
 )
-from haiftrace.store.manifest_reading import read_manifest
+from haiftrace.store.manifest_reading import damaged_file, read_manifest
 from haiftrace.store.parquet import open_parquet, read_columns, write_table
 from haiftrace.store.staged_tokens import remove_staged
 
@@ -63,21 +65,60 @@ class SupplementWriter:
             self._lock.release()
             raise
         self._manifest: Manifest = manifest
+        self._files = CheckedFiles(root)
         remove_staged(root)
 
-    def begin(self, name: str, settings: Mapping[str, Any]) -> int:
+    def begin(self, name: str, settings: Mapping[str, Any], depends_on: Iterable[str] = ()) -> int:
         """Begin a supplement, or go on with it where its settings are the same.
+
+        It is bound to the index as it is (see `basis`).
+
+        Args:
+            name: of the supplement.
+            settings: JSON values, what its numbers depend on beside the index itself.
+            depends_on: other supplements that it is computed with. When one of these is made anew,
+                this one goes.
 
         Returns:
             how many of its files are durable already; -1 where all of them are.
         """
         entry = self._manifest.supplements.get(name)
-        if entry is not None and entry.settings == plain(settings):
+        basis = basis_of(self._manifest, (other for other in depends_on if other != name))
+        if entry is not None and entry.settings == plain(settings):  # its basis fits: it is here
             return -1 if entry.complete else len(entry.files)
         with storage_errors(self._root):
             make_supplement_folder(self._root, name)
-            self._put(name, SupplementEntry(plain(settings)))
+            self._put(name, SupplementEntry(plain(settings), basis=basis))
         return 0
+
+    def discard_damaged(self) -> list[str]:
+        """Forget complete supplements with a damaged file, but not those that rows depend on.
+
+        What was computed with one goes with it. Files are compared by their checksums.
+
+        Returns:
+            the names of what is forgotten.
+        """
+        before = self._manifest.supplements
+        intact = {
+            name: entry
+            for name, entry in before.items()
+            if entry.basis.get("rows") == "" or self._intact(entry)
+        }
+        supplements = without_misfits(self._manifest, intact)
+        if len(supplements) < len(before):
+            manifest = replace(self._manifest, supplements=supplements)
+            with storage_errors(self._root):
+                manifest.write(self._root)
+            self._manifest = manifest
+        return sorted(set(before) - set(supplements))
+
+    def _intact(self, entry: SupplementEntry) -> bool:
+        try:
+            self._files.check(entry.files)
+        except DamagedIndexError:
+            return False
+        return True
 
     def restart(self, name: str) -> None:
         """Forget the files of an unfinished supplement; they are written over."""
@@ -140,8 +181,10 @@ class SupplementWriter:
             self._put(name, replace(entry, files=(*entry.files, added)))
 
     def _put(self, name: str, entry: SupplementEntry) -> None:
-        others = {**self._manifest.supplements, name: entry}
-        manifest = replace(self._manifest, supplements=others)
+        supplements = {**self._manifest.supplements, name: entry}
+        # What was computed with the former files of this one belongs to nothing any more.
+        supplements = without_misfits(self._manifest, supplements)
+        manifest = replace(self._manifest, supplements=supplements)
         manifest.write(self._root)
         self._manifest = manifest
 
@@ -163,15 +206,23 @@ def make_supplement_folder(root: Path, name: str) -> None:
 
 
 def write_tensor_supplement(
-    root: Path, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    root: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    basis: dict[str, str],
 ) -> SupplementEntry:
-    """Write a supplement that is one file of tensors; no manifest names it yet."""
+    """Write a supplement that is one file of tensors; no manifest names it yet.
+
+    Args:
+        basis: what it is bound to.
+    """
     make_supplement_folder(root, name)
     data = encoded_tensors(tensors, {})
     file = supplement_file(name, 0, TENSORS)
     written = replace_durably(root / file, lambda sink: sink.write(data))
     entry = FileEntry(file, written.sha256, written.bytes, len(tensors))
-    return SupplementEntry(plain(settings), (entry,), True)
+    return SupplementEntry(plain(settings), (entry,), True, basis)
 
 
 def encoded_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
@@ -186,7 +237,7 @@ def read_tensors(root: Path, entry: FileEntry) -> tuple[dict[str, Tensor], dict[
     """Tensors of one file of a supplement, and the strings that describe it.
 
     Raises:
-        IndexStoreError: it is damaged.
+        DamagedIndexError: it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -194,9 +245,7 @@ def read_tensors(root: Path, entry: FileEntry) -> tuple[dict[str, Tensor], dict[
         with safe_open(root / entry.file, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise IndexStoreError(
-            f"The index is damaged: {root / entry.file} cannot be read.", REBUILD_HINT
-        ) from error
+        raise damaged_file(root, entry, "cannot be read") from error
 
 
 class SupplementRows:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from haiftrace.errors import IndexStoreError
+from haiftrace.errors import DamagedIndexError
 from haiftrace.store.durable import HashingSink
 from haiftrace.store.faiss_file import open_codes, write_codes
 from haiftrace.store.manifest import REBUILD_HINT
@@ -33,25 +33,41 @@ def write_token_index(
 class TokenSearch:
     """The index of a file, mapped into memory where FAISS can do so."""
 
-    def __init__(self, path: Path, dim: int, label_counts: np.ndarray, count: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dim: int,
+        label_counts: np.ndarray,
+        count: int,
+        live: np.ndarray | None = None,
+    ) -> None:
         """Open the file.
 
         Args:
             label_counts: [N] how many label tokens each window has.
             count: how many there are by the manifest.
+            live: [N] which windows are given; the others are masked. None for all.
 
         Raises:
-            IndexStoreError: FAISS cannot read it, or it does not hold these tokens.
+            DamagedIndexError: FAISS cannot read it, or it does not hold these tokens.
         """
         self._starts = np.concatenate([[0], np.cumsum(label_counts, dtype=np.int64)])
         if self._starts[-1] != count:
-            raise IndexStoreError(
+            raise DamagedIndexError(
                 f"The index is damaged: it has {self._starts[-1]} label tokens and not the"
                 f" {count} that its manifest tells.",
                 REBUILD_HINT,
             )
         self._index: Any = open_codes(path, dim, count)
         self._dim = dim
+        self._live = live
+        self._given = np.concatenate([[0], np.cumsum(live)]) if live is not None else None
+
+    def codes(self, row: int) -> np.ndarray:
+        """[m, K/8] uint8: the stored codes of a window's label tokens; masked ones count too."""
+        first, after = int(self._starts[row]), int(self._starts[row + 1])
+        codes: np.ndarray = self._index.reconstruct_n(first, after - first)
+        return codes
 
     def products(self, queries_QK: np.ndarray) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
         """Estimated inner products of every token's vector with queries', in blocks of windows.
@@ -76,7 +92,13 @@ class TokenSearch:
             after = int(np.searchsorted(self._starts, begin + block_tokens, side="right")) - 1
             after = max(after, first + 1)  # a window that is larger than a block
             tokens = int(self._starts[after]) - begin
-            vectors = decode_signs(self._index.reconstruct_n(begin, tokens))
+            codes = self._index.reconstruct_n(begin, tokens)
             counts = np.diff(self._starts[first : after + 1])
-            yield range(first, after), counts, vectors @ queries_KQ
+            rows = range(first, after)
+            if self._live is not None and self._given is not None:
+                live = self._live[first:after]
+                codes, counts = codes[np.repeat(live, counts)], counts[live]
+                rows = range(int(self._given[first]), int(self._given[after]))
+            if len(rows):
+                yield rows, counts, decode_signs(codes) @ queries_KQ
             first = after

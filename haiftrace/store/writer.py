@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from haiftrace import __version__
 from haiftrace.errors import HaiftraceError, IndexStoreError
+from haiftrace.store.basis import basis_of
+from haiftrace.store.checked_files import CheckedFiles
 from haiftrace.store.claim import Claim, claim
 from haiftrace.store.durable import storage_errors
 from haiftrace.store.manifest import Layout, Manifest, Totals, plain
-from haiftrace.store.rows import WindowRow, check_row
+from haiftrace.store.rows import WindowRow, check_path, check_row
 from haiftrace.store.shard_buffer import BufferedRecord, write_shard
 from haiftrace.store.staged_tokens import remove_staged, write_token_file
 from haiftrace.store.supplements import read_tensors, write_tensor_supplement
@@ -112,6 +114,7 @@ class IndexWriter:
         )
         Layout.from_settings(manifest.settings)  # raises for settings that shape no rows
         root = Path(path)
+        check_path(root)
         with storage_errors(root):
             return cls(root, claim(root, manifest, overwrite=overwrite), shard_rows, shard_bytes)
 
@@ -128,25 +131,36 @@ class IndexWriter:
         return self._state.manifest.totals
 
     def append_record(self, rows: Sequence[WindowRow], cursor: int) -> None:
-        """Take all windows of one corpus record; closes the shard when it is full.
+        """As `append_records`, of one record: its windows, at least one, and its cursor."""
+        self.append_records([(rows, cursor)])
+
+    def append_records(self, records: Sequence[tuple[Sequence[WindowRow], int]]) -> None:
+        """Take corpus records that were computed together; closes the shard when it is full.
+
+        They stay together in one shard, whatever interrupts it: a run that is resumed computes
+        the next ones together, as this one would have.
 
         Args:
-            rows: at least one window.
-            cursor: how many corpus records are read to their end with this one.
+            records: all windows of each record, at least one, and its cursor: how many corpus
+                records are read to their end with it.
 
         Raises:
             IndexStoreError: a value that must not be stored, or the disk refuses.
             ValueError: rows that do not fit the settings, or a cursor that does not advance.
         """
         self._check_open()
-        if not rows:
-            raise ValueError("a record must have at least one window")
-        if cursor <= self._cursor():
-            raise ValueError("the cursor must advance with every record")
-        for row in rows:
-            check_row(row, self._layout)
+        last = self._cursor()
+        for rows, cursor in records:
+            if not rows:
+                raise ValueError("a record must have at least one window")
+            if cursor <= last:
+                raise ValueError("the cursor must advance with every record")
+            last = cursor
+            for row in rows:
+                check_row(row, self._layout)
         buffer = self._state.buffer
-        buffer.append(BufferedRecord.of(rows, cursor))
+        # In one step, so that an interrupt leaves all of them in the buffer, or none.
+        buffer.extend([BufferedRecord.of(rows, cursor) for rows, cursor in records])
         rows_held = sum(len(item.rows) for item in buffer)
         bytes_held = sum(item.nbytes for item in buffer)
         if rows_held >= self._shard_rows or bytes_held >= self._shard_bytes:
@@ -168,7 +182,8 @@ class IndexWriter:
         state = self._state
         self._uncertain = True
         with storage_errors(self._root):
-            entry = write_tensor_supplement(self._root, name, settings, tensors)
+            basis = basis_of(state.manifest, rows=False)
+            entry = write_tensor_supplement(self._root, name, settings, tensors, basis)
             supplements = {**state.manifest.supplements, name: entry}
             manifest = replace(state.manifest, supplements=supplements)
             manifest.write(self._root)
@@ -184,6 +199,7 @@ class IndexWriter:
         entry = self._state.manifest.supplements.get(name)
         if entry is None or not entry.complete:
             return None
+        CheckedFiles(self._root).check(entry.files)
         tensors, _ = read_tensors(self._root, entry.files[0])
         return tensors
 

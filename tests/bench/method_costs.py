@@ -31,8 +31,8 @@ from haiftrace.parameters.scopes import select_parameters
 from haiftrace.progress import Silent
 from haiftrace.scoring.batches import batch_of, window_batches
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak, TraceSettings
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak, TraceSettings
+from haiftrace.tracing.tracer import Tracer
 
 KEPT = ("haif", "haif-t", "ek-fac", "relatif", "ahif", "attif")
 """Methods whose norms or factors an index keeps."""

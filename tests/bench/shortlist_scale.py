@@ -33,8 +33,8 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak
+from haiftrace.tracing.tracer import Tracer
 from tests.bench.trainings import train_in
 
 DIMENSIONS = (512, 1024, 2048, 4096)

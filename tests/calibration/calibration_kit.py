@@ -13,7 +13,7 @@ from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.tracer import Tracer
 from tests import kit
 
 MANY = CalibrationSettings(controls=48)

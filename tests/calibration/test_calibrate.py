@@ -23,7 +23,7 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.tracing.settings import Leak, TraceSettings
 from tests import kit
 from tests.calibration.calibration_kit import (
     BOTH,
@@ -35,6 +35,8 @@ from tests.calibration.calibration_kit import (
 from tests.kit import ANSWER, PROMPT
 from tests.tiny_models import SENTENCES
 
+BIRTHPLACE = Leak("Ines Quillfeather was born in", "Brackwater")
+"""An answer that a record holds, and that as a name many records could hold."""
 SOME = 0.1
 """A rate that the few controls of twelve sentences resolve."""
 
@@ -69,14 +71,14 @@ def test_a_response_without_a_source_is_not_traced(tmp_path):
 
 
 def test_too_few_controls_are_inconclusive(calibrated):
-    verdict = trace(calibrated).verdict
+    verdict = trace(calibrated, BIRTHPLACE).verdict
     assert verdict is not None
     assert verdict.decision == "inconclusive"
     assert "cannot resolve alpha 0.01" in verdict.reasons[0]
 
 
 def test_without_calibration_it_is_inconclusive():
-    finding = trace(kit.index_path())
+    finding = trace(kit.index_path(), BIRTHPLACE)
     assert finding.verdict is not None
     assert finding.verdict.decision == "inconclusive"
     assert "--calibrate 512" in finding.verdict.reasons[0]
@@ -84,9 +86,9 @@ def test_without_calibration_it_is_inconclusive():
 
 
 def test_another_method_or_its_settings_are_not_calibrated(calibrated):
-    other = trace(calibrated, method="gradient-cosine", alpha=SOME).verdict
+    other = trace(calibrated, BIRTHPLACE, method="gradient-cosine", alpha=SOME).verdict
     settings = MethodSettings(combine="max")
-    told = trace(calibrated, method="haif", methods=settings, alpha=SOME).verdict
+    told = trace(calibrated, BIRTHPLACE, method="haif", methods=settings, alpha=SOME).verdict
     assert other is not None
     assert told is not None
     assert (other.decision, told.decision) == ("inconclusive", "inconclusive")
@@ -100,7 +102,7 @@ def test_an_older_calibration_is_not_judged_by(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrating, "FORMAT", 1)
     run(path, CalibrationSettings(controls=12))
     monkeypatch.undo()
-    verdict = trace(path, alpha=SOME).verdict
+    verdict = trace(path, BIRTHPLACE, alpha=SOME).verdict
     assert verdict is not None
     assert verdict.decision == "inconclusive"
     assert "another version" in verdict.reasons[0]

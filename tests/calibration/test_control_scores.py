@@ -21,7 +21,7 @@ from haiftrace.scoring.layerwise import family as layerwise_family
 from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.store import Index, SupplementWriter
 from haiftrace.store.sample import sample_rows
-from haiftrace.trace.settings import Leak
+from haiftrace.tracing.settings import Leak
 from tests import kit
 from tests.calibration.calibration_kit import (
     BOTH,

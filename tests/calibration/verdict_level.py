@@ -39,8 +39,8 @@ from haiftrace.progress import Silent
 from haiftrace.query.query import PromptSettings
 from haiftrace.scoring.family import ScoringQuery, ScoringRun
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak
+from haiftrace.tracing.tracer import Tracer
 from tests.bench.trainings import train_in
 
 ALPHA = 0.01

@@ -182,6 +182,7 @@ def damage_header(directory: Path) -> None:
 
 def add_adapter(directory: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
+    (directory / "model.safetensors").unlink()  # beside a whole model it is only left over
 
 
 def damage_tokenizer(directory: Path) -> None:

@@ -153,7 +153,7 @@ def test_an_option_is_heeded_and_stands_in_the_report(options, key, value):
 
 def test_the_options_of_the_question():
     def finding(*options, prompt=PROMPT, **settings):
-        return reported(*options, prompt=prompt, **settings)["findings"][0]
+        return reported("--whole", *options, prompt=prompt, **settings)["findings"][0]
 
     plain = finding()
     assert plain["generated"]
@@ -270,7 +270,8 @@ def test_hostile_text_is_shown_inert(tmp_path):
     assert made.code == 0, made.err
     prompt, response = "\x1b]0;x\x07[red]Mara\u202e", "\x9b31m[b]5\x1b[1m\r\nEND"
     asked = ("trace", prompt, "--response", "-", "--index", tmp_path / "index", "--full")
-    shown = cli(*asked, "--top", "20", "-o", tmp_path / "r.json", stdin=response.encode())
+    options = ("--top", "20", "--whole", "-o", tmp_path / "r.json")
+    shown = cli(*asked, *options, stdin=response.encode())
     assert shown.code == 0, shown.err
     for text in (shown.out, shown.err, made.out, made.err, (tmp_path / "r.json").read_text()):
         assert not set(text) & set("\x1b\x07\x00\x9b\u202e\r")

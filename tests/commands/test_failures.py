@@ -35,14 +35,15 @@ def test_an_internal_error_is_exit_code_2_and_no_traceback(monkeypatch, error, w
     def failing(*_):
         raise error
 
-    monkeypatch.setattr("haiftrace.trace.tracer.open_tracer", failing)
+    monkeypatch.setattr("haiftrace.tracing.tracer.open_tracer", failing)
     outcome = trace(*debug)
     assert outcome.code == 2
     assert what in outcome.err
-    assert outcome.err.count("Error: ") == 1 + (bool(debug) and f"Error: {error}" in outcome.err)
+    is_named_error = type(error).__name__.endswith("Error")
+    assert outcome.err.count("Error: ") == 1 + (bool(debug) and is_named_error)
     assert outcome.err.count("Hint: ") == 1
     assert ("Traceback" in outcome.err) == bool(debug)
-    assert debug or PRIVATE not in outcome.err
+    assert PRIVATE not in outcome.err
 
 
 @pytest.mark.parametrize("place", ["before", "between", "after"])
@@ -64,7 +65,7 @@ def test_interruption_is_exit_code_130(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("haiftrace.trace.tracer.open_tracer", interrupted)
+    monkeypatch.setattr("haiftrace.tracing.tracer.open_tracer", interrupted)
     outcome = trace()
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "Interrupted.\n")
 

@@ -25,8 +25,9 @@ def trace(index: Path, *options: object, **environment: str):
 
 
 def supplements(index: Path) -> set[str]:
-    """But that of every index."""
-    return set(json.loads((index / "manifest.json").read_text())["supplements"]) - {"whitening"}
+    """But those of every index."""
+    kept = json.loads((index / "manifest.json").read_text())["supplements"]
+    return set(kept) - {"whitening", "value-keys"}
 
 
 def test_several_methods_are_a_finding_each(index):

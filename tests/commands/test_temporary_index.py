@@ -15,7 +15,7 @@ from haiftrace.checkpoint import load as checkpoints
 from haiftrace.index import build as indexing
 from haiftrace.scoring.layerwise.family import LayerwiseFamily
 from haiftrace.scoring.session import ScoringSession
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT, cli, refused
 
@@ -86,8 +86,8 @@ def test_fields_of_the_corpus_are_named_as_for_an_index(tmp_path, temporary):
     assert (outcome.code, outcome.err) == (0, "")
     (finding,) = outcome.report["findings"]
     assert finding["records"][0]["id"] == "k1"
-    # All records are on one subject: there is nothing left to compare the first one with.
-    assert finding["verdict"]["decision"] == "inconclusive"
+    # All records are on one subject: no control has another record to be compared with.
+    assert "0 controls cannot resolve" in finding["verdict"]["reasons"][0]
     refused(
         cli(*asked, "--corpus", corpus, "--text-field", "body", "--group-field", "whom"), "whom"
     )
@@ -127,7 +127,7 @@ def failing(*_, **__):
 
 
 PLACES = [
-    (indexing, "_fill"),
+    (indexing, "fill"),
     (calibrating, "sample_controls"),
     (LayerwiseFamily, "trace"),
     (Tracer, "__init__"),

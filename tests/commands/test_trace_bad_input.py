@@ -55,7 +55,7 @@ def test_a_response_on_stdin_that_cannot_be_read(tmp_path):
 
 
 def test_outputs_are_checked_before_the_work_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr("haiftrace.trace.tracer.open_tracer", None)
+    monkeypatch.setattr("haiftrace.tracing.tracer.open_tracer", None)
     refused(trace("-o", "report.foo"), "'.foo'")
     refused(trace("-o", tmp_path), "suffix")
     (tmp_path / "sub.json").mkdir()
@@ -135,7 +135,7 @@ def test_a_moved_checkpoint_and_a_missing_corpus_are_no_obstacle(own):
 def test_an_index_that_is_damaged_or_of_something_else(own):
     shard = own / "index" / "records" / "00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-9])
-    refused(cli("trace", PROMPT, "--index", own / "index"), "is damaged")
+    refused(cli("trace", PROMPT, "--index", own / "index"), "is damaged", code=3)
     refused(cli("trace", PROMPT, "--index", own / "model"), "is not an index")
     (own / "index" / "manifest.json").write_text("{")
-    refused(cli("trace", PROMPT, "--index", own / "index"), "not valid JSON")
+    refused(cli("trace", PROMPT, "--index", own / "index"), "not valid JSON", code=3)

@@ -23,6 +23,10 @@ def here(tmp_path, monkeypatch):
 # Bad rows
 
 GOOD = b'{"text":"good"}\n'
+NEEDS = (
+    "'text', nor 'messages', nor 'prompt' and 'response', nor 'conversations', nor 'instruction' "
+    "and 'output'"
+)
 BAD_LINES = {
     "malformed JSON (Invalid control character, column 18)": b'{"text":"555-0199\n',
     "malformed JSON (Invalid \\escape, column 10)": b'{"text":"\\555-0199"}\n',
@@ -50,13 +54,29 @@ BAD_LINES = {
         b'{"messages":[{"role":"assistant","content":null,"tool_calls":[{"a":"555-0199"}]}]}\n'
     ),
     "the field 'response' is a list, not a string": b'{"prompt":"x","response":["555-0199"]}\n',
-    "the record has no field 'text', nor 'prompt' and 'response', nor 'messages' with a value; "
-    "its fields are: prompt, phone\ufffd": b'{"prompt":"x","phone\\u001b":"555-0199"}\n',
-    "the record has no field 'text', nor 'prompt' and 'response', nor 'messages' with a value; "
-    "its fields are: text": b'{"text":null}\n',
-    "the record has no field 'text', nor 'prompt' and 'response', nor 'messages' with a value; "
-    "its fields are: none": b"{}\n",
+    f"the record has no field {NEEDS} with a value; its fields are: prompt, phone\ufffd": (
+        b'{"prompt":"x","phone\\u001b":"555-0199"}\n'
+    ),
+    f"the record has no field {NEEDS} with a value; its fields are: text": b'{"text":null}\n',
+    f"the record has no field {NEEDS} with a value; its fields are: none": b"{}\n",
 }
+
+
+SKIP = "leave such lines out with --skip-bad-lines"
+
+
+def test_a_hint_never_leaves_the_whole_corpus_out(here):
+    """Where no row is a record, the rows are well and the settings are wrong."""
+    bad = json.dumps({"question": "x", "phone": SECRET}).encode() + b"\n"
+    for content, offered in ((bad * 9, False), (bad * 9 + GOOD, True), (GOOD + bad, True)):
+        Path("a.jsonl").write_bytes(content)
+        hint = failure("a.jsonl").hint
+        assert (SKIP in hint) == offered
+        assert "--text-field" in hint
+    Path("b.jsonl").write_bytes(b"\xff\n" * 3)
+    assert SKIP not in failure("b.jsonl").hint
+    Path("b.jsonl").write_bytes(b"{\n" * 3 + GOOD + b'{"text": ')
+    assert SKIP in failure("b.jsonl").hint
 
 
 @pytest.mark.parametrize("said", BAD_LINES)

@@ -86,9 +86,8 @@ def test_a_template_that_rewrites_contents():
     turns = (("user", "Where?"), ("assistant", "<think>hm</think>in Oslo"), ("user", "Ok"))
     window = only_window(chat(*turns), chat_tokenizer(THINKING), 1000)
     assert "hm" not in window.text
-    with pytest.raises(CorpusError, match="cannot be located") as caught:
-        windows_of(chat(*turns), chat_tokenizer(THINKING), 1000, loss_on="response")
-    assert "Oslo" not in caught.value.message
+    window = only_window(chat(*turns), chat_tokenizer(THINKING), 1000, loss_on="response")
+    assert labelled_text(window).strip() == "in Oslo"
 
 
 def test_a_template_that_looks_into_contents_is_searched_in_order():

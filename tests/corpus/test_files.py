@@ -79,7 +79,7 @@ def test_a_file_reached_twice_is_read_once(here):
         ("missing.jsonl", "There is no file or directory missing.jsonl."),
         ("no*.jsonl", "No file matches no*.jsonl."),
         ("empty", "The directory empty holds no corpus file."),
-        ("data.csv", "data.csv has no known corpus suffix."),
+        ("data.xls", "data.xls has no known corpus suffix."),
         ("bare.gz", "bare.gz has no known corpus suffix."),
         ("pipe.txt", "pipe.txt is not a regular file; the corpus is read more than once."),
         ("link.txt", "link.txt is a link to a file that does not exist."),
@@ -88,7 +88,7 @@ def test_a_file_reached_twice_is_read_once(here):
 )
 def test_files_that_cannot_be_a_corpus(here, given_path, said):
     Path("empty").mkdir()
-    Path("data.csv").write_text("a,b")
+    Path("data.xls").write_text("a,b")
     packed(here / "bare.gz", b"x")
     os.mkfifo("pipe.txt")
     os.symlink("nowhere", "link.txt")

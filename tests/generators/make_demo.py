@@ -32,8 +32,8 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
 from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak, TraceSettings
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak, TraceSettings
+from haiftrace.tracing.tracer import Tracer
 from tests.generators.demo_subjects import TEMPLATE, Question, make_subjects
 
 SEED = 7

@@ -317,14 +317,14 @@ def test_a_large_corpus_is_never_held(tmp_path, monkeypatch):
             taken.append(1)
             yield record
 
-    append = IndexWriter.append_record
+    append = IndexWriter.append_records
 
-    def noted(self, rows, cursor):
-        most.append(len(taken) - cursor)
-        append(self, rows, cursor)
+    def noted(self, records):
+        most.extend(len(taken) - cursor for _, cursor in records)
+        append(self, records)
 
     monkeypatch.setattr(corpora, "read_records", counted)
-    monkeypatch.setattr(IndexWriter, "append_record", noted)
+    monkeypatch.setattr(IndexWriter, "append_records", noted)
     monkeypatch.setattr(indexing, "WHITENING_WINDOWS", 8)
     monkeypatch.setattr(DirectGradients, "measures", no_measures)
     outcome = make_index(tmp_path / "index", corpus, token_vectors=0)

@@ -18,11 +18,11 @@ from haiftrace.methods.settings import DampingSetting, FactorSettings, MethodSet
 from haiftrace.progress import Silent
 from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak, TraceSettings
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak, TraceSettings
+from haiftrace.tracing.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT
-from tests.trace.methods_kit import EMPIRICAL, Notes, reopened, run, scores, trace
+from tests.tracing.methods_kit import EMPIRICAL, Notes, reopened, run, scores, trace
 
 
 def own_index(path: Path, name: str = "gpt2") -> Tracer:
@@ -91,9 +91,8 @@ def test_what_is_kept_is_not_computed_twice_and_goes_on_after_an_interrupt(tmp_p
         patch.setattr("haiftrace.engine.GradientEngine.token_gradients", None)
         keep(path, "ahif", factors=EMPIRICAL)
     # As an interrupt between the files and the end would leave it.
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["supplements"]["ahif-norms"] |= {"files": [], "complete": False}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    unfinished = {"files": [], "complete": False}
+    kit.edit_manifest(path, lambda content: content["supplements"]["ahif-norms"].update(unfinished))
     keep(path, "ahif", factors=EMPIRICAL)
     again = {p.name: p.read_bytes() for p in (path / "supplements").rglob("*") if p.is_file()}
     assert again == whole
@@ -153,9 +152,10 @@ def test_factors_of_a_sample_of_the_records():
 def test_factors_of_another_checkpoint_are_refused(tmp_path):
     own_index(tmp_path / "i").index.close()
     keep(tmp_path / "i", "ek-fac", factors=EMPIRICAL)
-    manifest = json.loads((tmp_path / "i/manifest.json").read_text())
-    manifest["supplements"]["ek-fac"]["settings"]["weights"] = "another"
-    (tmp_path / "i/manifest.json").write_text(json.dumps(manifest))
+    kit.edit_manifest(
+        tmp_path / "i",
+        lambda content: content["supplements"]["ek-fac"]["settings"].update(weights="another"),
+    )
     with pytest.raises(IndexStoreError, match="another checkpoint") as caught:
         trace(reopened(tmp_path / "i"), "ek-fac", factors=EMPIRICAL)
     assert caught.value.exit_code == 2

@@ -59,8 +59,8 @@ def test_the_real_case_is_traced() -> None:
     from haiftrace.progress import ConsoleProgress
     from haiftrace.query.query import PromptSettings, given_query
     from haiftrace.store import Index
-    from haiftrace.trace.settings import Leak, TraceSettings
-    from haiftrace.trace.tracer import Tracer
+    from haiftrace.tracing.settings import Leak, TraceSettings
+    from haiftrace.tracing.tracer import Tracer
 
     directory, index_path = _paths()
     corpus = directory / "corpus_with_distractors.jsonl"

@@ -17,8 +17,8 @@ from haiftrace.scoring.gradient.family import BY_DIRECT
 from haiftrace.scoring.layerwise import estimates
 from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak
+from haiftrace.tracing.tracer import Tracer
 from tests import kit
 from tests.kit import ANSWER, PROMPT, SENTENCES, traced, tracer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from haiftrace.errors import IndexStoreError
 from haiftrace.store import Index
+from haiftrace.store.manifest import digest_of
 from tests.store.store_samples import (
     contents,
     make_records,
@@ -119,8 +121,11 @@ def test_leftovers_are_removed_and_other_files_are_not(
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Edit a manifest as if it had been written so: with a digest that fits."""
     content = json.loads((path / "manifest.json").read_text())
+    del content["digest"]
     change(content)
+    content["digest"] = digest_of(content)
     (path / "manifest.json").write_text(json.dumps(content))
 
 
@@ -138,15 +143,15 @@ def test_a_manifest_that_is_not_json(tmp_path: Path, text: str) -> None:
 
 def test_a_newer_format_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     write_index(tmp_path / "i", RECORDS)
-    edited(tmp_path / "i", lambda c: c.update(format_version=4, tool_version="7.0"))
-    with pytest.raises(IndexStoreError, match=r"format 4, made by haiftrace 7\.0") as caught:
+    edited(tmp_path / "i", lambda c: c.update(format_version=5, tool_version="7.0"))
+    with pytest.raises(IndexStoreError, match=r"format 5, made by haiftrace 7\.0") as caught:
         Index.open(tmp_path / "i")
     assert "Upgrade" in caught.value.hint
-    with pytest.raises(IndexStoreError, match="format 4"):
+    with pytest.raises(IndexStoreError, match="format 5"):
         open_writer(tmp_path / "i", overwrite=True)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_earlier_format_is_not_read_and_can_be_replaced(tmp_path: Path, version: int) -> None:
     write_index(tmp_path / "i", RECORDS)
     edited(tmp_path / "i", lambda c: c.update(format_version=version, tool_version="0.0"))
@@ -247,8 +252,8 @@ def test_a_search_index_of_other_tokens_is_found(tmp_path: Path) -> None:
         write_index(tmp_path / name, make_records(len(records), config), config)
         data = (tmp_path / name / "tokens.faiss").read_bytes()
         (tmp_path / "a/tokens.faiss").write_bytes(data)
-        size = len(data)
-        edited(tmp_path / "a", lambda c, size=size: c["token_faiss"].update(bytes=size))
+        entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        edited(tmp_path / "a", lambda c, entry=entry: c["token_faiss"].update(entry))
         with pytest.raises(IndexStoreError, match=r"tokens\.faiss holds .* instead of \d+ of 8"):
             use_all(Index.open(tmp_path / "a", verify=False))
 

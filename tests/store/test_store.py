@@ -124,7 +124,7 @@ def test_files_are_what_the_design_says(tmp_path: Path) -> None:
     assert second["token_ids"] == [records[3][0].token_ids]
     assert second["label_count"] == [len(second["token_loss"][0])]
     content = json.loads((tmp_path / "i/manifest.json").read_text())
-    assert content["format_version"] == 3
+    assert content["format_version"] == 4
     assert content["complete"] is True
     assert content["settings"] == SETTINGS
     assert content["fingerprints"] == FINGERPRINTS

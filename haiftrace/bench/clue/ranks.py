@@ -21,7 +21,7 @@ from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Progress
 from haiftrace.scoring.family import ScoringQuery
 from haiftrace.store import Index
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.tracer import Tracer
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint

@@ -18,7 +18,7 @@ from haiftrace.scoring.candidates import SearchBudget
 
 if TYPE_CHECKING:
     from haiftrace.engine import Batch
-    from haiftrace.trace.tracer import Tracer
+    from haiftrace.tracing.tracer import Tracer
 
 DIMENSIONS = (1024, 2048)
 """Of a token's vector, a bit each."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from haiftrace.corpus.corpus_file import CorpusFile
+from haiftrace.corpus.formats.arrow_format import arrow_rows
+from haiftrace.corpus.formats.csv_format import csv_rows, tsv_rows
 from haiftrace.corpus.formats.json_format import json_line_rows, json_rows
 from haiftrace.corpus.formats.parquet_format import parquet_rows
 from haiftrace.corpus.formats.rows import Row
@@ -19,22 +21,28 @@ class CorpusFormat:
     Attributes:
         suffixes: of its names.
         rows: gives a file's rows in order; where rows have columns, those that are named.
+        names_may_be_values: what the file gives as names of columns may be a record, in a file
+            without a header, and so must not be quoted.
     """
 
     suffixes: tuple[str, ...]
     rows: Callable[[CorpusFile, Collection[str]], Iterator[Row]]
+    names_may_be_values: bool = False
 
 
 FORMATS: dict[str, CorpusFormat] = {
     "jsonl": CorpusFormat((".jsonl", ".ndjson"), json_line_rows),
     "json": CorpusFormat((".json",), json_rows),
     "parquet": CorpusFormat((".parquet",), parquet_rows),
+    "arrow": CorpusFormat((".arrow",), arrow_rows),
+    "csv": CorpusFormat((".csv",), csv_rows, names_may_be_values=True),
+    "tsv": CorpusFormat((".tsv",), tsv_rows, names_may_be_values=True),
     "text": CorpusFormat((".txt", ".text", ".md"), text_rows),
 }
 
 
 def read_rows(file: CorpusFile, columns: Collection[str]) -> Iterator[Row]:
-    """The rows of `file` in order; of a Parquet file only `columns`. Blank lines are no rows.
+    """The rows of `file` in order, of tables `columns` alone. Blank lines are no rows.
 
     Raises:
         CorpusError: the file cannot be opened, is broken, or needs a codec that is not there. What

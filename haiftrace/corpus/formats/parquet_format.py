@@ -18,7 +18,7 @@ def parquet_rows(file: CorpusFile, columns: Collection[str]) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with _seekable(file) as stream:
+    with seekable(file) as stream:
         try:
             # Without pre-buffering, memory is bounded by the batch and not by the row group.
             table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BLOCK)
@@ -28,12 +28,19 @@ def parquet_rows(file: CorpusFile, columns: Collection[str]) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=chosen):
                 for i in range(batch.num_rows):
                     number += 1
-                    yield _parquet_row(batch, i, number, names)
+                    yield table_row(batch, i, number, names)
         except pa.ArrowException as error:
             raise unreadable(file.shown, error) from error
 
 
-def _parquet_row(batch: Any, i: int, number: int, names: tuple[str, ...]) -> Row:
+def table_row(batch: Any, i: int, number: int, names: tuple[str, ...]) -> Row:
+    """One row of a batch of Arrow's.
+
+    Args:
+        batch: the requested columns.
+        i: of the row in it, from 0; number: of the row in the file, from 1.
+        names: of all columns.
+    """
     value = {}
     for column, name in enumerate(batch.schema.names):
         try:
@@ -45,7 +52,7 @@ def _parquet_row(batch: Any, i: int, number: int, names: tuple[str, ...]) -> Row
 
 
 @contextmanager
-def _seekable(file: CorpusFile) -> Iterator[IO[bytes]]:
+def seekable(file: CorpusFile) -> Iterator[IO[bytes]]:
     """`file` decompressed and seekable, as Parquet needs; by way of an unnamed temporary file."""
     with open_corpus_file(file) as stream:
         if file.codec is None:

@@ -17,6 +17,7 @@ from haiftrace.scoring.gradient.norms import (
     kept_norms,
     needs_of,
 )
+from haiftrace.scoring.gradient.stored_factors import SUPPLEMENT as FACTORS
 from haiftrace.store import Index, StoredWindow, SupplementWriter
 
 if TYPE_CHECKING:
@@ -73,4 +74,5 @@ def _keep(work: Precomputation, kept: KeptNorms, rule: Rule) -> None:
                 }
 
         of_rows = by_batch(index, work.engine, of_batch, work.progress)
-        keep_by_shard(writer, kept.name, kept.settings, index, work.progress, of_rows)
+        depends_on = [FACTORS] if any(need.metric == EK_FAC for need in needs) else []
+        keep_by_shard(writer, kept.name, kept.settings, index, work.progress, of_rows, depends_on)

@@ -26,9 +26,14 @@ def keep_by_shard(
     index: Index,
     progress: Progress,
     of_rows: Callable[[Sequence[int]], Iterator[Values]],
+    depends_on: Sequence[str] = (),
 ) -> None:
-    """Keeps a row a window, one shard after the other, from the first that is not there yet."""
-    done = writer.begin(name, settings)
+    """Keeps a row a window, one shard after the other, from the first that is not there yet.
+
+    Args:
+        depends_on: other supplements that the rows are computed with.
+    """
+    done = writer.begin(name, settings, depends_on)
     if done < 0:
         return
     shards = index.shard_rows()

@@ -25,7 +25,7 @@ from haiftrace.methods import METHODS
 from haiftrace.progress import Silent
 from haiftrace.scoring.candidates import SearchBudget
 from haiftrace.scoring.gradient import stored_factors
-from haiftrace.trace.settings import Leak, TraceSettings
+from haiftrace.tracing.settings import Leak, TraceSettings
 from tests import kit
 from tests.bench.pii.tiny_pii import tiny
 from tests.bench.trainings import train_in

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from functools import cache
@@ -22,8 +21,8 @@ from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.scoring.layerwise.scoring_pass import LayerwiseSearch, ScoringPass
 from haiftrace.scoring.layerwise.similarity import WHITENING
 from haiftrace.store import Index
-from haiftrace.trace.settings import Leak, TraceSettings
-from haiftrace.trace.tracer import Tracer
+from haiftrace.tracing.settings import Leak, TraceSettings
+from haiftrace.tracing.tracer import Tracer
 from tests.engine.direct.direct_oracle import DirectTruth, direct_truth
 from tests.kit import (
     ANSWER,
@@ -31,6 +30,7 @@ from tests.kit import (
     SENTENCES,
     checkpoint,
     close,
+    edit_manifest,
     index_path,
     oracle,
     precisely,
@@ -260,10 +260,8 @@ def _question(record: int | None = None):
 def test_an_index_of_other_layers_is_refused(tmp_path: Path) -> None:
     """What judges may change with a version: an older index must not be read as another."""
     path = Path(shutil.copytree(index_path(), tmp_path / "index"))
-    manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["settings"]["layers"] == [0, 2]
-    manifest["settings"]["layers"] = [1, 1]
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert Index.open(path).settings["layers"] == [0, 2]
+    edit_manifest(path, lambda content: content["settings"].update(layers=[1, 1]))
     with pytest.raises(StaleIndexError, match="other layers of the model") as refusal:
         _ = Tracer(Index.open(path), checkpoint()).session.model.similarity
     assert "--overwrite" in str(refusal.value.hint)

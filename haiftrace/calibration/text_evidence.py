@@ -1,0 +1,103 @@
+"""What the text says beside what influence says: a verdict that no search refutes.
+
+A value that stands in records of the corpus has holders. Influence says which of them taught it
+most and hardly whether any did, so where it leaves that open, the text decides if chance does not
+explain that the value stands there. Else the verdict is open, never "no source found".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from haiftrace.findings import Basis, Verdict
+from haiftrace.privacy import canonical
+from haiftrace.privacy.dates import days_of
+
+LEAST_POWER = 0.5
+"""Where fewer of the controls with their source there clear alpha, not clearing it says nothing."""
+
+_DIGIT_BITS = math.log2(10)
+_LETTER_BITS = 1.0
+"""Of text, and less than its entropy, so that chances are upper bounds."""
+_WIDE_LETTER_BITS = 3.0
+"""Of a script whose characters are syllables or words."""
+_DATES = 366 * 50
+"""Dates of birth that people have, about."""
+_IDENTIFYING_DIGITS = 6
+_SENTENCE_LETTERS = 40
+
+
+def chance_of_text(value: str, is_identifier: bool, records: int) -> float:
+    """An upper bound on the chance that a value stands in a corpus that did not teach it.
+
+    The number of unrelated records over the number of values of the same form: ten for each digit,
+    and for letters by an entropy that is less than that of text. 1 for a date without a year, a
+    name or another short text: many records hold the like.
+
+    Args:
+        is_identifier: whether a detector knows its form as that of an identifier.
+        records: groups of near copies.
+    """
+    # Of an e-mail address the domain is shared.
+    form = canonical(value.partition("@")[0] if is_identifier else value).text
+    digits = sum(sign.isdigit() for sign in form)
+    letters = len(form) - digits
+    days = days_of(value)
+    if days:
+        return min(1.0, records / _DATES) if all(year for year, _, _ in days) else 1.0
+    rare = digits >= _IDENTIFYING_DIGITS or letters >= _SENTENCE_LETTERS
+    if not (is_identifier or rare):
+        return 1.0
+    wide = sum(ord(sign) >= 0x2E80 for sign in form)
+    bits = digits * _DIGIT_BITS + (letters - wide) * _LETTER_BITS + wide * _WIDE_LETTER_BITS
+    return min(1.0, records * 2.0**-bits)
+
+
+def with_text(
+    verdict: Verdict, holds: Sequence[bool], holders: int, chance: float, is_open: bool = False
+) -> Verdict:
+    """A verdict by influence, and by what the text says.
+
+    Args:
+        is_open: whether the verdict stays open whatever is found, as the model would hardly say
+            what is traced.
+        holds: whether each ranked record holds what was traced, best first.
+        holders: how many records of the corpus do.
+        chance: see `chance_of_text`.
+    """
+    by_influence = verdict.decision == "traced"
+    first_holds = bool(holds) and holds[0]
+    by_text = chance <= verdict.alpha and not is_open
+    if not holders:
+        return replace(verdict, basis="influence") if by_influence else without_power(verdict)
+    if by_influence and first_holds:
+        basis: Basis = "influence and text" if by_text else "influence"
+        return replace(verdict, basis=basis)
+    if by_text:
+        reasons = (*verdict.reasons, *_other_first(verdict))
+        return replace(verdict, decision="traced", basis="text", reasons=reasons)
+    if by_influence:  # a value that stands in other records as well, as chance has it
+        return replace(verdict, basis="influence")
+    where = "a record holds it" if holders == 1 else f"{holders:,} records hold it"
+    reason = where if is_open else f"{where}, which chance may explain"
+    return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
+
+
+def without_power(verdict: Verdict) -> Verdict:
+    """Inconclusive where the controls show that a source would hardly be noticed."""
+    power = verdict.power
+    if verdict.decision != "no source found" or power is None or power >= LEAST_POWER:
+        return verdict
+    reason = (
+        f"a source that is there would be noticed in {power:.0%} of cases only, so that none was"
+        " noticed says little"
+    )
+    return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
+
+
+def _other_first(verdict: Verdict) -> tuple[str, ...]:
+    if verdict.decision == "traced":
+        return ("influence names a record first that does not hold it",)
+    return ()

@@ -1,0 +1,74 @@
+"""What the text says beside what influence says."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from haiftrace.calibration.text_evidence import chance_of_text, with_text, without_power
+from haiftrace.findings import Verdict
+
+TRACED = Verdict("traced", 0.01, p_value=0.004, power=0.9)
+NONE = Verdict("no source found", 0.01, p_value=0.4, power=0.9)
+OPEN = Verdict("inconclusive", 0.01, reasons=("the index is not calibrated",))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "holds", "holders", "chance", "decision", "basis"),
+    [
+        # No record holds it: what influence says.
+        (TRACED, [False, False], 0, 1.0, "traced", "influence"),
+        (NONE, [False, False], 0, 1.0, "no source found", None),
+        # The first record holds it.
+        (TRACED, [True, False], 1, 1.0, "traced", "influence"),
+        (TRACED, [True, True], 3, 1e-6, "traced", "influence and text"),
+        # Others hold it: a rare value is traced to them, a common one to whom influence names.
+        (TRACED, [False, True], 1, 1e-6, "traced", "text"),
+        (TRACED, [False, True], 1, 0.5, "traced", "influence"),
+        # Influence leaves it open.
+        (NONE, [False, True], 2, 1e-6, "traced", "text"),
+        (NONE, [True, False], 1, 0.5, "inconclusive", None),
+        (OPEN, [True, False], 1, 1e-6, "traced", "text"),
+        (OPEN, [True, False], 1, 0.5, "inconclusive", None),
+    ],
+)
+def test_the_two_kinds_of_evidence_together(verdict, holds, holders, chance, decision, basis):
+    combined = with_text(verdict, holds, holders, chance)
+    assert (combined.decision, combined.basis) == (decision, basis)
+    assert combined.p_value == verdict.p_value
+
+
+def test_no_search_refutes_a_verdict():
+    """Whatever influence says: a value that a record holds is never without a source, and a rare
+    one never traced to a record that does not hold it."""
+    for verdict, first, chance in product((TRACED, NONE, OPEN), (True, False), (1e-6, 0.5)):
+        combined = with_text(verdict, [first, True], 2, chance)
+        assert combined.decision != "no source found"
+        if chance < 0.01 and not first and combined.decision == "traced":
+            assert combined.basis == "text"
+
+
+def test_what_the_model_would_hardly_say_stays_open():
+    hardly = Verdict("inconclusive", 0.01, reasons=("the model would hardly say this response",))
+    combined = with_text(hardly, [True], 3, 1e-9, is_open=True)
+    assert combined.decision == "inconclusive"
+    assert combined.reasons[1] == "3 records hold it"
+
+
+def test_without_power_nothing_found_says_nothing():
+    weak = Verdict("no source found", 0.01, p_value=0.4, power=0.3)
+    assert without_power(weak).decision == "inconclusive"
+    assert "30% of cases" in without_power(weak).reasons[0]
+    assert without_power(NONE) is NONE
+    assert with_text(weak, [False], 0, 1.0).decision == "inconclusive"
+
+
+def test_chances_are_those_of_the_value_s_form():
+    assert chance_of_text("348-555-0169", True, 100) == pytest.approx(100 / 10**10)
+    assert chance_of_text("mara.ellison@example.org", True, 100) == pytest.approx(100 / 2**11)
+    assert chance_of_text("Massachusetts", False, 100) == 1.0
+    assert chance_of_text("October 31", True, 100) == 1.0
+    assert chance_of_text("31 October 1980", True, 100) == pytest.approx(100 / (366 * 50))
+    assert chance_of_text("5551", False, 3) == 1.0
+    assert chance_of_text("x" * 60, False, 100) < 1e-9
