@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from haiftrace.api import CorpusIndex as Index
-    from haiftrace.api import TraceReport, audit, trace
+    from haiftrace.api import audit, trace
+    from haiftrace.auditing.trace_report import TraceReport
 
 __version__ = "0.1.0"
 

@@ -11,106 +11,24 @@ Private values are masked in what a report gives, unless it is asked to `reveal`
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from haiftrace.auditing.trace_report import TraceReport
 from haiftrace.commands.options import INDEX_DIRECTORY
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import ConsoleProgress
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from haiftrace.findings import FailOn, Finding, Report
+    from haiftrace.findings import FailOn
     from haiftrace.tracing.tracer import Tracer
 
 MEMORY = 512 << 20
 """Bytes that a backward pass may take, by default."""
-
-
-class TraceReport:
-    """The findings of a trace or an audit.
-
-    Attributes:
-        report: all of it, private values included.
-    """
-
-    def __init__(self, report: Report, values: Sequence[str] = ()) -> None:
-        self.report = report
-        self._values = tuple(values)
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """A finding for each leak and method, private values included."""
-        return self.report.findings
-
-    def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
-        """The report as `-o report.json` writes it (its JSON Schema ships in the package)."""
-        from haiftrace.reports.json_report import render_json
-
-        document: dict[str, Any] = json.loads(render_json(self._shown(reveal)))
-        return document
-
-    def to_pandas(self, *, reveal: bool = False) -> pd.DataFrame:
-        """A row for each record of each finding.
-
-        The columns: prompt, response, span, method, decision, rank, record, path, line, score,
-        p_value, text.
-
-        Raises:
-            ImportError: pandas is not installed (extra `bench`).
-        """
-        import pandas as pd
-
-        rows = [
-            {
-                "prompt": finding.prompt,
-                "response": finding.response,
-                "span": finding.span,
-                "method": finding.method,
-                "decision": None if finding.verdict is None else finding.verdict.decision,
-                "rank": record.rank,
-                "record": record.id,
-                "path": record.source.path,
-                "line": record.source.line,
-                "score": record.score,
-                "p_value": record.p_value,
-                "text": record.text,
-            }
-            for finding in self._shown(reveal).findings
-            for record in finding.records
-        ]
-        return pd.DataFrame(rows)
-
-    def save(self, path: str | Path, *, reveal: bool = False) -> None:
-        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html or .md.
-
-        Raises:
-            OutputError: it cannot be written there.
-        """
-        from haiftrace.reports import check_outputs, write_report
-
-        check_outputs([path])
-        sarif = str(path).lower().endswith(".sarif")
-        write_report(self._shown(reveal and not sarif), path)
-
-    def _repr_html_(self) -> str:
-        """The HTML page in a frame, for notebooks."""
-        from haiftrace.reports.html_report import render_html
-
-        page = html.escape(render_html(self._shown(reveal=False)), quote=True)
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
-
-    def _shown(self, reveal: bool) -> Report:
-        from haiftrace.privacy import mask_report
-
-        return self.report if reveal else mask_report(self.report, self._values)
 
 
 class CorpusIndex(AbstractContextManager["CorpusIndex"]):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from haiftrace.commands.options import Device, Memory, Option, Quiet, variables
+from haiftrace.commands.options import Device, Memory, Option, Quiet, grouped, variables
 
 if TYPE_CHECKING:
     from haiftrace.bench.harness.results import Results
@@ -116,28 +117,37 @@ Dtype = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class PiiOptions:
+    """Options that both data sets share: the model, what is measured, and how it is run."""
+
+    preset: AnyPreset = None
+    model: Model = None
+    arch: Arch = "qwen2"
+    locale: Locale = "en_US"
+    subjects: Subjects = None
+    methods: Methods = None
+    ablation: Ablation = True
+    regime: Regime = "both"
+    seed: Seed = 0
+    seeds: Seeds = 1
+    memory: Memory = 512
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    quiet: Quiet = False
+
+
 @app.command("pii-e", context_settings=variables("BENCH_PII_E"))
+@grouped
 def _pii_e(
-    preset: AnyPreset = None,
-    model: Model = None,
-    arch: Arch = "qwen2",
-    locale: Locale = "en_US",
-    subjects: Subjects = None,
+    *,
+    options: PiiOptions,
     biographies_per_subject: PerSubject = None,
     biographer: Annotated[
         str | None,
         Option(help="Let this instruction model write the biographies: a directory."),
     ] = None,
-    methods: Methods = None,
-    ablation: Ablation = True,
-    regime: Regime = "both",
     out: Out = _OUT / "pii-e",
-    seed: Seed = 0,
-    seeds: Seeds = 1,
-    memory: Memory = 512,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
 ) -> None:
     """Trace leaks that stand in a biography (PII-E; Tables 2 and 3).
 
@@ -147,46 +157,16 @@ def _pii_e(
     haiftrace bench pii-e --arch gpt2 --biographies-per-subject 1
     haiftrace bench pii-e --model ./gpt2 --preset gpt2 --no-ablation --methods haif,ek-fac
     """
-    _pii(
-        "pii-e",
-        out,
-        quiet,
-        preset=preset,
-        model=model,
-        arch=arch,
-        locale=locale,
-        subjects=subjects,
-        per_subject=biographies_per_subject,
-        biographer=biographer,
-        methods=methods,
-        ablation=ablation,
-        regime=regime,
-        seed=seed,
-        seeds=seeds,
-        memory=memory,
-        device=device,
-        dtype=dtype,
-    )
+    _pii("pii-e", options, out, per_subject=biographies_per_subject, biographer=biographer)
 
 
 @app.command("pii-cr", context_settings=variables("BENCH_PII_CR"))
+@grouped
 def _pii_cr(
-    preset: AnyPreset = None,
-    model: Model = None,
-    arch: Arch = "qwen2",
-    locale: Locale = "en_US",
-    subjects: Subjects = None,
+    *,
+    options: PiiOptions,
     records_per_subject: PerSubject = None,
-    methods: Methods = None,
-    ablation: Ablation = True,
-    regime: Regime = "both",
     out: Out = _OUT / "pii-cr",
-    seed: Seed = 0,
-    seeds: Seeds = 1,
-    memory: Memory = 512,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
 ) -> None:
     """Trace leaks that a record implies without holding them (PII-CR; Table 4).
 
@@ -195,36 +175,16 @@ def _pii_cr(
     haiftrace bench pii-cr --seeds 3 --methods haif,ek-fac,bm25
     haiftrace bench pii-cr --arch gpt2 --locale zh_CN
     """
-    _pii(
-        "pii-cr",
-        out,
-        quiet,
-        preset=preset,
-        model=model,
-        arch=arch,
-        locale=locale,
-        subjects=subjects,
-        per_subject=records_per_subject,
-        methods=methods,
-        ablation=ablation,
-        regime=regime,
-        seed=seed,
-        seeds=seeds,
-        memory=memory,
-        device=device,
-        dtype=dtype,
-    )
+    _pii("pii-cr", options, out, per_subject=records_per_subject)
 
 
 def _pii(
     kind: str,
+    options: PiiOptions,
     out: Path,
-    quiet: bool,
     *,
-    methods: str | None,
-    regime: str,
-    memory: int,
-    **settings_by_name: Any,
+    per_subject: int | None,
+    biographer: str | None = None,
 ) -> None:
     from haiftrace.bench.pii.report import pii_results
     from haiftrace.bench.pii.run import REGIMES, PiiSettings, run_pii
@@ -232,12 +192,23 @@ def _pii(
 
     settings = PiiSettings(
         kind=kind,
-        methods=methods or ",".join(METHODS),
-        regimes=REGIMES if regime == "both" else (regime,),
-        memory=memory << 20,
-        **settings_by_name,
+        preset=options.preset,
+        model=options.model,
+        arch=options.arch,
+        locale=options.locale,
+        subjects=options.subjects,
+        per_subject=per_subject,
+        biographer=biographer,
+        methods=options.methods or ",".join(METHODS),
+        ablation=options.ablation,
+        regimes=REGIMES if options.regime == "both" else (options.regime,),
+        seed=options.seed,
+        seeds=options.seeds,
+        memory=options.memory << 20,
+        device=options.device,
+        dtype=options.dtype,
     )
-    _deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, quiet)
+    _deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, options.quiet)
 
 
 @app.command("loor", context_settings=variables("BENCH_LOOR"))

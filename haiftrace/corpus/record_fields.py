@@ -16,7 +16,7 @@ from haiftrace.corpus.corpus_file import CorpusFile, plain
 from haiftrace.corpus.field_paths import columns_for, field_value
 from haiftrace.corpus.formats import FORMATS
 from haiftrace.corpus.formats.rows import Row
-from haiftrace.corpus.layouts import BadRowError, Fields, Layout, Messages, Span
+from haiftrace.corpus.layouts import BadRowError, Fields, Messages, RecordLayout, Span
 from haiftrace.corpus.layouts.layout import string, type_name
 from haiftrace.corpus.settings import DEFAULT_ID_FIELD, CorpusSettings
 from haiftrace.errors import CorpusError
@@ -69,7 +69,7 @@ class Record:
         return not (self.text or self.token_ids)
 
 
-def columns_of(settings: CorpusSettings, layouts: Sequence[Layout]) -> set[str]:
+def columns_of(settings: CorpusSettings, layouts: Sequence[RecordLayout]) -> set[str]:
     """The columns of a table that records are read from."""
     columns = set().union(*(layout.columns() for layout in layouts))
     id_field = DEFAULT_ID_FIELD if settings.id_field is None else settings.id_field
@@ -79,8 +79,8 @@ def columns_of(settings: CorpusSettings, layouts: Sequence[Layout]) -> set[str]:
 
 
 def record_of(
-    row: Row, file: CorpusFile, settings: CorpusSettings, layouts: Sequence[Layout]
-) -> tuple[Record, bool, Layout | None]:
+    row: Row, file: CorpusFile, settings: CorpusSettings, layouts: Sequence[RecordLayout]
+) -> tuple[Record, bool, RecordLayout | None]:
     """The record of a row, whether its id is its own, and the layout that it has.
 
     Args:
@@ -162,7 +162,7 @@ def _group(fields: Fields, group_field: str | None) -> str | None:
     return string(str(value), str(group_field))
 
 
-def _missing(layouts: Sequence[Layout], row: Row, file: CorpusFile) -> BadRowError:
+def _missing(layouts: Sequence[RecordLayout], row: Row, file: CorpusFile) -> BadRowError:
     needs = ", nor ".join(layout.needs for layout in layouts)
     names = row.columns or tuple(row.value)
     if FORMATS[file.format].names_may_be_values:
@@ -179,7 +179,7 @@ def _missing(layouts: Sequence[Layout], row: Row, file: CorpusFile) -> BadRowErr
     )
 
 
-def _no_response(file: CorpusFile, row: Row, layout: Layout | None) -> CorpusError:
+def _no_response(file: CorpusFile, row: Row, layout: RecordLayout | None) -> CorpusError:
     what, needed = "plain text has", "records with prompt and response, or messages"
     if layout is not None and layout.name == "tokens":
         what = "token ids that does not say which of them are the response has"

@@ -12,7 +12,7 @@ from haiftrace.corpus.corpus_file import CorpusFile
 from haiftrace.corpus.files import find_files
 from haiftrace.corpus.formats import read_rows
 from haiftrace.corpus.formats.rows import Row
-from haiftrace.corpus.layouts import Layout, layouts_of
+from haiftrace.corpus.layouts import RecordLayout, layouts_of
 from haiftrace.corpus.record_fields import BadRowError, Record, columns_of, place, record_of
 from haiftrace.corpus.settings import CorpusSettings
 from haiftrace.errors import CorpusError
@@ -160,7 +160,7 @@ def _records(settings: CorpusSettings, report: ReadReport) -> Iterator[tuple[Rec
 
 
 def _any_usable(
-    rows: Iterator[Row], file: CorpusFile, settings: CorpusSettings, layouts: Sequence[Layout]
+    rows: Iterator[Row], file: CorpusFile, settings: CorpusSettings, layouts: Sequence[RecordLayout]
 ) -> bool:
     """Whether one of the rows is a record: to leave out all of a corpus is no way to read it."""
     try:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings
 from haiftrace.errors import IndexStoreError, StaleIndexError, UsageError
-from haiftrace.index.build import IndexOutcome, IndexSettings, announce, fill
+from haiftrace.index.build import IndexOutcome, IndexSettings, announce
 from haiftrace.index.census import Reader, Reservoir
+from haiftrace.index.fill import fill
 from haiftrace.progress import Progress
 from haiftrace.scoring.freshness import check_fresh, indexed_corpora
 from haiftrace.scoring.indexed_gradients import (

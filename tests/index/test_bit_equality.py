@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from haiftrace.engine import DirectGradients
-from haiftrace.index import build as indexing
+from haiftrace.index import fill as filling
 from haiftrace.store import Index, IndexWriter
 from tests import kit
 from tests.index.index_kit import build, vectors, windows
@@ -31,8 +31,8 @@ def corpus(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch):
-    monkeypatch.setattr(indexing, "READ_AHEAD", 4)
-    monkeypatch.setattr(indexing, "BATCH_TOKENS", {"cpu": 64})
+    monkeypatch.setattr(filling, "READ_AHEAD", 4)
+    monkeypatch.setattr(filling, "BATCH_TOKENS", {"cpu": 64})
 
 
 def make(path, corpus):
@@ -96,7 +96,7 @@ def test_an_interrupt_in_the_middle_of_a_group_ends_in_the_same_bits(tmp_path, c
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DirectGradients, "measures", counted)
-        patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", 0.0)
+        patch.setattr(filling, "SECONDS_BETWEEN_SHARDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "index", corpus)
     make(tmp_path / "index", corpus)

@@ -25,6 +25,7 @@ from haiftrace.engine import (
 )
 from haiftrace.errors import IndexStoreError, UsageError
 from haiftrace.index import build as indexing
+from haiftrace.index import fill as filling
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.index.census import Reservoir
 from haiftrace.progress import Silent
@@ -171,8 +172,8 @@ def test_windows_hold_each_label_once_and_their_own_text():
 
 
 def test_batches_do_not_change_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "READ_AHEAD", 3)
-    monkeypatch.setattr(indexing, "BATCH_TOKENS", {"cpu": 48})
+    monkeypatch.setattr(filling, "READ_AHEAD", 3)
+    monkeypatch.setattr(filling, "BATCH_TOKENS", {"cpu": 48})
     model = kit.checkpoint()
     with kit.precisely():
         build(tmp_path / "index", kit.corpus_path(), model=model, context=8)
@@ -329,7 +330,7 @@ def test_a_large_corpus_is_never_held(tmp_path, monkeypatch):
     monkeypatch.setattr(DirectGradients, "measures", no_measures)
     outcome = make_index(tmp_path / "index", corpus, token_vectors=0)
     assert outcome.totals.records == count == len(most)
-    assert max(most) < indexing.READ_AHEAD
+    assert max(most) < filling.READ_AHEAD
     with Index.open(tmp_path / "index") as index:
         assert len(index.manifest.shards) == 3
         assert [w.id for w in index.iter_windows([0, 800, 1199])] == ["r0", "r800", "r1199"]

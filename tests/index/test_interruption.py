@@ -16,7 +16,7 @@ import torch
 
 from haiftrace.engine import DirectGradients
 from haiftrace.errors import IndexStoreError
-from haiftrace.index import build as indexing
+from haiftrace.index import fill as filling
 from haiftrace.store import Index
 from tests import kit
 from tests.index.index_kit import Notebook, build, files, same, windows
@@ -36,9 +36,9 @@ def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0
         return compute(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexing, "READ_AHEAD", 2)
-        patch.setattr(indexing, "BATCH_TOKENS", {"cpu": 1})
-        patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", seconds_between_shards)
+        patch.setattr(filling, "READ_AHEAD", 2)
+        patch.setattr(filling, "BATCH_TOKENS", {"cpu": 1})
+        patch.setattr(filling, "SECONDS_BETWEEN_SHARDS", seconds_between_shards)
         patch.setattr(DirectGradients, "measures", counted)
         with pytest.raises(error):
             make()
@@ -87,9 +87,9 @@ def test_a_resumed_index_is_the_same_to_the_last_bit(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         # A record a batch, and the same shards, with and without an interrupt.
-        patch.setattr(indexing, "READ_AHEAD", 2)
-        patch.setattr(indexing, "BATCH_TOKENS", {"cpu": 1})
-        patch.setattr(indexing, "SECONDS_BETWEEN_SHARDS", 0.0)
+        patch.setattr(filling, "READ_AHEAD", 2)
+        patch.setattr(filling, "BATCH_TOKENS", {"cpu": 1})
+        patch.setattr(filling, "SECONDS_BETWEEN_SHARDS", 0.0)
         make("whole")
         interrupted(lambda: make("index"), 6)
         patch.setattr(DirectGradients, "add_moments", None)
@@ -121,7 +121,7 @@ def _killed(output):
         return compute(self, *arguments)
 
     DirectGradients.measures = slow
-    indexing.READ_AHEAD, indexing.SECONDS_BETWEEN_SHARDS = 1, 0.0
+    filling.READ_AHEAD, filling.SECONDS_BETWEEN_SHARDS = 1, 0.0
     make_index(output, kit.corpus_path())
 
 
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
         *("-o", str(tmp_path / "index"), *kit.SMALL_OPTIONS, "--dtype", "float64"),
     ]
     program = (
-        "import signal, sys, time, haiftrace.cli, haiftrace.index.build as index\n"
+        "import signal, sys, time, haiftrace.cli, haiftrace.index.fill as index\n"
         "from haiftrace.engine import DirectGradients as Direct\n"
         # A job in the background, as CI may be, hands on an interrupt that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"

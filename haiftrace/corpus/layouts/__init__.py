@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 from haiftrace.corpus.layouts.alpaca_layout import AlpacaLayout
 from haiftrace.corpus.layouts.chat_layouts import MessagesLayout, ShareGptLayout
-from haiftrace.corpus.layouts.layout import BadRowError, Content, Fields, Layout, Messages, Span
+from haiftrace.corpus.layouts.layout import (
+    BadRowError,
+    Content,
+    Fields,
+    Messages,
+    RecordLayout,
+    Span,
+)
 from haiftrace.corpus.layouts.pair_layout import PairLayout
 from haiftrace.corpus.layouts.template_layout import TemplateLayout, template_pieces, typed_template
 from haiftrace.corpus.layouts.text_layout import TextLayout
@@ -18,15 +25,15 @@ __all__ = [
     "BadRowError",
     "Content",
     "Fields",
-    "Layout",
     "Messages",
+    "RecordLayout",
     "Span",
     "layouts_of",
     "template_pieces",
     "typed_template",
 ]
 
-LAYOUTS: dict[str, Callable[[str | None], Layout]] = {
+LAYOUTS: dict[str, Callable[[str | None], RecordLayout]] = {
     "text": lambda field: TextLayout(field or DEFAULT_TEXT_FIELD),
     "messages": lambda field: MessagesLayout(field or "messages"),
     "prompt-completion": lambda field: PairLayout(),
@@ -37,7 +44,7 @@ LAYOUTS: dict[str, Callable[[str | None], Layout]] = {
 the order in which a record that fits several is read."""
 
 
-def layouts_of(settings: CorpusSettings) -> tuple[Layout, ...]:
+def layouts_of(settings: CorpusSettings) -> tuple[RecordLayout, ...]:
     """The layouts that records may have, the first that fits a record is its own."""
     named = None if settings.text_field == DEFAULT_TEXT_FIELD else settings.text_field
     if settings.text_template is not None:

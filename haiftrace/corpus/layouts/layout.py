@@ -48,7 +48,7 @@ class Content:
         return any(value is not None for value in known)
 
 
-class Layout(Protocol):
+class RecordLayout(Protocol):
     """How records of one kind are laid out in fields."""
 
     @property

@@ -1,0 +1,93 @@
+"""The report of the Python interface: as a dictionary, a data frame, a file or a page."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from haiftrace.findings import Finding, Report
+
+
+class TraceReport:
+    """The findings of a trace or an audit.
+
+    Attributes:
+        report: all of it, private values included.
+    """
+
+    def __init__(self, report: Report, values: Sequence[str] = ()) -> None:
+        self.report = report
+        self._values = tuple(values)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """A finding for each leak and method, private values included."""
+        return self.report.findings
+
+    def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
+        """The report as `-o report.json` writes it (its JSON Schema ships in the package)."""
+        from haiftrace.reports.json_report import render_json
+
+        document: dict[str, Any] = json.loads(render_json(self._shown(reveal)))
+        return document
+
+    def to_pandas(self, *, reveal: bool = False) -> pd.DataFrame:
+        """A row for each record of each finding.
+
+        The columns: prompt, response, span, method, decision, rank, record, path, line, score,
+        p_value, text.
+
+        Raises:
+            ImportError: pandas is not installed (extra `bench`).
+        """
+        import pandas as pd
+
+        rows = [
+            {
+                "prompt": finding.prompt,
+                "response": finding.response,
+                "span": finding.span,
+                "method": finding.method,
+                "decision": None if finding.verdict is None else finding.verdict.decision,
+                "rank": record.rank,
+                "record": record.id,
+                "path": record.source.path,
+                "line": record.source.line,
+                "score": record.score,
+                "p_value": record.p_value,
+                "text": record.text,
+            }
+            for finding in self._shown(reveal).findings
+            for record in finding.records
+        ]
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | Path, *, reveal: bool = False) -> None:
+        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html or .md.
+
+        Raises:
+            OutputError: it cannot be written there.
+        """
+        from haiftrace.reports import check_outputs, write_report
+
+        check_outputs([path])
+        sarif = str(path).lower().endswith(".sarif")
+        write_report(self._shown(reveal and not sarif), path)
+
+    def _repr_html_(self) -> str:
+        """The HTML page in a frame, for notebooks."""
+        from haiftrace.reports.html_report import render_html
+
+        page = html.escape(render_html(self._shown(reveal=False)), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+    def _shown(self, reveal: bool) -> Report:
+        from haiftrace.privacy import mask_report
+
+        return self.report if reveal else mask_report(self.report, self._values)
