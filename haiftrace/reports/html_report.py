@@ -251,7 +251,7 @@ def _record(
         name=_name(record.id),
         place="" if record.id == place else inert(place),
         figures=tuple(figures),
-        is_clear=finding.verdict is not None and clears(record, finding.verdict),
+        is_clear=finding.verdict is not None and clears(record, finding),
         details=" · ".join(details),
         segments=tuple(record_segments(record, peak, private)),
         pairs=tuple(

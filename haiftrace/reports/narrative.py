@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from haiftrace.findings import Finding, Gate, RecordEvidence, Source, Verdict
+from haiftrace.findings import Finding, Gate, RecordEvidence, Source
 from haiftrace.reports.formatting import count_text
 
 _MOST_NAMED = 8
@@ -62,17 +62,18 @@ def traced_to(finding: Finding) -> RecordEvidence | None:
     return next(named, None)
 
 
-def clears(record: RecordEvidence, verdict: Verdict) -> bool:
-    """Whether a record is named beside others: it holds what was traced, or is the first and beyond
-    what chance alone reaches.
+def clears(record: RecordEvidence, finding: Finding) -> bool:
+    """Whether a record is named: it holds what was traced, or is beyond what chance alone reaches.
 
-    Records on others that are worded like the source come near it, so that a further one is no
-    source for its score alone, where it was looked up that it does not hold the value.
+    Records on others that are worded like the source come near it, so that where records hold the
+    value, a further one that does not is no source for its score alone.
     """
     if record.holds:
         return True
+    verdict = finding.verdict
+    assert verdict is not None
     is_beyond = record.p_value is not None and record.p_value <= verdict.alpha
-    return is_beyond and (record.holds is None or record.rank == 1)
+    return is_beyond and (not finding.holders or record.rank == 1)
 
 
 def holders_text(finding: Finding) -> str:
@@ -98,7 +99,7 @@ def split_at_alpha(finding: Finding) -> tuple[Sequence[RecordEvidence], Sequence
     if verdict is None:
         return records, ()
     least = int(verdict.decision == "traced")
-    last = max((n for n, r in enumerate(records, 1) if clears(r, verdict)), default=least)
+    last = max((n for n, r in enumerate(records, 1) if clears(r, finding)), default=least)
     if not last and verdict.decision == "inconclusive":
         return records, ()
     return records[:last], records[last:]
