@@ -15,6 +15,7 @@ from typing import IO
 
 from haiftrace.atomic_write import replace_atomically
 from haiftrace.auditing.sources import NamedRecord
+from haiftrace.corpus.corpus_file import CorpusFile
 from haiftrace.corpus.files import find_files
 from haiftrace.errors import OutputError, UsageError
 
@@ -45,7 +46,7 @@ def redact(
         UsageError: it is no such file, or does not hold the records.
         OutputError: the output cannot be written.
     """
-    (file,) = _single_file(corpus)
+    file = _single_file(corpus)
     by_line = {
         record.source.line: record
         for record in records
@@ -77,14 +78,14 @@ def redact(
     return Redaction(**counts)
 
 
-def _single_file(corpus: str) -> list:
+def _single_file(corpus: str) -> CorpusFile:
     files = find_files([corpus])
     if len(files) != 1 or files[0].format not in _LINE_FORMATS or files[0].codec is not None:
         raise UsageError(
             f"'{corpus}' is not a single uncompressed file with a record a line.",
             "Redact one JSONL or text file at a time; write other formats as JSONL first.",
         )
-    return files
+    return files[0]
 
 
 def _is_same_file(shown: str, path: Path) -> bool:

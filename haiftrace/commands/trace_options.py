@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from haiftrace.commands.index_options import (
+    CorpusOptions,
     IdsField,
     Limit,
     RecordFormatOption,
@@ -75,20 +76,16 @@ class SourceOptions:
         Args:
             seed: of the draw of --sample-records.
         """
-        from haiftrace.corpus import CorpusSettings
-        from haiftrace.corpus.layouts import typed_template
-
-        return CorpusSettings(
-            tuple(self.corpus or ()),
-            self.text_field,
+        return CorpusOptions(
+            corpus=self.corpus,
+            text_field=self.text_field,
             group_field=self.group_field,
             format=self.format,
-            text_template=typed_template(self.text_template) if self.text_template else None,
+            text_template=self.text_template,
             ids_field=self.ids_field,
             limit=self.limit,
             sample_records=self.sample_records,
-            seed=seed,
-        )
+        ).settings(seed)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,7 @@ class HolderSearch:
         alternatives = None if self._keys is None else value_keys(value)
         if alternatives is None:
             return None
-        by_spelling = [self._with_all(keys) for keys in alternatives]
-        return (
-            np.unique(np.concatenate(by_spelling)) if by_spelling else np.zeros(0, dtype=np.int64)
-        )
+        return _union([self._with_all(keys) for keys in alternatives])
 
     def _with_all(self, keys: np.ndarray) -> np.ndarray:
         """[n] records that have all of these keys."""
@@ -73,8 +70,7 @@ class HolderSearch:
         """The windows that are read for the candidates of several values."""
         if any(records is None for records in candidates):
             return range(len(self._index))
-        records = [records for records in candidates if records is not None]
-        wanted = np.unique(np.concatenate(records)) if records else np.zeros(0, dtype=np.int64)
+        wanted = _union([records for records in candidates if records is not None])
         rows: list[int] = np.flatnonzero(np.isin(self._index.column("record"), wanted)).tolist()
         return rows
 
@@ -87,3 +83,8 @@ class HolderSearch:
         return [
             tensors["keys"].numpy() for tensors, _ in self._index.supplement_tensors(VALUE_KEYS)
         ]
+
+
+def _union(of: Sequence[np.ndarray]) -> np.ndarray:
+    """[n] the records of all of these, ascending."""
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *of]))

@@ -62,14 +62,19 @@ class TextLookup:
         """An upper bound on the chance that what is traced stands in this corpus."""
         text = traced_text(query)
         is_identifier = any((d.start, d.end) == (0, len(text)) for d in detect(text))
-        groups_R = self._groups_R
-        total = self._index.manifest.totals.records
-        unrelated = total if groups_R is None else len(np.unique(groups_R))
-        return chance_of_text(text, is_identifier, unrelated)
+        return chance_of_text(text, is_identifier, self._unrelated)
 
     @cached_property
     def _record_N(self) -> np.ndarray:
         return self._index.column("record")
+
+    @cached_property
+    def _unrelated(self) -> int:
+        """Records no two of which are of one group."""
+        groups_R = self._groups_R
+        if groups_R is None:
+            return self._index.manifest.totals.records
+        return len(np.unique(groups_R))
 
     @cached_property
     def _groups_R(self) -> np.ndarray | None:

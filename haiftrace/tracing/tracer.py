@@ -164,6 +164,8 @@ class Tracer:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
         if mean_loss > WEAK_LOSS:
             reasons.append("the model would hardly say this response")
+        held = set(holders or ())
+        chance = 1.0 if holders is None else self._texts.chance(query)
         findings = []
         for method in methods:
             ranking = rankings[method.name]
@@ -172,10 +174,9 @@ class Tracer:
             )
             holds = None
             if holders is not None:
-                holds = [window.window.record in set(holders) for window in ranking.records]
+                holds = [window.window.record in held for window in ranking.records]
                 if verdict is not None:
-                    chance, is_open = self._texts.chance(query), bool(reasons)
-                    verdict = with_text(verdict, holds, len(holders), chance, is_open)
+                    verdict = with_text(verdict, holds, len(holders), chance, bool(reasons))
             elif verdict is not None:
                 verdict = without_power(verdict)
             notes = (*self.session.model.notes, *self.session.family(method).notes())

@@ -16,7 +16,7 @@ from haiftrace.calibration.null_distribution import GROUPS, ControlSample, read_
 from haiftrace.calibration.p_values import RIVALS, Margin, RecordScores
 from haiftrace.query.query import PromptSettings
 from haiftrace.scoring import indexed_model
-from haiftrace.scoring.gradient import family as gradient_family
+from haiftrace.scoring.gradient import full_gradients
 from haiftrace.scoring.layerwise import family as layerwise_family
 from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.store import Index, SupplementWriter
@@ -32,7 +32,7 @@ from tests.calibration.calibration_kit import (
 )
 from tests.tiny_models import SENTENCES
 
-FAMILY = {"layerwise": layerwise_family, "haif": gradient_family}
+FAMILY = {"layerwise": layerwise_family, "haif": full_gradients}
 
 
 def samples_of(path: Path, method: str):

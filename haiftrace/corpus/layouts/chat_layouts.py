@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from haiftrace.corpus.corpus_file import plain
-from haiftrace.corpus.field_paths import columns_for, field_value
+from haiftrace.corpus.field_paths import field_value
+from haiftrace.corpus.layouts.field_layout import FieldLayout
 from haiftrace.corpus.layouts.layout import BadRowError, Content, Fields, string, type_name
 
 # ShareGPT's names of who speaks, and what chat templates call them.
@@ -32,14 +33,11 @@ _RENDERED = "Render such chats to text with the template that training used, and
 
 
 @dataclass(frozen=True)
-class MessagesLayout:
+class MessagesLayout(FieldLayout):
     """`{"messages": [{"role": …, "content": …}, …]}`.
 
     A content may be a list of parts, `{"type": "text", "text": …}`, which are joined; a part of
     another type makes a row that is no record, since a language model of text never read it.
-
-    Attributes:
-        field: of the messages, its name or a path to it.
     """
 
     field: str = "messages"
@@ -49,19 +47,6 @@ class MessagesLayout:
     def shown(self) -> str:
         """What the user is told of it."""
         return f"messages (field '{plain(self.field)}', by the chat template)"
-
-    @property
-    def needs(self) -> str:
-        """The field."""
-        return f"'{plain(self.field)}'"
-
-    def columns(self) -> set[str]:
-        """The column that holds the field."""
-        return columns_for(self.field)
-
-    def fits(self, fields: Fields) -> bool:
-        """Whether the field is there."""
-        return field_value(fields, self.field) is not None
 
     def read(self, fields: Fields) -> Content:
         """The chat."""

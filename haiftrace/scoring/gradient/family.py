@@ -11,44 +11,26 @@ from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.family import QueryScores, Ranking, Rankings, ScoringQuery, ScoringRun
 from haiftrace.scoring.gradient.batch import StackedQueries, stacked, weighted_dots
 from haiftrace.scoring.gradient.exact import GradientSearch, score_by_gradient
+from haiftrace.scoring.gradient.full_gradients import FullGradientFamily
 from haiftrace.scoring.gradient.norms import NormSource, needs_of
 from haiftrace.scoring.gradient.query_vectors import (
     QueryGradient,
     QueryPreconditioner,
     QueryVector,
 )
-from haiftrace.scoring.indexed_model import IndexedModel, keeping_command
+from haiftrace.scoring.indexed_model import keeping_command
 from haiftrace.scoring.top_records import TopRecords
 
 BY_DIRECT = "candidates were proposed by token vectors of direct gradients (--exact scores all)"
 
-QUERIES_OF_A_PASS = 64
-"""Queries whose scores are computed in one pass, at most: what is not durable is lost with it."""
 
-
-class GradientFamily:
+class GradientFamily(FullGradientFamily):
     """Scores an index's windows by methods over full gradients."""
-
-    def __init__(self, model: IndexedModel) -> None:
-        self._model = model
-
-    def notes(self) -> Sequence[str]:
-        """What the user should know of the model's full gradients."""
-        return self._model.engine.notes
 
     def query_bytes(self, methods: Sequence[GradientMethod]) -> int:
         """Bytes of v, and of u for every preconditioner, each held twice."""
         preconditioners = {method.preconditioner for method in methods}
         return self._model.engine.gradient_bytes * (2 + 2 * len(preconditioners))
-
-    def queries_of_a_pass(self, memory: int) -> int:
-        """Queries whose gradient and query vector, and its copy in the pass, fit the memory."""
-        room = memory // (3 * self._model.engine.gradient_bytes)
-        return max(1, min(QUERIES_OF_A_PASS, room))
-
-    def token_work(self) -> int:
-        """None: a query is one vector, whatever its length."""
-        return 0
 
     def trace(
         self, queries: Sequence[ScoringQuery], methods: Sequence[GradientMethod], run: ScoringRun

@@ -12,9 +12,9 @@ from haiftrace.methods.families import inverse
 from haiftrace.scoring.batches import token_count, window_batches
 from haiftrace.scoring.family import QueryScores, Ranking, Rankings, ScoringQuery, ScoringRun
 from haiftrace.scoring.gradient.batch import StackedQueries, stacked, weighted_dots
-from haiftrace.scoring.gradient.family import QUERIES_OF_A_PASS
+from haiftrace.scoring.gradient.full_gradients import FullGradientFamily
 from haiftrace.scoring.gradient.query_vectors import gradient_vectors
-from haiftrace.scoring.indexed_model import IndexedModel, keeping_command
+from haiftrace.scoring.indexed_model import keeping_command
 from haiftrace.scoring.top_records import TopRecords
 from haiftrace.scoring.trajectory.sums import (
     SUPPLEMENT,
@@ -25,28 +25,12 @@ from haiftrace.scoring.trajectory.sums import (
 from haiftrace.store import Index, StoredWindow
 
 
-class TrajectoryFamily:
+class TrajectoryFamily(FullGradientFamily):
     """Scores an index's windows by methods over a training run."""
-
-    def __init__(self, model: IndexedModel) -> None:
-        self._model = model
-
-    def notes(self) -> Sequence[str]:
-        """What the user should know of the model's full gradients."""
-        return self._model.engine.notes
 
     def query_bytes(self, methods: Sequence[TrajectoryMethod]) -> int:
         """Bytes of v at the traced checkpoint, and at the one that is visited."""
         return self._model.engine.gradient_bytes * 2
-
-    def queries_of_a_pass(self, memory: int) -> int:
-        """Queries whose gradients at two checkpoints, and a copy in the pass, fit the memory."""
-        room = memory // (3 * self._model.engine.gradient_bytes)
-        return max(1, min(QUERIES_OF_A_PASS, room))
-
-    def token_work(self) -> int:
-        """None: a query is one vector, whatever its length."""
-        return 0
 
     def trace(
         self, queries: Sequence[ScoringQuery], methods: Sequence[TrajectoryMethod], run: ScoringRun
