@@ -6,6 +6,7 @@ Corpora of a record a line are copied line by line, byte for byte but for what i
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -47,11 +48,7 @@ def redact(
         OutputError: the output cannot be written.
     """
     file = _single_file(corpus)
-    by_line = {
-        record.source.line: record
-        for record in records
-        if record.source.line is not None and _is_same_file(record.source.path, file.path)
-    }
+    by_line = _by_line(records, file)
     if not by_line:
         raise UsageError(
             f"None of the {len(records)} records stands in {file.shown}.",
@@ -88,9 +85,34 @@ def _single_file(corpus: str) -> CorpusFile:
     return files[0]
 
 
-def _is_same_file(shown: str, path: Path) -> bool:
-    absolute = os.path.abspath(shown)
-    return os.path.realpath(absolute) == os.path.realpath(path) or path.name == Path(shown).name
+def _by_line(records: Sequence[NamedRecord], file: CorpusFile) -> dict[int, NamedRecord]:
+    """The records of a file by their lines: by its path, else, where it was moved, by its name.
+
+    Raises:
+        UsageError: its name alone may mean several files.
+    """
+    here = os.path.realpath(file.path)
+    by_path: dict[str, dict[int, NamedRecord]] = {}
+    for record in records:
+        if record.source.line is not None:
+            by_path.setdefault(record.source.path, {})[record.source.line] = record
+    for path, by_line in by_path.items():
+        if os.path.realpath(path) == here:
+            return by_line
+    moved = [path for path in by_path if _may_have_been(path, file.path)]
+    if len(moved) > 1:
+        raise UsageError(
+            f"{file.shown} may be any of {len(moved)} files of this name that records stand in.",
+            "Give the corpus file that was indexed, under the path it had then.",
+        )
+    return by_path[moved[0]] if moved else {}
+
+
+def _may_have_been(path: str, moved: Path) -> bool:
+    """Whether a file of this path was moved or copied there: what it holds says so if it is."""
+    if Path(path).name != moved.name:
+        return False
+    return not os.path.isfile(path) or filecmp.cmp(path, moved, shallow=False)
 
 
 def _redacted(

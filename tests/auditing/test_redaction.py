@@ -71,3 +71,44 @@ def test_what_cannot_be_redacted_is_refused(sources, tmp_path):
     refused(cli(*asked, "--corpus", packed, "--sources", sources), "not a single uncompressed")
     assert not (tmp_path / "clean.jsonl").exists()
     refused(cli(*ASKED, "--index", kit.index_path(), "--sources", tmp_path / "no" / "s"), "sources")
+
+
+def two_files_of_a_name(tmp_path) -> list:
+    """a/data.jsonl and b/data.jsonl, whose second lines hold a value at different places."""
+    paths = [tmp_path / "a" / "data.jsonl", tmp_path / "b" / "data.jsonl"]
+    named = []
+    for path, text in zip(paths, ("call 555-1111 now", "hi there 555-2222"), strict=True):
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in ("nothing", text)))
+        start = text.index("555")
+        record = {"id": path.parent.name, "path": str(path), "line": 2, "why": [], "findings": []}
+        named.append(record | {"spans": [[start, start + 8]]})
+    write_lines(tmp_path / "both.jsonl", named)
+    write_lines(tmp_path / "second.jsonl", named[1:])
+    return paths
+
+
+def write_lines(path, rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_records_of_another_file_of_the_same_name_are_not_taken_for_its_own(tmp_path):
+    first, second = two_files_of_a_name(tmp_path)
+    asked = ("redact", "--mask", "-o", tmp_path / "clean.jsonl", "--sources")
+    for corpus, text in ((first, "call [redacted] now"), (second, "hi there [redacted]")):
+        assert cli(*asked, tmp_path / "both.jsonl", "--corpus", corpus).code == 0
+        assert [r["text"] for r in lines(tmp_path / "clean.jsonl")] == ["nothing", text]
+    ran = cli(*asked, tmp_path / "second.jsonl", "--corpus", first)
+    refused(ran, "None of the 1 records")
+
+
+def test_a_moved_file_is_known_by_its_name_where_that_means_one_file(tmp_path):
+    first, second = two_files_of_a_name(tmp_path)
+    moved = tmp_path / "moved" / "data.jsonl"
+    moved.parent.mkdir()
+    first.rename(moved)
+    asked = ("redact", "--mask", "-o", tmp_path / "clean.jsonl", "--sources")
+    assert cli(*asked, tmp_path / "both.jsonl", "--corpus", moved).code == 0
+    assert lines(tmp_path / "clean.jsonl")[1]["text"] == "call [redacted] now"
+    second.unlink()
+    refused(cli(*asked, tmp_path / "both.jsonl", "--corpus", moved), "may be any of 2 files")
