@@ -51,6 +51,10 @@ class DamagedIndexError(IndexStoreError):
     exit_code = EXIT_INCONCLUSIVE
 
 
+class WorkerError(HaiftraceError):
+    """Worker processes that died, again and again."""
+
+
 class OutputError(HaiftraceError):
     """A report that cannot be written."""
 

@@ -11,6 +11,7 @@ from haiftrace.commands.index_changes import ChangeOptions, append, drop, shown,
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
 from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped
+from haiftrace.commands.work_options import WorkOptions
 
 if TYPE_CHECKING:
     from haiftrace.methods.settings import MethodSettings
@@ -35,6 +36,7 @@ def index(
     layout: IndexOptions,
     supplements: SupplementOptions,
     changes: ChangeOptions,
+    work: WorkOptions,
     method_options: KeptMethodOptions,
     run: RunOptions,
     dtype: Annotated[
@@ -60,6 +62,7 @@ def index(
     if supplements.methods is not None:
         find_methods(supplements.methods)
     changes.check(model, corpus.corpus)
+    work.check()
     if changes.verify is not None:
         with ConsoleProgress(run.quiet, shown) as progress:
             code, lines = verify(changes.verify, model, layout.seed, run, progress)
@@ -88,12 +91,17 @@ def index(
     output, methods = layout.output, supplements.methods
     check_path(output)
     with ConsoleProgress(run.quiet, shown) as progress:
+        workforce = work.workforce(progress)
         checkpoint = load_checkpoint(model, dtype=dtype, device=run.device, base_model=base_model)
         if methods is not None:
             check_needs(checkpoint, layout.parameters, methods, settings)
         try:
             outcome = build_index(
-                checkpoint, corpus_settings, layout.settings(run.memory_bytes), progress
+                checkpoint,
+                corpus_settings,
+                layout.settings(run.memory_bytes),
+                progress,
+                workforce,
             )
         except KeyboardInterrupt:
             progress.say("The same command goes on from the last complete shard.")

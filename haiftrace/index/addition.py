@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings
 from haiftrace.errors import IndexStoreError, StaleIndexError, UsageError
-from haiftrace.index.build import IndexOutcome, IndexSettings, announce
+from haiftrace.index.build import IndexOutcome, IndexSettings, announce, planner_of
 from haiftrace.index.census import Reader, Reservoir
-from haiftrace.index.fill import fill
+from haiftrace.index.fill import Filling, fill
 from haiftrace.progress import Progress
 from haiftrace.scoring.freshness import check_fresh, indexed_corpora
 from haiftrace.scoring.indexed_gradients import (
@@ -64,7 +64,8 @@ def append_records(
         reader = Reader(checkpoint, corpus, index.settings["context"], settings.append_eos)
         progress.start("reading the corpus", None)
         _refuse_known(index, reader)
-        census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), progress)
+        planner = planner_of(checkpoint, chosen, settings)
+        census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), planner, progress)
         described = {
             **index.settings,
             "corpus": {**corpus.kept(), "paths": list(corpus.paths)},
@@ -74,7 +75,7 @@ def append_records(
             if not writer.already_complete:
                 announce(census, reader.report, settings, progress)
                 _keep_whitening(index, writer)
-                fill(writer, reader, chosen, settings, census, progress)
+                fill(writer, Filling(reader, chosen, settings, census), census.shards, progress)
                 writer.finish()
         revision.append(corpus.paths, fingerprint)
         totals = revision.manifest.totals
@@ -136,7 +137,6 @@ def _writer(
             described,
             fingerprints,
             overwrite,
-            shard_rows=settings.shard_records,
         )
 
     try:

@@ -12,7 +12,9 @@ from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport
 from haiftrace.errors import UsageError
 from haiftrace.index.census import Census, Reader, Reservoir
-from haiftrace.index.fill import fill
+from haiftrace.index.fill import Filling, fill
+from haiftrace.index.plan import SHARD_RECORDS, ShardPlanner
+from haiftrace.index.workers import InProcess, Workforce
 from haiftrace.parameters.scopes import parameter_count
 from haiftrace.progress import Progress, size
 from haiftrace.scoring.indexed_gradients import (
@@ -21,7 +23,7 @@ from haiftrace.scoring.indexed_gradients import (
     choose_gradients,
 )
 from haiftrace.scoring.layerwise.similarity import layers_of
-from haiftrace.store import SHARD_ROWS, IndexWriter, Totals
+from haiftrace.store import IndexWriter, Totals
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
@@ -43,8 +45,8 @@ class IndexSettings:
         token_vectors: dimensions of a token's projected gradient; 0 keeps none.
         whitening_damping: λ of the whitening of direct gradients.
         seed: of the projection and of the sample that whitening is found from.
-        shard_records: a file of records is closed when it has so many; windows count where a record
-            has several.
+        shard_records: a file of records is closed when it has so many, or much work in it; windows
+            count where a record has several.
         overwrite: replace another index in that directory.
         memory: bytes that one backward pass may take, approximately.
     """
@@ -56,7 +58,7 @@ class IndexSettings:
     token_vectors: int = 2048
     whitening_damping: float = 0.1
     seed: int = 0
-    shard_records: int = SHARD_ROWS
+    shard_records: int = SHARD_RECORDS
     overwrite: bool = False
     memory: int = 512 << 20
 
@@ -81,9 +83,16 @@ class IndexOutcome:
 
 
 def build_index(
-    checkpoint: Checkpoint, corpus: CorpusSettings, settings: IndexSettings, progress: Progress
+    checkpoint: Checkpoint,
+    corpus: CorpusSettings,
+    settings: IndexSettings,
+    progress: Progress,
+    workforce: Workforce | None = None,
 ) -> IndexOutcome:
     """Index a corpus under a checkpoint; continues an interrupted run of the same command.
+
+    Args:
+        workforce: who computes it, this process when None; the index is the same to the last bit.
 
     Raises:
         HaiftraceError: whatever is wrong with corpus, checkpoint, settings or the directory.
@@ -105,7 +114,8 @@ def build_index(
         "tokenizer": checkpoint.tokenizer_fingerprint,
         "corpus": corpora.fingerprint(corpus),
     }
-    census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), progress)
+    planner = planner_of(checkpoint, chosen, settings)
+    census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), planner, progress)
     kept = _manifest_settings(checkpoint, corpus, settings, context, chosen)
     with IndexWriter.create_or_resume(
         settings.output,
@@ -113,7 +123,6 @@ def build_index(
         fingerprints,
         settings.overwrite,
         model=_about(checkpoint, chosen.names),
-        shard_rows=settings.shard_records,
     ) as writer:
         if writer.already_complete:
             return IndexOutcome(writer.totals, 0, 0, time.monotonic() - began, True)
@@ -121,12 +130,26 @@ def build_index(
         for note in filter(None, notes):
             progress.say(f"Note: {note}.")
         announce(census, reader.report, settings, progress)
-        fill(writer, reader, chosen, settings, census, progress)
+        filling = Filling(reader, chosen, settings, census, workforce or InProcess())
+        fill(writer, filling, census.shards, progress)
         totals = writer.finish(
             {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
         )
     left_out = census.without_label + reader.report.empty
     return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
+
+
+def planner_of(
+    checkpoint: Checkpoint, chosen: TokenGradients, settings: IndexSettings
+) -> ShardPlanner:
+    """Divides a corpus into the shards of an index."""
+    return ShardPlanner(
+        settings.shard_records,
+        checkpoint.parameters,
+        checkpoint.model.device.type,
+        chosen.kind == "full",
+        settings.token_vectors,
+    )
 
 
 def _check(settings: IndexSettings) -> None:

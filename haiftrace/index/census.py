@@ -13,6 +13,7 @@ from haiftrace.corpus import CorpusSettings, ReadReport, Record
 from haiftrace.corpus.corpus_file import plain
 from haiftrace.corpus.windows import Window, windows_of
 from haiftrace.errors import CorpusError
+from haiftrace.index.plan import PlannedShard, ShardPlanner
 from haiftrace.progress import Progress
 
 
@@ -62,8 +63,8 @@ class Census:
 
     Attributes:
         records: with a label; without_label: those without; grouped: those with a group.
-        squared: Σ T·m over the windows, of T tokens and m labels.
         sample: of the windows.
+        shards: what the corpus is divided into.
     """
 
     sample: Reservoir
@@ -74,15 +75,15 @@ class Census:
     without_label: int = 0
     grouped: int = 0
     characters: int = 0
-    squared: float = 0.0
+    shards: list[PlannedShard] = field(default_factory=list)
 
 
 @dataclass
 class Reader:
-    """The corpus as windows; it is read twice: once to count, once to work.
+    """The corpus as windows.
 
     Attributes:
-        report: what was left out, of the present reading.
+        report: what was left out, of the last reading by `records`.
     """
 
     checkpoint: Checkpoint
@@ -99,26 +100,34 @@ class Reader:
         """
         self.report = ReadReport()
         for record in corpora.read_records(self.corpus, self.report):
-            windows = windows_of(
-                record,
-                self.checkpoint.tokenizer,
-                self.context,
-                self.corpus.loss_on,
-                self.append_eos,
-            )
-            for window in windows:
-                if max(window.token_ids) >= self.checkpoint.vocabulary:
-                    raise CorpusError(
-                        f"{record.path}:{record.line}: the record holds a special token that the"
-                        " model's embedding has no row for.",
-                        "Remove that marker from the record."
-                        if record.token_ids is None
-                        else "Give the checkpoint that was trained on these token ids.",
-                    )
-            yield record, windows
+            yield record, self.windows(record)
 
-    def census(self, sample: Reservoir, progress: Progress) -> Census:
-        """Count everything once.
+    def windows(self, record: Record) -> list[Window]:
+        """The windows of a record.
+
+        Raises:
+            CorpusError: it is no record of this model.
+        """
+        windows = windows_of(
+            record,
+            self.checkpoint.tokenizer,
+            self.context,
+            self.corpus.loss_on,
+            self.append_eos,
+        )
+        for window in windows:
+            if max(window.token_ids) >= self.checkpoint.vocabulary:
+                raise CorpusError(
+                    f"{record.path}:{record.line}: the record holds a special token that the"
+                    " model's embedding has no row for.",
+                    "Remove that marker from the record."
+                    if record.token_ids is None
+                    else "Give the checkpoint that was trained on these token ids.",
+                )
+        return windows
+
+    def census(self, sample: Reservoir, planner: ShardPlanner, progress: Progress) -> Census:
+        """Count everything once, and divide it into shards.
 
         Raises:
             CorpusError: nothing in the corpus can be indexed.
@@ -134,8 +143,9 @@ class Reader:
             for window in windows:
                 census.tokens += len(window.token_ids)
                 census.labels += sum(window.labels)
-                census.squared += float(len(window.token_ids)) * sum(window.labels)
                 sample.offer(window.token_ids)
+            planner.offer(windows)
+        census.shards = planner.shards()
         if not census.windows:
             raise CorpusError(
                 f"No record of the corpus has a label: all {census.without_label} have a single"

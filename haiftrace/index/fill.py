@@ -1,15 +1,17 @@
-"""The windows of a corpus into an index: batches through the similarity, shards into the writer."""
+"""The records of a corpus into an index: whitening once, then every shard that is not there yet."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from haiftrace.corpus.windows import Window
 from haiftrace.index.census import Census, Reader
-from haiftrace.index.measure import window_rows
+from haiftrace.index.plan import PlannedShard, work_of
+from haiftrace.index.shard_maker import ShardMaker, batched
+from haiftrace.index.workers import InProcess, ShardJob, Workforce
 from haiftrace.progress import Pace, Progress
 from haiftrace.scoring.indexed_gradients import (
     WHITENING_TOKENS,
@@ -18,87 +20,113 @@ from haiftrace.scoring.indexed_gradients import (
     whitened,
 )
 from haiftrace.scoring.layerwise.similarity import WHITENING
-from haiftrace.store import IndexWriter, WindowRow
+from haiftrace.store import IndexWriter, ShardEntry
 
 if TYPE_CHECKING:
     from haiftrace.engine import TokenSimilarity
     from haiftrace.index.build import IndexSettings
 
-Item = TypeVar("Item")
-
-READ_AHEAD = 64
-"""Records read ahead, so that windows of like length share a batch. They share a shard too: the
-numbers of a window depend in their last bits on the others of its batch, and a resumed run begins
-after a shard."""
-
-READ_AHEAD_TOKENS = 1 << 14
-"""Tokens of such records: those of long ones are as many."""
-
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Padded tokens of one batch of windows."""
-
-SECONDS_BETWEEN_SHARDS = 300.0
-"""A shard is closed at least this often, so that an interruption loses little."""
-
 WHITENING_SHARE = 0.4
 """What whitening costs a token, beside the work that indexing it takes."""
 
 
+@dataclass(frozen=True)
+class Filling:
+    """What an index is filled from.
+
+    Attributes:
+        reader: of the corpus.
+        chosen: the token gradients.
+        settings: how the index is made.
+        census: of the corpus.
+        workforce: who makes the shards.
+    """
+
+    reader: Reader
+    chosen: TokenGradients
+    settings: IndexSettings
+    census: Census
+    workforce: Workforce = field(default_factory=InProcess)
+
+
 def fill(
-    writer: IndexWriter,
-    reader: Reader,
-    chosen: TokenGradients,
-    settings: IndexSettings,
-    census: Census,
-    progress: Progress,
+    writer: IndexWriter, filling: Filling, shards: Sequence[PlannedShard], progress: Progress
 ) -> None:
-    """Index what the reader gives into the writer, after what is durable there already."""
+    """Make those of the shards that are not in the index yet.
 
-    def work_of(window: Window) -> float:
-        """A pass a window, or a token of it."""
-        passes = 1 if chosen.kind == "direct" else sum(window.labels)
-        return float(len(window.token_ids)) * passes
+    Raises:
+        HaiftraceError: whatever is wrong with corpus, checkpoint, workers or the directory.
+    """
+    planned = {shard.number: shard for shard in shards}
+    unplanned = [
+        entry.number
+        for entry in writer.manifest.shards
+        if not _fits(entry, planned.get(entry.number))
+    ]
+    if unplanned:  # begun on another kind of device, which has other shards
+        writer.discard_shards(unplanned)
+    durable = writer.shard_numbers
+    missing = [shard for shard in shards if shard.number not in durable]
+    if len(missing) < len(shards):
+        records = sum(shard.records for shard in shards if shard.number in durable)
+        progress.say(f"Going on after {records:,} records indexed before.")
+    full = filling.chosen.kind == "full"
+    similarity, pace = _whitened(writer, filling, sum(shard.work for shard in missing), progress)
 
-    numbered = enumerate((windows for _, windows in reader.records()), start=1)
-    left = census.squared if chosen.kind == "full" else float(census.tokens)
-    if writer.resume_after.cursor:
-        progress.say(f"Going on after {writer.resume_after.records:,} records indexed before.")
-        done = islice(numbered, writer.resume_after.cursor)
-        left -= sum(work_of(window) for _, windows in done for window in windows)
-    similarity, pace = _whitened(writer, chosen, settings, census, left, progress)
-    flushed = time.monotonic()
-    for ahead in _read_ahead(numbered, min(READ_AHEAD, settings.shard_records)):
-        windows = [window for _, windows in ahead for window in windows]
-        rows: dict[int, WindowRow] = {}
-        for batch in _batched(windows, _length, similarity.device.type):
-            rows |= window_rows(batch, similarity, settings.token_vectors, settings.seed)
-            pace.advance(
-                sum(map(work_of, batch)),
-                records=sum(w.window == 0 for w in batch),
-                tokens=sum(len(w.token_ids) for w in batch),
-            )
-        records = [
-            ([rows[id(window)] for window in windows], cursor)
-            for cursor, windows in ahead
-            if windows
-        ]
-        if records:
-            # Those after it in the list have no label, and are not to be read again.
-            records[-1] = (records[-1][0], ahead[-1][0])
-            writer.append_records(records)
-        if time.monotonic() - flushed > SECONDS_BETWEEN_SHARDS:
-            writer.flush(cursor=ahead[-1][0])
-            flushed = time.monotonic()
-    writer.flush()
+    def passed(windows: Sequence[Window]) -> None:
+        pace.advance(
+            work_of(windows, full),
+            records=sum(window.window == 0 for window in windows),
+            tokens=sum(len(window.token_ids) for window in windows),
+        )
+
+    def done(shard: PlannedShard) -> None:
+        pace.advance(shard.work, records=shard.records, tokens=shard.tokens)
+
+    settings, reader = filling.settings, filling.reader
+    layout = writer.manifest.layout
+    maker = ShardMaker(
+        writer.root, reader, similarity, layout, settings.seed, settings.shard_records
+    )
+    job = _job(writer, filling)
+    for _, staged in filling.workforce.make(missing, maker, job, passed, done):
+        writer.add_shard(staged)
+
+
+def _fits(entry: ShardEntry, planned: PlannedShard | None) -> bool:
+    held = (entry.record_count, entry.records.rows, entry.label_tokens, entry.cursor)
+    return planned is not None and held == (
+        planned.records,
+        planned.windows,
+        planned.labels,
+        planned.after,
+    )
+
+
+def _job(writer: IndexWriter, filling: Filling) -> ShardJob:
+    reader, settings = filling.reader, filling.settings
+    checkpoint = reader.checkpoint
+    return ShardJob(
+        root=writer.root.absolute(),
+        directory=Path.cwd(),
+        model=checkpoint.path,
+        base_model=checkpoint.base,
+        dtype=checkpoint.dtype,
+        device=checkpoint.device,
+        memory=settings.memory,
+        scope=filling.chosen.scope,
+        corpus=reader.corpus,
+        context=reader.context,
+        append_eos=reader.append_eos,
+        token_vectors=settings.token_vectors,
+        seed=settings.seed,
+        shard_records=settings.shard_records,
+        fingerprints=writer.manifest.fingerprints,
+    )
 
 
 def _whitened(
-    writer: IndexWriter,
-    chosen: TokenGradients,
-    settings: IndexSettings,
-    census: Census,
-    left: float,
-    progress: Progress,
+    writer: IndexWriter, filling: Filling, left: float, progress: Progress
 ) -> tuple[TokenSimilarity, Pace]:
     """The token gradients with their whitening, which an interrupted run left or is kept now.
 
@@ -107,58 +135,21 @@ def _whitened(
     """
     from haiftrace.engine import DirectGradients
 
-    if not isinstance(chosen.similarity, DirectGradients):
-        return chosen.similarity, Pace("indexing", left, progress)
+    similarity, damping = filling.chosen.similarity, filling.settings.whitening_damping
+    if not isinstance(similarity, DirectGradients):
+        return similarity, Pace("indexing", left, progress)
     matrices = writer.stored_tensors(WHITENING)
     if matrices is not None:
-        return whitened(chosen.similarity, matrices), Pace("indexing", left, progress)
-    sample = census.sample.sample(WHITENING_TOKENS)
+        return whitened(similarity, matrices), Pace("indexing", left, progress)
+    sample = filling.census.sample.sample(WHITENING_TOKENS)
     tokens = sum(map(len, sample))
     pace = Pace("indexing", left + WHITENING_SHARE * tokens, progress)
 
     def passed(batch: Sequence[list[int]]) -> None:
         pace.advance(WHITENING_SHARE * sum(map(len, batch)), 0, 0)
 
-    batches = _batched(sample, len, chosen.similarity.device.type)
-    matrices = found_whitening(chosen.similarity, batches, settings.whitening_damping, passed)
-    about = {"windows": len(sample), "tokens": tokens, "damping": settings.whitening_damping}
+    batches = batched(sample, len, similarity.device.type)
+    matrices = found_whitening(similarity, batches, damping, passed)
+    about = {"windows": len(sample), "tokens": tokens, "damping": damping}
     writer.keep_tensors(WHITENING, about, matrices)
-    return whitened(chosen.similarity, matrices), pace
-
-
-def _read_ahead(
-    numbered: Iterator[tuple[int, list[Window]]], records: int
-) -> Iterator[list[tuple[int, list[Window]]]]:
-    """Lists of (records read so far, windows of the last of them).
-
-    Args:
-        records: in a list, at most.
-    """
-    ahead: list[tuple[int, list[Window]]] = []
-    tokens = 0
-    for number, windows in numbered:
-        ahead.append((number, windows))
-        tokens += sum(len(window.token_ids) for window in windows)
-        if len(ahead) == records or tokens >= READ_AHEAD_TOKENS:
-            yield ahead
-            ahead, tokens = [], 0
-    if ahead:
-        yield ahead
-
-
-def _length(window: Window) -> int:
-    return len(window.token_ids)
-
-
-def _batched(
-    items: Sequence[Item], length: Callable[[Item], int], device: str
-) -> Iterator[list[Item]]:
-    """Those of like length together, so that little is padded."""
-    batch: list[Item] = []
-    for item in sorted(items, key=length):
-        if batch and (len(batch) + 1) * length(item) > BATCH_TOKENS[device]:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
+    return whitened(similarity, matrices), pace

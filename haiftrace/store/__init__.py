@@ -11,17 +11,18 @@ from haiftrace.store.manifest import (
     SupplementEntry,
     Totals,
 )
+from haiftrace.store.manifest_reading import read_manifest
 from haiftrace.store.reader import Index
 from haiftrace.store.revision import Revision
 from haiftrace.store.rows import SCALAR_COLUMNS, IndexedWindow, StoredWindow, WindowRow
+from haiftrace.store.shard_buffer import ShardBuffer, StagedShard
 from haiftrace.store.supplements import SupplementWriter
 from haiftrace.store.token_codes import encode_signs
-from haiftrace.store.writer import SHARD_ROWS, IndexWriter, ResumePoint
+from haiftrace.store.writer import IndexWriter, kept_tensors
 
 __all__ = [
     "FORMAT_VERSION",
     "SCALAR_COLUMNS",
-    "SHARD_ROWS",
     "AppendedCorpus",
     "DroppedRecord",
     "FileEntry",
@@ -30,13 +31,16 @@ __all__ = [
     "IndexedWindow",
     "Layout",
     "Manifest",
-    "ResumePoint",
     "Revision",
+    "ShardBuffer",
     "ShardEntry",
+    "StagedShard",
     "StoredWindow",
     "SupplementEntry",
     "SupplementWriter",
     "Totals",
     "WindowRow",
     "encode_signs",
+    "kept_tensors",
+    "read_manifest",
 ]

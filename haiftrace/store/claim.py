@@ -177,20 +177,15 @@ def _difference(old: Manifest, new: Manifest) -> str:
 
 
 def _without_damaged_shards(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
-    # Records are in order and a shard knows its cursor, so all before the first damaged shard
-    # can be kept, and the rest is made again. Supplements of all shards must be intact.
-    supplements_intact = _is_intact(root, manifest.supplement_files())
-    shard_count = 0
-    for shard in manifest.shards if supplements_intact else ():
-        if not _is_intact(root, [e for e in (shard.records, shard.tokens) if e is not None]):
-            break
-        shard_count += 1
-    if supplements_intact and shard_count == len(manifest.shards):
-        return manifest, 0
-    supplements = manifest.supplements if supplements_intact else {}
-    shortened = replace(manifest, shards=manifest.shards[:shard_count], supplements=supplements)
-    shortened.write(root)
-    return shortened, len(manifest.shards) - shard_count
+    # Each shard is by itself; supplements of all shards must be intact.
+    if not _is_intact(root, manifest.supplement_files()):
+        shortened = replace(manifest, shards=(), supplements={})
+    else:
+        intact = tuple(shard for shard in manifest.shards if _is_intact(root, shard.files))
+        shortened = replace(manifest, shards=intact)
+    if shortened != manifest:
+        shortened.write(root)
+    return shortened, len(manifest.shards) - len(shortened.shards)
 
 
 def _is_intact(root: Path, files: list[FileEntry]) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,8 +68,20 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.tmp")
 
 
+def staged_name(target: Path, attempt: str) -> Path:
+    """The name of a file that is whole and not `target` yet: one for each attempt to make it."""
+    return target.with_name(f".{target.name}.{attempt}.tmp")
+
+
+def new_attempt() -> str:
+    """A name for an attempt that no other has."""
+    return secrets.token_hex(8)
+
+
 def replace_durably(target: Path, fill: Callable[[HashingSink], object]) -> WrittenFile:
     """Create or replace `target` by what `fill` writes, in one step that survives a crash.
+
+    One writer of `target` at a time.
 
     Raises:
         OSError: the disk is full or refuses; `target` is then the old file or, where only the

@@ -44,6 +44,8 @@ class FileEntry:
 class ShardEntry:
     """One Parquet file of record windows, and the vectors of its tokens for the time being.
 
+    An unfinished index may lack shards that come before others; a complete one has them all.
+
     Attributes:
         records: the file with a row for every record window.
         tokens: the file with a row for every label token of those windows, from which the index
@@ -59,6 +61,16 @@ class ShardEntry:
     label_tokens: int
     record_count: int
     cursor: int
+
+    @property
+    def number(self) -> int:
+        """Of the shard in its index, from 0; a part of its files' names."""
+        return int(re.split(r"[/.-]", self.records.file)[1])
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """Its files."""
+        return [entry for entry in (self.records, self.tokens) if entry is not None]
 
 
 @dataclass(frozen=True)
@@ -209,8 +221,8 @@ class Manifest:
 
     def files(self) -> list[FileEntry]:
         """Every file of the index but the manifest and the supplements'."""
-        named = [entry for shard in self.shards for entry in (shard.records, shard.tokens)]
-        return [entry for entry in (*named, self.token_faiss) if entry is not None]
+        named = [entry for shard in self.shards for entry in shard.files]
+        return named if self.token_faiss is None else [*named, self.token_faiss]
 
     def supplement_files(self) -> list[FileEntry]:
         """Every file of the supplements."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -117,24 +118,10 @@ def damaged_file(root: Path, entry: FileEntry, damage: str) -> DamagedIndexError
 
 
 def _decode(content: dict[str, Any]) -> Manifest:
-    shards = []
     generation = _count(content["generation"], "generation")
     generations = range(min(generation, 1 << 16) + 1)
-    for number, shard in enumerate(_typed(content["shards"], list, "shards")):
-        tokens = shard["tokens"]
-        shards.append(
-            ShardEntry(
-                records=_file_entry(
-                    shard["records"], {shard_file("records", number, g) for g in generations}
-                ),
-                tokens=None
-                if tokens is None
-                else _file_entry(tokens, {shard_file("tokens", number)}),
-                label_tokens=_count(shard["label_tokens"], "label_tokens"),
-                record_count=_count(shard["record_count"], "record_count"),
-                cursor=_count(shard["cursor"], "cursor"),
-            )
-        )
+    complete = _typed(content["complete"], bool, "complete")
+    shards = _shards(_typed(content["shards"], list, "shards"), generations, complete)
     finished, token_faiss = content["finished"], content["token_faiss"]
     manifest = Manifest(
         tool_version=_typed(content["tool_version"], str, "tool_version"),
@@ -143,7 +130,7 @@ def _decode(content: dict[str, Any]) -> Manifest:
         fingerprints=_typed(content["fingerprints"], dict, "fingerprints"),
         model=_typed(content["model"], dict, "model"),
         shards=tuple(shards),
-        complete=_typed(content["complete"], bool, "complete"),
+        complete=complete,
         finished=None if finished is None else _typed(finished, str, "finished"),
         token_faiss=None
         if token_faiss is None
@@ -160,6 +147,33 @@ def _decode(content: dict[str, Any]) -> Manifest:
     _check_dropped(manifest)
     check_basis(manifest)
     return manifest
+
+
+def _shards(content: list[Any], generations: range, complete: bool) -> list[ShardEntry]:
+    """In order: all that there are where the index is complete, else some of them."""
+    shards: list[ShardEntry] = []
+    for place, shard in enumerate(content):
+        number = place
+        if not complete:
+            matched = re.fullmatch(r"records/(\d{5,9})\.parquet", str(shard["records"]["file"]))
+            number = -1 if matched is None else int(matched[1])
+            if number <= (shards[-1].number if shards else -1):
+                raise ValueError("its shards are not in order")
+        tokens = shard["tokens"]
+        shards.append(
+            ShardEntry(
+                records=_file_entry(
+                    shard["records"], {shard_file("records", number, g) for g in generations}
+                ),
+                tokens=None
+                if tokens is None
+                else _file_entry(tokens, {shard_file("tokens", number)}),
+                label_tokens=_count(shard["label_tokens"], "label_tokens"),
+                record_count=_count(shard["record_count"], "record_count"),
+                cursor=_count(shard["cursor"], "cursor"),
+            )
+        )
+    return shards
 
 
 def _check_token_files(manifest: Manifest) -> None:

@@ -33,9 +33,6 @@ SCALAR_COLUMNS: dict[str, str] = {
     "loss": "float64",
 }
 
-OBJECT_BYTES = 160
-"""What a token takes in memory while its row waits for the shard to be written, approximately."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndexedWindow:
@@ -183,11 +180,6 @@ def label_numbers(row: IndexedWindow) -> tuple[np.ndarray, np.ndarray]:
         losses = np.asarray(row.token_loss)[labels].astype(np.float32)
         norms = np.asarray(row.token_grad_norm)[labels].astype(np.float32)
     return losses, norms
-
-
-def row_bytes(row: IndexedWindow) -> int:
-    """What a row takes in memory, approximately."""
-    return len(row.text.encode()) + OBJECT_BYTES * (len(row.token_ids) + 1)
 
 
 def record_batch(records: Iterable[tuple[int, Sequence[IndexedWindow]]]) -> pa.RecordBatch:

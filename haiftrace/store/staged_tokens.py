@@ -19,7 +19,9 @@ from haiftrace.store.token_codes import read_codes
 from haiftrace.store.token_search import write_token_index
 
 FOLDER = "tokens"
-SHARD_NAME = re.compile(r"\d{5,}(-\d+)?\.parquet|\.\d{5,}(-\d+)?\.parquet\.tmp")
+SHARD_NAME = re.compile(
+    r"\d{5,}(-\d+)?\.parquet|\.{1,2}\d{5,}(-\d+)?\.parquet(\.[0-9a-f]{16})?(\.tmp){1,2}"
+)
 """Names of a shard's files, in whatever folder."""
 
 

@@ -1,73 +1,54 @@
 """Writing an index: shards that are durable before the manifest names them.
 
 At every instant the manifest on disk names only complete files, so an interruption of any kind
-leaves the state before or after the current shard, never one between.
+leaves the state before or after a shard, never one between. Shards come in any order, written by
+whoever has the time (see `ShardBuffer`); one process, which holds the lock, makes them part of the
+index.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from haiftrace import __version__
-from haiftrace.errors import HaiftraceError, IndexStoreError
+from haiftrace.atomic_write import sync_directory
+from haiftrace.errors import IndexStoreError
 from haiftrace.store.basis import basis_of
 from haiftrace.store.checked_files import CheckedFiles
 from haiftrace.store.claim import Claim, claim
 from haiftrace.store.durable import storage_errors
 from haiftrace.store.manifest import Layout, Manifest, Totals, plain
-from haiftrace.store.rows import WindowRow, check_path, check_row
-from haiftrace.store.shard_buffer import BufferedRecord, write_shard
+from haiftrace.store.rows import check_path
+from haiftrace.store.shard_buffer import StagedShard
 from haiftrace.store.staged_tokens import remove_staged, write_token_file
 from haiftrace.store.supplements import read_tensors, write_tensor_supplement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_ROWS = 512
-SHARD_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """What is durable already: windows, records with a window, and the last shard's cursor."""
-
-    windows: int
-    records: int
-    cursor: int
-
-
-@dataclass(frozen=True)
-class _State:
-    # Replaced in one assignment, so that an interrupt cannot leave the two disagreeing.
-    manifest: Manifest
-    buffer: list[BufferedRecord] = field(default_factory=list)
-
 
 class IndexWriter:
-    """Writes one index; holds the directory's lock until it is closed.
-
-    Use it as a context manager: leaving the block, by Ctrl-C or an error too, makes durable
-    what was appended, and releases the lock.
+    """Writes one index; holds the directory's lock until it is closed (a context manager).
 
     Attributes:
+        root: the directory.
+        manifest: of the index as far as it is durable.
         already_complete: True where the directory holds this very index, finished.
         discarded_shards: shards given up on resuming because their files were damaged.
     """
 
-    def __init__(self, root: Path, claimed: Claim, shard_rows: int, shard_bytes: int) -> None:
+    def __init__(self, root: Path, claimed: Claim) -> None:
         """Not for callers; see `create_or_resume`."""
-        self._root = root
+        self.root = root
         self._lock = claimed.lock
-        self._state = _State(claimed.manifest)
-        self._layout = claimed.manifest.layout
-        self._shard_rows = shard_rows
-        self._shard_bytes = shard_bytes
+        self.manifest = claimed.manifest
         self._uncertain = False
         self._closed = False
         self.already_complete = claimed.manifest.complete
@@ -82,8 +63,6 @@ class IndexWriter:
         overwrite: bool = False,
         *,
         model: Mapping[str, Any] | None = None,
-        shard_rows: int = SHARD_ROWS,
-        shard_bytes: int = SHARD_BYTES,
     ) -> IndexWriter:
         """Open `path` for writing.
 
@@ -96,15 +75,12 @@ class IndexWriter:
             fingerprints: JSON values, for example of weights, tokenizer and corpus.
             overwrite: replace another index. Only files of our own are ever removed.
             model: about the checkpoint, for the manifest; not compared.
-            shard_rows, shard_bytes: a shard is closed when it has so many windows or bytes.
 
         Raises:
             IndexStoreError: the directory holds something else, is being written by another
                 process, or cannot be written.
             ValueError: settings or fingerprints are not JSON or miss what shapes the rows.
         """
-        if shard_rows < 1 or shard_bytes < 1:
-            raise ValueError("shard_rows and shard_bytes must be positive")
         manifest = Manifest(
             tool_version=__version__,
             created=_now(),
@@ -116,55 +92,50 @@ class IndexWriter:
         root = Path(path)
         check_path(root)
         with storage_errors(root):
-            return cls(root, claim(root, manifest, overwrite=overwrite), shard_rows, shard_bytes)
-
-    @property
-    def resume_after(self) -> ResumePoint:
-        """How far the index is durable."""
-        manifest = self._state.manifest
-        cursor = manifest.shards[-1].cursor if manifest.shards else 0
-        return ResumePoint(manifest.totals.windows, manifest.totals.records, cursor)
+            return cls(root, claim(root, manifest, overwrite=overwrite))
 
     @property
     def totals(self) -> Totals:
         """Sizes of the index as far as it is durable."""
-        return self._state.manifest.totals
+        return self.manifest.totals
 
-    def append_record(self, rows: Sequence[WindowRow], cursor: int) -> None:
-        """As `append_records`, of one record: its windows, at least one, and its cursor."""
-        self.append_records([(rows, cursor)])
+    @property
+    def shard_numbers(self) -> set[int]:
+        """The shards that are durable."""
+        return {shard.number for shard in self.manifest.shards}
 
-    def append_records(self, records: Sequence[tuple[Sequence[WindowRow], int]]) -> None:
-        """Take corpus records that were computed together; closes the shard when it is full.
-
-        They stay together in one shard, whatever interrupts it: a run that is resumed computes
-        the next ones together, as this one would have.
-
-        Args:
-            records: all windows of each record, at least one, and its cursor: how many corpus
-                records are read to their end with it.
+    def add_shard(self, staged: StagedShard) -> None:
+        """Make a shard part of the index, durably.
 
         Raises:
-            IndexStoreError: a value that must not be stored, or the disk refuses.
-            ValueError: rows that do not fit the settings, or a cursor that does not advance.
+            IndexStoreError: the disk refuses. The index is as before, or has the shard.
+            ValueError: it has that shard already.
         """
         self._check_open()
-        last = self._cursor()
-        for rows, cursor in records:
-            if not rows:
-                raise ValueError("a record must have at least one window")
-            if cursor <= last:
-                raise ValueError("the cursor must advance with every record")
-            last = cursor
-            for row in rows:
-                check_row(row, self._layout)
-        buffer = self._state.buffer
-        # In one step, so that an interrupt leaves all of them in the buffer, or none.
-        buffer.extend([BufferedRecord.of(rows, cursor) for rows, cursor in records])
-        rows_held = sum(len(item.rows) for item in buffer)
-        bytes_held = sum(item.nbytes for item in buffer)
-        if rows_held >= self._shard_rows or bytes_held >= self._shard_bytes:
-            self.flush()
+        number = staged.entry.number
+        if number in self.shard_numbers:
+            raise ValueError(f"the index has shard {number} already")
+        shards = sorted([*self.manifest.shards, staged.entry], key=lambda shard: shard.number)
+        # Until the manifest names them, files of these names belong to nothing.
+        self._uncertain = True
+        with storage_errors(self.root), ExitStack() as undone:
+            for now, _ in staged.moves:
+                undone.callback((self.root / now).unlink, missing_ok=True)
+            for now, then in staged.moves:
+                os.replace(self.root / now, self.root / then)
+                sync_directory((self.root / then).parent)
+            undone.pop_all()
+        self._replace(replace(self.manifest, shards=tuple(shards)))
+
+    def discard_shards(self, numbers: Collection[int]) -> None:
+        """Give up shards; their files are written over.
+
+        Raises:
+            IndexStoreError: the disk refuses.
+        """
+        self._check_open()
+        kept = tuple(shard for shard in self.manifest.shards if shard.number not in numbers)
+        self._replace(replace(self.manifest, shards=kept))
 
     def keep_tensors(
         self, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
@@ -179,16 +150,12 @@ class IndexWriter:
             IndexStoreError: the disk refuses.
         """
         self._check_open()
-        state = self._state
         self._uncertain = True
-        with storage_errors(self._root):
-            basis = basis_of(state.manifest, rows=False)
-            entry = write_tensor_supplement(self._root, name, settings, tensors, basis)
-            supplements = {**state.manifest.supplements, name: entry}
-            manifest = replace(state.manifest, supplements=supplements)
-            manifest.write(self._root)
-        self._state = _State(manifest, state.buffer)
-        self._uncertain = False
+        with storage_errors(self.root):
+            basis = basis_of(self.manifest, rows=False)
+            entry = write_tensor_supplement(self.root, name, settings, tensors, basis)
+        supplements = {**self.manifest.supplements, name: entry}
+        self._replace(replace(self.manifest, supplements=supplements))
 
     def stored_tensors(self, name: str) -> dict[str, Tensor] | None:
         """What `keep_tensors` kept under that name, of an interrupted run too; None for nothing.
@@ -196,43 +163,20 @@ class IndexWriter:
         Raises:
             IndexStoreError: it cannot be read.
         """
-        entry = self._state.manifest.supplements.get(name)
-        if entry is None or not entry.complete:
-            return None
-        CheckedFiles(self._root).check(entry.files)
-        tensors, _ = read_tensors(self._root, entry.files[0])
-        return tensors
+        return kept_tensors(self.root, self.manifest, name)
 
-    def flush(self, cursor: int | None = None) -> None:
-        """Make durable what was appended, as one shard; nothing to do where there is nothing.
-
-        Args:
-            cursor: as in `append_record`, where records without any window came after.
+    def keep_extra(self, extra: Mapping[str, Any]) -> None:
+        """Keep JSON values as the manifest's `extra`, of an index that others will finish.
 
         Raises:
-            IndexStoreError: the disk refuses. The index is as before, or has the shard.
+            IndexStoreError: the disk refuses.
         """
         self._check_open()
-        cursor = self._cursor() if cursor is None else cursor
-        if cursor < self._cursor():
-            raise ValueError("the cursor must not go back")
-        manifest, buffer = self._state.manifest, self._state.buffer
-        if not buffer:
-            return
-        # Stays set after any failure: the manifest on disk may then already name this shard,
-        # and writing another under its number would break it.
-        self._uncertain = True
-        with storage_errors(self._root):
-            shard = write_shard(
-                self._root, len(manifest.shards), buffer, manifest.totals.records, cursor
-            )
-            manifest = replace(manifest, shards=(*manifest.shards, shard))
-            manifest.write(self._root)
-        self._state = _State(manifest)
-        self._uncertain = False
+        if self.manifest.extra != plain(extra):
+            self._replace(replace(self.manifest, extra=plain(extra)))
 
     def finish(self, extra_manifest: Mapping[str, Any] | None = None) -> Totals:
-        """Flush, build the search index over tokens, and mark the index complete.
+        """Build the search index over tokens, and mark the index complete.
 
         Args:
             extra_manifest: JSON values kept as the manifest's `extra`.
@@ -240,35 +184,38 @@ class IndexWriter:
         Raises:
             IndexStoreError: there is no window, a shard is damaged, or the disk refuses; the
                 index is then unfinished as before.
+            ValueError: a shard is missing.
         """
+        self._check_open()
         extra = plain(extra_manifest or {})
-        self.flush()
-        manifest = self._state.manifest
+        manifest = self.manifest
         totals = manifest.totals
         if totals.windows == 0:
             raise IndexStoreError(
                 "The corpus gave no record that can be indexed, so there is no index to finish.",
                 "Check the corpus: every record needs at least two tokens.",
             )
+        if self.shard_numbers != set(range(len(manifest.shards))):
+            raise ValueError("a shard is missing")
         self._uncertain = True
-        with storage_errors(self._root):
-            manifest = replace(
+        with storage_errors(self.root):
+            token_faiss = write_token_file(self.root, manifest)
+        self._replace(
+            replace(
                 manifest,
                 # The search index takes the place of the shards' vectors.
-                token_faiss=write_token_file(self._root, manifest),
+                token_faiss=token_faiss,
                 shards=tuple(replace(shard, tokens=None) for shard in manifest.shards),
                 complete=True,
                 finished=_now(),
                 extra=extra,
             )
-            manifest.write(self._root)
-        self._state = _State(manifest)
-        self._uncertain = False
-        remove_staged(self._root)
+        )
+        remove_staged(self.root)
         return totals
 
     def close(self) -> None:
-        """Release the lock; what was appended and not flushed is dropped."""
+        """Release the lock."""
         self._closed = True
         self._lock.release()
 
@@ -282,28 +229,41 @@ class IndexWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Flush, unless an earlier write failed, and close."""
-        try:
-            if self._state.buffer and not self._uncertain and not self._closed:
-                # A failure to save must not hide the error that ended the block.
-                with contextlib.suppress(*([HaiftraceError] if error is not None else [])):
-                    self.flush()
-        finally:
-            self.close()
+        """Close."""
+        self.close()
 
-    def _cursor(self) -> int:
-        buffer = self._state.buffer
-        return buffer[-1].cursor if buffer else self.resume_after.cursor
+    def _replace(self, manifest: Manifest) -> None:
+        # Stays set after any failure: the manifest on disk may then be the new one already, and
+        # writing files under its names would break it.
+        self._uncertain = True
+        with storage_errors(self.root):
+            manifest.write(self.root)
+        self.manifest = manifest
+        self._uncertain = False
 
     def _check_open(self) -> None:
         if self._uncertain:
             raise IndexStoreError(
-                f"The index {self._root} takes nothing more after a failed or interrupted write.",
+                f"The index {self.root} takes nothing more after a failed or interrupted write.",
                 "Run the same `haiftrace index` command again: it goes on from its last complete "
                 "shard.",
             )
-        if self._closed or self._state.manifest.complete:
+        if self._closed or self.manifest.complete:
             raise ValueError("the index is complete or its writer is closed")
+
+
+def kept_tensors(root: Path, manifest: Manifest, name: str) -> dict[str, Tensor] | None:
+    """The tensors of an unfinished index's supplement; None where it has none.
+
+    Raises:
+        IndexStoreError: they cannot be read.
+    """
+    entry = manifest.supplements.get(name)
+    if entry is None or not entry.complete:
+        return None
+    CheckedFiles(root).check(entry.files)
+    tensors, _ = read_tensors(root, entry.files[0])
+    return tensors
 
 
 def _now() -> str:

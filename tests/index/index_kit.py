@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import numpy as np
 
 from haiftrace.corpus import CorpusSettings
@@ -60,6 +63,23 @@ def files(path):
         for file in found
         if file.name != "manifest.json"
     }
+
+
+def complete_content(path):
+    """Every file of an index, the manifest without its times."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    for times in ("created", "finished", "digest"):
+        del manifest[times]
+    assert manifest["complete"]
+    return {**files(path), "manifest.json": manifest}
+
+
+def until(condition, seconds=120.0):
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def same(one, two, tolerance=1e-6):

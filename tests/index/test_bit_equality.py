@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from haiftrace.engine import DirectGradients
-from haiftrace.index import fill as filling
+from haiftrace.index import plan, shard_maker
 from haiftrace.store import Index, IndexWriter
 from tests import kit
 from tests.index.index_kit import build, vectors, windows
@@ -16,7 +16,7 @@ CONTEXT = 12
 
 
 class Killed(BaseException):
-    """What no clean-up can follow: the writer is not given the chance to flush."""
+    """What no clean-up can follow."""
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def corpus(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch):
-    monkeypatch.setattr(filling, "READ_AHEAD", 4)
-    monkeypatch.setattr(filling, "BATCH_TOKENS", {"cpu": 64})
+    monkeypatch.setattr(plan, "READ_AHEAD", 4)
+    monkeypatch.setattr(shard_maker, "BATCH_TOKENS", {"cpu": 64})
 
 
 def make(path, corpus):
@@ -54,17 +54,15 @@ def content(path):
 
 def killed_after(path, corpus, shards):
     """Let the process die as soon as so many shards are durable."""
-    flush = IndexWriter.flush
+    add = IndexWriter.add_shard
 
-    def flush_and_die(self, cursor=None):
-        flush(self, cursor)
-        if len(self._state.manifest.shards) == shards:
-            self._lock.release()
+    def add_and_die(self, staged):
+        add(self, staged)
+        if len(self.manifest.shards) == shards:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IndexWriter, "flush", flush_and_die)
-        patch.setattr(IndexWriter, "__exit__", lambda self, *error: self.close())
+        patch.setattr(IndexWriter, "add_shard", add_and_die)
         with pytest.raises(Killed):
             make(path, corpus)
 
@@ -96,7 +94,6 @@ def test_an_interrupt_in_the_middle_of_a_group_ends_in_the_same_bits(tmp_path, c
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DirectGradients, "measures", counted)
-        patch.setattr(filling, "SECONDS_BETWEEN_SHARDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "index", corpus)
     make(tmp_path / "index", corpus)

@@ -25,12 +25,12 @@ from haiftrace.engine import (
 )
 from haiftrace.errors import IndexStoreError, UsageError
 from haiftrace.index import build as indexing
-from haiftrace.index import fill as filling
+from haiftrace.index import plan, shard_maker
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.index.census import Reservoir
 from haiftrace.progress import Silent
 from haiftrace.scoring import indexed_gradients as index_gradients
-from haiftrace.store import Index, IndexWriter
+from haiftrace.store import Index, ShardBuffer
 from tests import kit
 from tests.index.index_kit import Notebook, build, files, same, vectors, windows
 from tests.kit import make_index
@@ -172,8 +172,8 @@ def test_windows_hold_each_label_once_and_their_own_text():
 
 
 def test_batches_do_not_change_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(filling, "READ_AHEAD", 3)
-    monkeypatch.setattr(filling, "BATCH_TOKENS", {"cpu": 48})
+    monkeypatch.setattr(plan, "READ_AHEAD", 3)
+    monkeypatch.setattr(shard_maker, "BATCH_TOKENS", {"cpu": 48})
     model = kit.checkpoint()
     with kit.precisely():
         build(tmp_path / "index", kit.corpus_path(), model=model, context=8)
@@ -318,19 +318,19 @@ def test_a_large_corpus_is_never_held(tmp_path, monkeypatch):
             taken.append(1)
             yield record
 
-    append = IndexWriter.append_records
+    append = ShardBuffer.append
 
-    def noted(self, records):
-        most.extend(len(taken) - cursor for _, cursor in records)
-        append(self, records)
+    def noted(self, rows):
+        most.append(len(taken) - len(most))
+        append(self, rows)
 
     monkeypatch.setattr(corpora, "read_records", counted)
-    monkeypatch.setattr(IndexWriter, "append_records", noted)
+    monkeypatch.setattr(ShardBuffer, "append", noted)
     monkeypatch.setattr(indexing, "WHITENING_WINDOWS", 8)
     monkeypatch.setattr(DirectGradients, "measures", no_measures)
     outcome = make_index(tmp_path / "index", corpus, token_vectors=0)
     assert outcome.totals.records == count == len(most)
-    assert max(most) < filling.READ_AHEAD
+    assert max(most) <= plan.READ_AHEAD
     with Index.open(tmp_path / "index") as index:
         assert len(index.manifest.shards) == 3
         assert [w.id for w in index.iter_windows([0, 800, 1199])] == ["r0", "r800", "r1199"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from haiftrace.engine import DirectGradients
-from haiftrace.index import fill as filling
+from haiftrace.index import plan
 from haiftrace.store import Index
 from tests import kit
 from tests.index.index_kit import files, vectors, windows
@@ -74,8 +74,8 @@ def test_appended_records_are_traced_with_the_others(place):
 
 
 def test_an_interrupted_appending_goes_on_to_the_same_bits(place, monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(filling, "READ_AHEAD", 1)
-    monkeypatch.setattr(filling, "SECONDS_BETWEEN_SHARDS", 0.0)
+    monkeypatch.setattr(plan, "READ_AHEAD", 1)
+    monkeypatch.setattr(plan, "SHARD_WORK", {"cpu": 0.0})
     again = Path(shutil.copytree(place, tmp_path_factory.mktemp("again") / "place"))
     before = windows(place / "index")
     compute = DirectGradients.measures

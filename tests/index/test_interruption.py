@@ -16,15 +16,15 @@ import torch
 
 from haiftrace.engine import DirectGradients
 from haiftrace.errors import IndexStoreError
-from haiftrace.index import fill as filling
+from haiftrace.index import plan, shard_maker
 from haiftrace.store import Index
 from tests import kit
-from tests.index.index_kit import Notebook, build, files, same, windows
+from tests.index.index_kit import Notebook, build, files, same, until, windows
 from tests.kit import make_index
 from tests.tiny_models import SENTENCES
 
 
-def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0.0):
+def interrupted(make, batches, error=KeyboardInterrupt, shard_work=0.0):
     """Let the engine raise at the batch after the given number; a record is a batch."""
     compute = DirectGradients.measures
     done = []
@@ -36,39 +36,32 @@ def interrupted(make, batches, error=KeyboardInterrupt, seconds_between_shards=0
         return compute(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filling, "READ_AHEAD", 2)
-        patch.setattr(filling, "BATCH_TOKENS", {"cpu": 1})
-        patch.setattr(filling, "SECONDS_BETWEEN_SHARDS", seconds_between_shards)
+        patch.setattr(plan, "READ_AHEAD", 2)
+        patch.setattr(shard_maker, "BATCH_TOKENS", {"cpu": 1})
+        patch.setattr(plan, "SHARD_WORK", {"cpu": shard_work})
         patch.setattr(DirectGradients, "measures", counted)
         with pytest.raises(error):
             make()
 
 
 @pytest.mark.parametrize(
-    ("batches", "error", "seconds_between_shards"),
-    [
-        (0, KeyboardInterrupt, 0.0),
-        (5, KeyboardInterrupt, 0.0),
-        (5, KeyboardInterrupt, 1e9),
-        (9, RuntimeError, 0.0),
-        (9, RuntimeError, 1e9),
-    ],
+    ("batches", "error"), [(0, KeyboardInterrupt), (5, KeyboardInterrupt), (9, RuntimeError)]
 )
-def test_an_interrupted_index_goes_on_to_the_same_end(
-    tmp_path, batches, error, seconds_between_shards
-):
+def test_an_interrupted_index_goes_on_to_the_same_end(tmp_path, monkeypatch, batches, error):
+    monkeypatch.setattr(plan, "READ_AHEAD", 2)
+    monkeypatch.setattr(plan, "SHARD_WORK", {"cpu": 0.0})
     model = kit.checkpoint()
 
     def make(progress=None):
         with kit.precisely():
             return build(tmp_path / "index", kit.corpus_path(), progress, model)
 
-    interrupted(make, batches, error, seconds_between_shards)
+    interrupted(make, batches, error)
     with pytest.raises(IndexStoreError, match="unfinished"):
         Index.open(tmp_path / "index")
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     kept = manifest["totals"]["records"]
-    assert kept == batches // 2 * 2  # what was read ahead together is kept together
+    assert kept == batches // 2 * 2  # a shard of two records is made whole, or not at all
     whitening = tmp_path / "index/supplements/whitening/00000.safetensors"
     kept_whitening = whitening.read_bytes()
     notebook = Notebook()
@@ -87,9 +80,9 @@ def test_a_resumed_index_is_the_same_to_the_last_bit(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         # A record a batch, and the same shards, with and without an interrupt.
-        patch.setattr(filling, "READ_AHEAD", 2)
-        patch.setattr(filling, "BATCH_TOKENS", {"cpu": 1})
-        patch.setattr(filling, "SECONDS_BETWEEN_SHARDS", 0.0)
+        patch.setattr(plan, "READ_AHEAD", 2)
+        patch.setattr(shard_maker, "BATCH_TOKENS", {"cpu": 1})
+        patch.setattr(plan, "SHARD_WORK", {"cpu": 0.0})
         make("whole")
         interrupted(lambda: make("index"), 6)
         patch.setattr(DirectGradients, "add_moments", None)
@@ -97,7 +90,9 @@ def test_a_resumed_index_is_the_same_to_the_last_bit(tmp_path, monkeypatch):
     assert files(tmp_path / "index") == files(tmp_path / "whole")
 
 
-def test_records_without_a_label_do_not_upset_where_it_goes_on(tmp_path):
+def test_records_without_a_label_do_not_upset_where_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "READ_AHEAD", 2)
+    monkeypatch.setattr(plan, "SHARD_WORK", {"cpu": 0.0})
     texts = ["M", *SENTENCES[:3], "T", "", "R", *SENTENCES[3:], "P", "Q"]
     corpus = kit.write_corpus(tmp_path / "data.jsonl", texts)
     make_index(tmp_path / "whole", corpus)
@@ -121,7 +116,6 @@ def _killed(output):
         return compute(self, *arguments)
 
     DirectGradients.measures = slow
-    filling.READ_AHEAD, filling.SECONDS_BETWEEN_SHARDS = 1, 0.0
     make_index(output, kit.corpus_path())
 
 
@@ -132,15 +126,10 @@ def shards(path):
         return 0
 
 
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("at", [1, 6])
-def test_a_killed_index_goes_on_to_the_same_end(tmp_path, at):
+def test_a_killed_index_goes_on_to_the_same_end(tmp_path, monkeypatch, at):
+    monkeypatch.setattr(plan, "READ_AHEAD", 1)
+    monkeypatch.setattr(plan, "SHARD_WORK", {"cpu": 0.0})
     right = windows(kit.index_path())
     process = multiprocessing.get_context("fork").Process(
         target=_killed, args=(tmp_path / "index",)
@@ -155,19 +144,19 @@ def test_a_killed_index_goes_on_to_the_same_end(tmp_path, at):
     same(windows(tmp_path / "index"), right, 1e-6)
 
 
-def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
+def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path, monkeypatch):
     arguments = [
         *("index", "--model", str(kit.checkpoint_path()), "--corpus", str(kit.corpus_path())),
         *("-o", str(tmp_path / "index"), *kit.SMALL_OPTIONS, "--dtype", "float64"),
     ]
     program = (
-        "import signal, sys, time, haiftrace.cli, haiftrace.index.fill as index\n"
+        "import signal, sys, time, haiftrace.cli, haiftrace.index.plan as plan\n"
         "from haiftrace.engine import DirectGradients as Direct\n"
         # A job in the background, as CI may be, hands on an interrupt that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "compute = Direct.measures\n"
         "Direct.measures = lambda *a: (time.sleep(0.5), compute(*a))[1]\n"
-        "index.READ_AHEAD, index.SECONDS_BETWEEN_SHARDS = 2, 0.0\n"
+        "plan.READ_AHEAD, plan.SHARD_WORK = 2, {'cpu': 0.0}\n"
         f"sys.argv = ['haiftrace', *{arguments!r}]\n"
         "haiftrace.cli.main()\n"
     )
@@ -185,6 +174,8 @@ def test_ctrl_c_ends_a_real_command_with_130_and_a_partial_index(tmp_path):
     assert "Traceback" not in err
     assert err.endswith("\nThe same command goes on from the last complete shard.\nInterrupted.\n")
     assert 2 <= shards(tmp_path / "index") < 6
+    monkeypatch.setattr(plan, "READ_AHEAD", 2)
+    monkeypatch.setattr(plan, "SHARD_WORK", {"cpu": 0.0})
     outcome = kit.cli(*arguments, cwd=Path.cwd())
     assert outcome.code == 0
     assert "Going on after" in outcome.err

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from haiftrace.store import IndexWriter, StoredWindow, WindowRow
+from haiftrace.store import IndexWriter, ShardBuffer, StoredWindow, Totals, WindowRow
 from haiftrace.store.token_codes import decode_signs, encode_signs
 
 SETTINGS: dict[str, Any] = {"token_vectors": 8, "scope": "linear"}
@@ -59,20 +59,68 @@ def make_records(count: int, config: dict[str, Any] = SETTINGS) -> list[list[Win
     return records
 
 
-def open_writer(path: Path, config: dict[str, Any] = SETTINGS, **options: Any) -> IndexWriter:
-    options = {"shard_rows": 3, **options}
-    return IndexWriter.create_or_resume(path, config, FINGERPRINTS, **options)
+class Appender:
+    """An index writer that is given record after record, and makes shards of so many windows."""
+
+    def __init__(self, writer: IndexWriter, shard_rows: int) -> None:
+        self.writer = writer
+        self._shard_rows = shard_rows
+        self._number = self._record = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._buffer = ShardBuffer(self.writer.root, self.writer.manifest.layout)
+
+    def append_record(self, rows: Sequence[WindowRow]) -> None:
+        self._buffer.append(rows)
+        if self._buffer.size[1] >= self._shard_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """The records so far as a shard, where the index does not hold it already."""
+        records = self._buffer.size[0]
+        if not records:
+            return
+        after = self._record + records
+        if self._number not in self.writer.shard_numbers:
+            self.writer.add_shard(self._buffer.write(self._number, self._record, after))
+        self._number, self._record = self._number + 1, after
+        self._begin()
+
+    def finish(self, extra: dict[str, Any] | None = None) -> Totals:
+        self.flush()
+        return self.writer.finish(extra)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.writer.close()
+
+
+def open_writer(
+    path: Path, config: dict[str, Any] = SETTINGS, shard_rows: int = 3, **options: Any
+) -> Appender:
+    writer = IndexWriter.create_or_resume(path, config, FINGERPRINTS, **options)
+    return Appender(writer, shard_rows)
 
 
 def write_index(
     path: Path, records: list[list[WindowRow]], config: dict[str, Any] = SETTINGS, **options: Any
 ) -> None:
-    """What the index command does: go on after the cursor, and finish."""
+    """What the index command does: make the shards that are missing, and finish."""
     with open_writer(path, config, **options) as writer:
         if writer.already_complete:
             return
-        for number in range(writer.resume_after.cursor, len(records)):
-            writer.append_record(records[number], cursor=number + 1)
+        for rows in records:
+            writer.append_record(rows)
         writer.finish()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from haiftrace.errors import IndexStoreError
 from haiftrace.store import Index
+from haiftrace.store.durable import new_attempt, staged_name, temporary_name
 from haiftrace.store.manifest import digest_of
 from tests.store.store_samples import (
     contents,
@@ -89,12 +90,12 @@ def test_a_damaged_shard_is_made_again_on_resuming(
     path = tmp_path / "i"
     with open_writer(path) as opened:
         for number in range(8):
-            opened.append_record(RECORDS[number], cursor=number + 1)
+            opened.append_record(RECORDS[number])
     damage(path / name, how)
     with open_writer(path) as opened:
-        assert opened.discarded_shards == 2
-        assert opened.resume_after.cursor == 3
-        assert opened.resume_after.windows == 4
+        assert opened.discarded_shards == 1
+        assert opened.shard_numbers == {0, 2}
+        assert opened.totals.windows == 6
     write_index(path, RECORDS)
     assert contents(path) == expected
 
@@ -104,10 +105,12 @@ def test_leftovers_are_removed_and_other_files_are_not(
 ) -> None:
     path = tmp_path / "i"
     with open_writer(path) as opened:
-        opened.append_record(RECORDS[0], cursor=1)
-        opened.append_record(RECORDS[1], cursor=2)
-        opened.append_record(RECORDS[2], cursor=3)
+        opened.append_record(RECORDS[0])
+        opened.append_record(RECORDS[1])
+        opened.append_record(RECORDS[2])
     ours = ["records/00001.parquet", "tokens/.00001.parquet.tmp", "records.faiss"]
+    staged = staged_name(Path("records/00002.parquet"), new_attempt())
+    ours += [str(staged), str(temporary_name(staged))]
     ours += [".manifest.json.tmp", "tokens/123456.parquet"]
     ours += ["tokens.faiss", ".tokens.faiss.tmp"]
     for name in [*ours, "records/mine.parquet", "todo.tmp"]:
@@ -233,7 +236,7 @@ def test_staged_vectors_of_an_unfinished_index_have_to_be_those_of_its_rows(
     tmp_path: Path,
 ) -> None:
     with open_writer(tmp_path / "i") as opened:
-        opened.append_record(RECORDS[0], cursor=1)
+        opened.append_record(RECORDS[0])
 
     def change(content: dict[str, Any]) -> None:
         content["shards"][0]["tokens"]["rows"] += 1

@@ -75,11 +75,11 @@ def test_overwrite_rebuilds_a_finished_index_and_continues_an_unfinished(tmp_pat
     write_index(tmp_path / "i", records)
     with open_writer(tmp_path / "i", overwrite=True) as writer:
         assert not writer.already_complete
-        assert writer.resume_after.cursor == 0
+        assert not writer.shard_numbers
         for number in range(5):
-            writer.append_record(records[number], cursor=number + 1)
+            writer.append_record(records[number])
     with open_writer(tmp_path / "i", overwrite=True) as writer:
-        assert writer.resume_after.cursor == 5
+        assert writer.totals.records == 5
 
 
 def test_links_in_the_place_of_our_folders_are_not_followed(tmp_path: Path) -> None:

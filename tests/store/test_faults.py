@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from haiftrace.errors import IndexStoreError
-from haiftrace.store import Index, WindowRow, writer
+from haiftrace.store import Index, ShardBuffer, WindowRow, writer
 from haiftrace.store.durable import HashingSink
 from tests.store.store_samples import (
     contents,
@@ -259,36 +259,56 @@ def test_kill_while_replacing_another_index(tmp_path: Path, expected: dict[str, 
 def append_and_raise(
     path: Path, records: list[list[WindowRow]], error: type[BaseException]
 ) -> None:
-    with open_writer(path, shard_rows=100) as opened:
-        for number, rows in enumerate(records):
-            opened.append_record(rows, cursor=number + 1)
+    with open_writer(path) as opened:
+        for rows in records:
+            opened.append_record(rows)
         raise error
 
 
-def test_leaving_the_block_saves_what_was_appended(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_the_shards_before_it(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
     for error in (KeyboardInterrupt, RuntimeError):
         path = tmp_path / error.__name__
         with pytest.raises(error):
             append_and_raise(path, RECORDS[:5], error)
-        with open_writer(path, shard_rows=100) as opened:
-            assert opened.resume_after.cursor == 5
-            assert opened.resume_after.records == 5
-            assert opened.resume_after.windows == 6
-            for number in range(5, 8):
-                opened.append_record(RECORDS[number], cursor=number + 1)
-            opened.finish()
-        index = Index.open(path)
-        assert [w.record for w in index.iter_windows()] == [0, 1, 2, 2, 3, 4, 5, 5, 6, 7]
-        assert [w.text for w in index.iter_windows()] == [r.text for rs in RECORDS for r in rs]
+        with open_writer(path) as opened:
+            assert opened.shard_numbers == {0}
+            assert opened.totals.records == 3
+        write_index(path, RECORDS)
+        assert contents(path) == expected
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 2, 0)])
+def test_shards_come_in_any_order(
+    tmp_path: Path, expected: dict[str, bytes], order: tuple[int, ...]
+) -> None:
+    path = tmp_path / "i"
+    firsts = (0, 3, 6, 8)
+    for number in order:  # each in a run of its own
+        with open_writer(path) as opened:
+            buffer = ShardBuffer(path, opened.manifest.layout)
+            for rows in RECORDS[firsts[number] : firsts[number + 1]]:
+                buffer.append(rows)
+            staged = buffer.write(number, firsts[number], firsts[number + 1])
+            again = buffer.write(number, firsts[number], firsts[number + 1])
+            opened.add_shard(staged)
+            with pytest.raises(ValueError, match="already"):
+                opened.add_shard(again)  # what a worker wrote that was thought lost
+            if number == order[0]:
+                with pytest.raises(ValueError, match="missing"):
+                    opened.finish()
+    write_index(path, RECORDS)
+    assert contents(path) == expected
 
 
 def test_nothing_is_accepted_after_a_failed_write(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = open_writer(tmp_path / "i", shard_rows=100)
-    opened.append_record(RECORDS[0], cursor=1)
+    opened.append_record(RECORDS[0])
     # The manifest is renamed, and the sync of its directory then fails: new or old?
-    calls = FaultAt(os.fsync, 6, OSError(errno.EIO, "Input/output error"), True)
+    calls = FaultAt(os.fsync, 8, OSError(errno.EIO, "Input/output error"), True)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", calls)
         with pytest.raises(IndexStoreError, match="Input/output"):
@@ -296,35 +316,20 @@ def test_nothing_is_accepted_after_a_failed_write(
     for attempt in (
         opened.flush,
         opened.finish,
-        lambda: opened.append_record(RECORDS[1], cursor=2),
+        lambda: opened.keep_extra({"left_out": 1}),
     ):
         with pytest.raises(IndexStoreError, match="nothing more"):
             attempt()
-    opened.__exit__(None, None, None)
+    opened.close()
     with open_writer(tmp_path / "i") as again:
-        assert again.resume_after.cursor == 1
-
-
-def test_a_failure_to_save_does_not_hide_the_first_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def replace(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    open_writer(tmp_path / "i").close()
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(KeyboardInterrupt):
-        append_and_raise(tmp_path / "i", RECORDS[:1], KeyboardInterrupt)
-    monkeypatch.undo()
-    with open_writer(tmp_path / "i") as opened:
-        assert opened.resume_after.cursor == 0
+        assert again.shard_numbers == {0}
 
 
 def test_an_unfinished_index_of_another_version_is_not_continued(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_writer(tmp_path / "i") as opened:
-        opened.append_record(RECORDS[0], cursor=1)
+        opened.append_record(RECORDS[0])
     monkeypatch.setattr(writer, "__version__", "99.0")
     with pytest.raises(IndexStoreError, match=r"99\.0"):
         open_writer(tmp_path / "i")

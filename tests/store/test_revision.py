@@ -134,8 +134,8 @@ def test_a_masked_record_can_be_masked_again_and_not_all_of_them(tmp_path: Path)
 def pend(path: Path, records: list) -> None:
     """What `haiftrace index --append` indexes first."""
     with open_writer(path / ".appending") as writer:
-        for number, rows in enumerate(records, 1):
-            writer.append_record(rows, number)
+        for rows in records:
+            writer.append_record(rows)
         writer.finish()
 
 
@@ -247,7 +247,7 @@ def test_only_one_process_changes_an_index(tmp_path: Path) -> None:
     ):
         Revision(tmp_path / "i")
     with open_writer(tmp_path / "begun") as writer:
-        writer.append_record(RECORDS[0], 1)
+        writer.append_record(RECORDS[0])
     for name, words in (("none", "no index"), (".", "no index"), ("begun", "not complete")):
         with pytest.raises(IndexStoreError, match=words):
             Revision(tmp_path / name)

@@ -149,13 +149,11 @@ def test_directory_and_files_are_private(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
-def test_shards_break_between_records_and_at_the_byte_bound(tmp_path: Path) -> None:
+def test_shards_break_between_records(tmp_path: Path) -> None:
     three = [make_row(n, windows=3, window=n) for n in range(3)]
     write_index(tmp_path / "a", [three, three], shard_rows=2)
     sizes = [s.records.rows for s in Index.open(tmp_path / "a").manifest.shards]
     assert sizes == [3, 3]
-    write_index(tmp_path / "b", make_records(4), shard_rows=100, shard_bytes=1)
-    assert len(Index.open(tmp_path / "b").manifest.shards) == 4
 
 
 def test_import_is_light() -> None:
@@ -180,16 +178,16 @@ def test_refused_rows_leave_no_trace(tmp_path: Path) -> None:
     ignored.token_grad_norm[0] = math.nan  # no label: not looked at
     surrogate = make_row(53, text="\ud800")
     with open_writer(tmp_path / "i", shard_rows=100) as writer:
-        writer.append_record(records[0], cursor=1)
+        writer.append_record(records[0])
         with pytest.raises(IndexStoreError, match=r"corpus\.jsonl:51") as caught:
-            writer.append_record([nan], cursor=2)
+            writer.append_record([nan])
         assert "secret" not in caught.value.message + caught.value.hint
         for row in (overflow, token):
             with pytest.raises(IndexStoreError, match="not a finite"):
-                writer.append_record([row], cursor=2)
+                writer.append_record([row])
         with pytest.raises(IndexStoreError, match="surrogate"):
-            writer.append_record([surrogate], cursor=2)
-        writer.append_record([ignored], cursor=2)
+            writer.append_record([surrogate])
+        writer.append_record([ignored])
         writer.finish()
     assert len(Index.open(tmp_path / "i")) == 2
 
@@ -210,7 +208,7 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, change: dict[str, Any
         open_writer(tmp_path / "i") as writer,
         pytest.raises(ValueError, match=next(iter(change))),
     ):
-        writer.append_record([make_row(0, **change)], cursor=1)
+        writer.append_record([make_row(0, **change)])
 
 
 @pytest.mark.parametrize(
@@ -229,18 +227,9 @@ def test_impossible_settings_are_refused(tmp_path: Path, change: dict[str, Any])
     assert not (tmp_path / "i").exists()
 
 
-def test_cursor_must_advance(tmp_path: Path) -> None:
-    with open_writer(tmp_path / "i") as writer:
-        writer.append_record([make_row(0)], cursor=4)
-        with pytest.raises(ValueError, match="cursor"):
-            writer.append_record([make_row(1)], cursor=4)
-        with pytest.raises(ValueError, match="cursor"):
-            writer.flush(cursor=3)
-        with pytest.raises(ValueError, match="window"):
-            writer.append_record([], cursor=5)
-        writer.flush(cursor=9)
-        assert writer.resume_after.cursor == 9
-        assert writer.resume_after.windows == 1
+def test_a_record_has_a_window(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "i") as writer, pytest.raises(ValueError, match="window"):
+        writer.append_record([])
 
 
 def test_an_empty_index_cannot_be_finished(tmp_path: Path) -> None:
@@ -252,11 +241,11 @@ def test_an_empty_index_cannot_be_finished(tmp_path: Path) -> None:
 
 def test_finished_and_closed_writers_take_nothing(tmp_path: Path) -> None:
     with open_writer(tmp_path / "i") as writer:
-        writer.append_record([make_row(0)], cursor=1)
+        writer.append_record([make_row(0)])
         totals = writer.finish({"note": "n", "seconds": 1.5})
         assert (totals.records, totals.windows, totals.label_tokens) == (1, 1, 1)
         with pytest.raises(ValueError, match="complete"):
-            writer.append_record([make_row(1)], cursor=2)
+            writer.keep_extra({})
     with open_writer(tmp_path / "i") as writer:
         assert writer.already_complete
         with pytest.raises(ValueError, match="complete"):

@@ -146,7 +146,7 @@ def test_what_is_not_finite_is_not_kept(root):
 
 def test_only_a_complete_index_takes_one_and_one_writer_at_a_time(root, tmp_path):
     with open_writer(tmp_path / "new") as writer:
-        writer.append_record(RECORDS[0], 1)
+        writer.append_record(RECORDS[0])
     for path, words in ((tmp_path / "new", "not complete"), (root, "Another haiftrace process")):
         with (
             SupplementWriter(root),
@@ -201,12 +201,12 @@ def test_tensors_that_all_shards_depend_on(tmp_path):
     path = tmp_path / "i"
     with open_writer(path) as writer:
         assert writer.stored_tensors("whitening") is None
-        writer.append_record(RECORDS[0], cursor=1)
+        writer.append_record(RECORDS[0])
         writer.keep_tensors("whitening", SETTINGS, TENSORS)
         tensors = writer.stored_tensors("whitening")
         assert all(torch.equal(tensors[key], TENSORS[key]) for key in TENSORS)
     with open_writer(path) as writer:  # as after an interrupt
-        assert writer.resume_after.cursor == 1
+        assert writer.shard_numbers == {0}
         tensors = writer.stored_tensors("whitening")
         assert tensors.keys() == TENSORS.keys()
         assert all(torch.equal(tensors[key], TENSORS[key]) for key in TENSORS)
@@ -227,8 +227,8 @@ def test_shards_are_given_up_with_the_tensors_that_they_depend_on(tmp_path, how)
     path = tmp_path / "i"
     with open_writer(path) as writer:
         writer.keep_tensors("whitening", SETTINGS, TENSORS)
-        for number, record in enumerate(RECORDS[:7]):
-            writer.append_record(record, cursor=number + 1)
+        for record in RECORDS[:7]:
+            writer.append_record(record)
     file = path / "supplements/whitening/00000.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -236,7 +236,7 @@ def test_shards_are_given_up_with_the_tensors_that_they_depend_on(tmp_path, how)
         file.unlink()
     with open_writer(path) as writer:
         assert writer.discarded_shards == 3
-        assert writer.resume_after.cursor == 0
+        assert not writer.shard_numbers
         assert writer.stored_tensors("whitening") is None
     assert not file.exists()
 
