@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,6 +56,9 @@ def index(
     haiftrace index --append more.jsonl          # add records to a complete index
     haiftrace index --drop-ids ids.txt --compact # a deletion request
     haiftrace index --verify haiftrace-index     # check all of it; exit code 0 or 3
+    haiftrace index --model ./ckpt --corpus data.jsonl --workers 4
+    haiftrace index --model ./ckpt --corpus data.jsonl --part 2/8 -o part-2    # a job of eight
+    haiftrace index --merge 'part-*' -o ./index
     """
     from haiftrace.methods import find_methods
     from haiftrace.progress import ConsoleProgress, duration
@@ -62,7 +67,7 @@ def index(
     if supplements.methods is not None:
         find_methods(supplements.methods)
     changes.check(model, corpus.corpus)
-    work.check()
+    work.check(model, supplements, changes.wanted)
     if changes.verify is not None:
         with ConsoleProgress(run.quiet, shown) as progress:
             code, lines = verify(changes.verify, model, layout.seed, run, progress)
@@ -71,6 +76,12 @@ def index(
     if changes.wanted:
         with ConsoleProgress(run.quiet, shown) as progress:
             _change(changes, layout, supplements, settings, run, progress)
+        return None
+    if work.merge is not None:
+        if corpus.corpus:
+            raise typer.BadParameter("--merge takes what the parts were made from, not --corpus.")
+        with ConsoleProgress(run.quiet, shown) as progress:
+            _merge(work, layout, supplements, settings, run, progress)
         return None
     addition = supplements.methods is not None or supplements.calibrate
     if addition and model is None and not corpus.corpus:
@@ -91,7 +102,7 @@ def index(
     output, methods = layout.output, supplements.methods
     check_path(output)
     with ConsoleProgress(run.quiet, shown) as progress:
-        workforce = work.workforce(progress)
+        workforce, part = work.workforce(progress), work.chosen_part()
         checkpoint = load_checkpoint(model, dtype=dtype, device=run.device, base_model=base_model)
         if methods is not None:
             check_needs(checkpoint, layout.parameters, methods, settings)
@@ -99,13 +110,20 @@ def index(
             outcome = build_index(
                 checkpoint,
                 corpus_settings,
-                layout.settings(run.memory_bytes),
+                replace(layout.settings(run.memory_bytes), part=part),
                 progress,
                 workforce,
             )
         except KeyboardInterrupt:
             progress.say("The same command goes on from the last complete shard.")
             raise
+        if part is not None:
+            progress.say(
+                f"Part {part.number} of {part.of} is in {output}: {outcome.totals.records:,}"
+                f" records ({duration(outcome.seconds)}).\nWhen all parts are made: haiftrace index"
+                " --merge 'PARTS*' -o INDEX"
+            )
+            return None
         done = "is complete already" if outcome.already_complete else "is ready"
         progress.say(
             f"The index {output} {done}: {outcome.totals.records:,} records,"
@@ -120,9 +138,50 @@ def index(
             memory=run.memory_bytes,
         )
         complete_index(output, checkpoint, wanted, progress)
-        where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
-        progress.say(f'Next: haiftrace trace "PROMPT"{where}')
+        _say_next(output, progress)
     return None
+
+
+def _merge(
+    work: WorkOptions,
+    layout: IndexOptions,
+    supplements: SupplementOptions,
+    settings: MethodSettings,
+    run: RunOptions,
+    progress: ConsoleProgress,
+) -> None:
+    """Puts parts together, and completes the index as if it had been made at once."""
+    from haiftrace.completion import Completion, complete_index, with_default
+    from haiftrace.index.parts import merge_parts
+    from haiftrace.progress import duration
+    from haiftrace.scoring.freshness import load_indexed
+    from haiftrace.store import Index
+
+    outcome = merge_parts(work.parts(), layout.output, layout.overwrite, progress)
+    done = "is complete already" if outcome.already_complete else "is ready"
+    progress.say(
+        f"The index {layout.output} {done}: {outcome.totals.records:,} records,"
+        f" {outcome.totals.label_tokens:,} label tokens ({duration(outcome.seconds)})."
+    )
+    with Index.open(layout.output, verify=False) as opened:
+        checkpoint = load_indexed(opened, None, run.device)
+        seed = opened.settings["seed"]
+    methods = supplements.methods
+    wanted = Completion(
+        methods,
+        with_default(methods),
+        settings,
+        supplements.calibrate,
+        seed=seed,
+        memory=run.memory_bytes,
+    )
+    complete_index(layout.output, checkpoint, wanted, progress)
+    _say_next(layout.output, progress)
+
+
+def _say_next(output: Path, progress: ConsoleProgress) -> None:
+    where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
+    progress.say(f'Next: haiftrace trace "PROMPT"{where}')
 
 
 def _change(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,8 @@ import typer
 from haiftrace.commands.options import Option
 
 if TYPE_CHECKING:
+    from haiftrace.commands.index_options import SupplementOptions
+    from haiftrace.index.parts import Part
     from haiftrace.index.workers import Workforce
     from haiftrace.progress import Progress
 
@@ -36,12 +40,77 @@ class WorkOptions:
         ),
     ] = None
 
-    def check(self) -> None:
-        """Raises a usage error for options that exclude each other."""
+    part: Annotated[
+        str | None,
+        Option(
+            metavar="I/N",
+            help="Make part I of N alone, from 1, in a directory of its own; for job arrays.",
+            show_default=False,
+        ),
+    ] = None
+    merge: Annotated[
+        list[str] | None,
+        Option(
+            metavar="DIR",
+            help="Put all parts together: directories, or quoted globs of them; repeatable.",
+            show_default=False,
+        ),
+    ] = None
+
+    def check(self, model: str | None, supplements: SupplementOptions, change: bool) -> None:
+        """Raises a usage error for options that exclude each other.
+
+        Args:
+            change: whether a complete index is to be changed.
+        """
+        given: dict[str, object] = {
+            "--merge": self.merge,
+            "--part": self.part,
+            "--ray": self.ray,
+            "--workers": self.workers,
+        }
+        chosen = [name for name, value in given.items() if value is not None]
+        if change and chosen:
+            raise typer.BadParameter(f"{chosen[0]} is for making an index; leave it out.")
+        if self.merge is not None and (len(chosen) > 1 or model is not None):
+            other = chosen[1] if len(chosen) > 1 else "--model"
+            raise typer.BadParameter(f"--merge takes what the parts were made from, not {other}.")
+        if self.part is not None and (supplements.calibrate or supplements.methods):
+            raise typer.BadParameter(
+                "A part is not calibrated; give --calibrate and --methods with --merge."
+            )
         if self.ray is not None and self.workers is not None:
             raise typer.BadParameter(
                 "--ray takes as many workers as the cluster has room for; leave --workers out."
             )
+
+    def chosen_part(self) -> Part | None:
+        """The part that is to be made.
+
+        Raises:
+            UsageError: it is none.
+        """
+        from haiftrace.index.parts import Part
+
+        return None if self.part is None else Part.parse(self.part)
+
+    def parts(self) -> list[Path]:
+        """The directories that are to be put together.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        from haiftrace.errors import UsageError
+
+        paths: list[Path] = []
+        for name in self.merge or ():
+            matched = [name] if Path(name).exists() else sorted(glob(name))
+            if not matched:
+                raise UsageError(
+                    f"There is no directory {name}.", "Name what `--part I/N` made with --merge."
+                )
+            paths += map(Path, matched)
+        return paths
 
     def workforce(self, progress: Progress) -> Workforce:
         """Who makes the shards.

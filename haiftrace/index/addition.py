@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings
 from haiftrace.errors import IndexStoreError, StaleIndexError, UsageError
-from haiftrace.index.build import IndexOutcome, IndexSettings, announce, planner_of
+from haiftrace.index.build import IndexSettings, announce, planner_of
 from haiftrace.index.census import Reader, Reservoir
 from haiftrace.index.fill import Filling, fill
+from haiftrace.index.outcome import IndexOutcome
 from haiftrace.progress import Progress
 from haiftrace.scoring.freshness import check_fresh, indexed_corpora
 from haiftrace.scoring.indexed_gradients import (

@@ -13,6 +13,8 @@ from haiftrace.corpus import CorpusSettings, ReadReport
 from haiftrace.errors import UsageError
 from haiftrace.index.census import Census, Reader, Reservoir
 from haiftrace.index.fill import Filling, fill
+from haiftrace.index.outcome import IndexOutcome
+from haiftrace.index.parts import Part
 from haiftrace.index.plan import SHARD_RECORDS, ShardPlanner
 from haiftrace.index.workers import InProcess, Workforce
 from haiftrace.parameters.scopes import parameter_count
@@ -49,6 +51,7 @@ class IndexSettings:
             count where a record has several.
         overwrite: replace another index in that directory.
         memory: bytes that one backward pass may take, approximately.
+        part: make that part of the index alone; None for all of it.
     """
 
     output: Path
@@ -61,25 +64,7 @@ class IndexSettings:
     shard_records: int = SHARD_RECORDS
     overwrite: bool = False
     memory: int = 512 << 20
-
-
-@dataclass(frozen=True)
-class IndexOutcome:
-    """What came of it.
-
-    Attributes:
-        totals: records, windows and label tokens of the index.
-        left_out: records without a label (a single token), and empty ones.
-        bad_lines: lines left out as unreadable.
-        seconds: of this run.
-        already_complete: True where the directory held this very index already.
-    """
-
-    totals: Totals
-    left_out: int
-    bad_lines: int
-    seconds: float
-    already_complete: bool = False
+    part: Part | None = None
 
 
 def build_index(
@@ -116,7 +101,14 @@ def build_index(
     }
     planner = planner_of(checkpoint, chosen, settings)
     census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), planner, progress)
+    report = reader.report
+    left_out = census.without_label + report.empty
     kept = _manifest_settings(checkpoint, corpus, settings, context, chosen)
+    shards, part = census.shards, settings.part
+    if part is not None:
+        kept["part"] = part.described(shards)
+        numbers = part.range_of(len(shards))
+        shards = shards[numbers.start : numbers.stop]
     with IndexWriter.create_or_resume(
         settings.output,
         kept,
@@ -129,14 +121,21 @@ def build_index(
         notes = (*checkpoint.notes, chosen.note, *chosen.similarity.notes)
         for note in filter(None, notes):
             progress.say(f"Note: {note}.")
-        announce(census, reader.report, settings, progress)
+        announce(census, report, settings, progress)
+        if part is not None:
+            count = sum(shard.records for shard in shards)
+            progress.say(f"Part {part.number} of {part.of} has {count:,} of these records.")
         filling = Filling(reader, chosen, settings, census, workforce or InProcess())
-        fill(writer, filling, census.shards, progress)
-        totals = writer.finish(
-            {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
-        )
-    left_out = census.without_label + reader.report.empty
-    return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
+        fill(writer, filling, shards, progress)
+        extra = {"left_out": left_out, "bad": report.bad}
+        totals = writer.finish(extra) if part is None else _leave(writer, extra)
+    return IndexOutcome(totals, left_out, report.bad, time.monotonic() - began)
+
+
+def _leave(writer: IndexWriter, extra: dict[str, int]) -> Totals:
+    """A part is finished by who puts all of them together."""
+    writer.keep_extra(extra)
+    return writer.totals
 
 
 def planner_of(

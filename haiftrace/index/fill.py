@@ -57,6 +57,8 @@ def fill(
     Raises:
         HaiftraceError: whatever is wrong with corpus, checkpoint, workers or the directory.
     """
+    if not shards:  # a part of an index that has fewer shards than parts
+        return
     planned = {shard.number: shard for shard in shards}
     unplanned = [
         entry.number

@@ -1,5 +1,6 @@
 """The index on disk: private, atomic, resumable. All that is public is named here."""
 
+from haiftrace.store.claim import difference
 from haiftrace.store.manifest import (
     FORMAT_VERSION,
     AppendedCorpus,
@@ -16,6 +17,7 @@ from haiftrace.store.reader import Index
 from haiftrace.store.revision import Revision
 from haiftrace.store.rows import SCALAR_COLUMNS, IndexedWindow, StoredWindow, WindowRow
 from haiftrace.store.shard_buffer import ShardBuffer, StagedShard
+from haiftrace.store.shard_copy import copied_shard
 from haiftrace.store.supplements import SupplementWriter
 from haiftrace.store.token_codes import encode_signs
 from haiftrace.store.writer import IndexWriter, kept_tensors
@@ -40,6 +42,8 @@ __all__ = [
     "SupplementWriter",
     "Totals",
     "WindowRow",
+    "copied_shard",
+    "difference",
     "encode_signs",
     "kept_tensors",
     "read_manifest",

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def _manifest_to_continue(
             REBUILD_HINT,
         )
     raise IndexStoreError(
-        f"{root} holds another index: {_difference(old_manifest, new_manifest)}.",
+        f"{root} holds another index: {difference(old_manifest, new_manifest)}.",
         "Replace it with --overwrite, or give another output directory with -o.",
     )
 
@@ -165,12 +166,20 @@ def _is_ours(root: Path) -> bool:
     return not (isinstance(version, int) and version > FORMAT_VERSION)
 
 
-def _difference(old: Manifest, new: Manifest) -> str:
+def difference(old: Manifest, new: Manifest, but: Collection[str] = ()) -> str:
+    """What two indexes were made from, or how, that is not the same, in words; "" for nothing.
+
+    Args:
+        but: settings that do not count.
+    """
+
     def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
 
     differences = [f"other {name}" for name in changed_keys(old.fingerprints, new.fingerprints)]
     for name in changed_keys(old.settings, new.settings):
+        if name in but:
+            continue
         old_value, new_value = old.settings.get(name), new.settings.get(name)
         differences.append(f"{name} {json.dumps(old_value)} there and {json.dumps(new_value)} now")
     return "; ".join(differences)

@@ -94,6 +94,12 @@ class Index:
                 "Make one with `haiftrace index --model DIR --corpus FILE`, or give its "
                 "directory with --index.",
             )
+        if not manifest.complete and "part" in manifest.settings:
+            raise IndexStoreError(
+                f"{root} is a part of an index.",
+                "Put all parts together with `haiftrace index --merge 'PART*' -o DIR`, and give"
+                " that directory with --index.",
+            )
         if not manifest.complete:
             raise IndexStoreError(
                 f"The index {root} is unfinished ({manifest.totals.windows} windows so far).",
