@@ -8,6 +8,8 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,13 +150,26 @@ def test_who_computes_is_said_once():
 # By processes
 
 
+@contextmanager
 def begun(output, *more):
-    return subprocess.Popen(
+    """The command in a process of its own, which ends with the block."""
+    command = subprocess.Popen(
         [sys.executable, "-m", "haiftrace", *map(str, arguments(output, *more))],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+    try:
+        yield command
+    finally:
+        command.kill()
+        command.communicate()
+
+
+def durable(command, path, count):
+    """Wait until so many shards are durable; tells why, where the command ends before that."""
+    until(lambda: shards_of(path) >= count or command.poll() is not None, 900)
+    assert command.poll() is None, command.stderr.read()
 
 
 def shards_of(path):
@@ -187,10 +202,10 @@ def test_three_processes_make_the_same_index(tmp_path, plain):
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_time_alone(tmp_path, plain):
-    command = begun(tmp_path / "index", "--workers", "3")
-    until(lambda: shards_of(tmp_path / "index") >= 2)
-    os.kill(children(command.pid)[0], signal.SIGKILL)
-    _, err = command.communicate(timeout=300)
+    with begun(tmp_path / "index", "--workers", "3") as command:
+        durable(command, tmp_path / "index", 2)
+        os.kill(children(command.pid)[0], signal.SIGKILL)
+        _, err = command.communicate(timeout=900)
     assert command.returncode == 0, err
     assert "Note: a worker was killed" in err
     assert "Traceback" not in err
@@ -199,15 +214,12 @@ def test_a_killed_worker_costs_time_alone(tmp_path, plain):
 
 @pytest.mark.slow
 def test_a_killed_command_takes_its_workers_with_it_and_goes_on(tmp_path, plain):
-    command = begun(tmp_path / "index", "--workers", "3")
-    until(lambda: shards_of(tmp_path / "index") >= 2)
-    workers = children(command.pid)
-    assert len(workers) == 3
-    command.kill()
-    command.communicate(timeout=60)
+    with begun(tmp_path / "index", "--workers", "3") as command:
+        durable(command, tmp_path / "index", 2)
+        workers = children(command.pid)
+        assert workers
     until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
-    durable = shards_of(tmp_path / "index")
-    assert 2 <= durable < SHARDS
+    assert 2 <= shards_of(tmp_path / "index") < SHARDS
     outcome = cli(*arguments(tmp_path / "index", "--workers", "2"))
     assert outcome.code == 0, outcome.err
     assert "Going on after" in outcome.err
@@ -216,15 +228,16 @@ def test_a_killed_command_takes_its_workers_with_it_and_goes_on(tmp_path, plain)
 
 @pytest.mark.slow
 def test_workers_that_die_again_and_again_are_an_error_and_nothing_is_lost(tmp_path, plain):
-    command = begun(tmp_path / "index", "--workers", "2")
-    until(lambda: shards_of(tmp_path / "index") >= 1)
-    while command.poll() is None:
-        for worker in children(command.pid):
-            os.kill(worker, signal.SIGKILL)
-    err = command.stderr.read()
+    with begun(tmp_path / "index", "--workers", "2") as command:
+        durable(command, tmp_path / "index", 1)
+        while command.poll() is None:
+            for worker in children(command.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            time.sleep(0.1)
+        err = command.stderr.read()
     refused(kit.Outcome(command.returncode, "", err), "Workers were killed 3 times in a row")
-    durable = shards_of(tmp_path / "index")
-    assert durable >= 1
+    assert shards_of(tmp_path / "index") >= 1
     outcome = cli(*arguments(tmp_path / "index"))
     assert outcome.code == 0, outcome.err
     assert complete_content(tmp_path / "index") == plain
