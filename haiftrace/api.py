@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haiftrace.auditing.trace_report import TraceReport
 from haiftrace.commands.options import INDEX_DIRECTORY
-from haiftrace.methods import DEFAULT_METHOD
-from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -76,12 +74,11 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         Raises:
             HaiftraceError: whatever is wrong with checkpoint, corpus or settings.
         """
-        from haiftrace.calibration.calibrate import CONTROLS, CalibrationSettings, calibrate
         from haiftrace.checkpoint.load import load_checkpoint
+        from haiftrace.completion import Completion, complete_index, with_default
         from haiftrace.corpus import CorpusSettings
         from haiftrace.index.build import IndexSettings, build_index
-        from haiftrace.index.precompute import check_needs, prepare
-        from haiftrace.index.value_index import keep_value_keys
+        from haiftrace.index.precompute import check_needs
 
         paths = [corpus] if isinstance(corpus, str | Path) else corpus
         read = CorpusSettings(
@@ -90,20 +87,13 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         settings = IndexSettings(
             Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
         )
-        about = MethodSettings()
+        wanted = Completion(methods, with_default(methods), controls=controls, memory=memory)
         with ConsoleProgress(quiet) as progress:
             checkpoint = load_checkpoint(str(model), device=device)
             if methods is not None:
-                check_needs(checkpoint, None, methods, about)
+                check_needs(checkpoint, None, methods, wanted.settings)
             build_index(checkpoint, read, settings, progress)
-            keep_value_keys(settings.output, progress)
-            if methods is not None:
-                prepare(settings.output, checkpoint, methods, about, memory, progress)
-            count = CONTROLS if controls is None else controls
-            if count:
-                names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
-                calibration = CalibrationSettings(count, controls is not None, memory=memory)
-                calibrate(settings.output, checkpoint, names, about, calibration, progress)
+            complete_index(settings.output, checkpoint, wanted, progress)
         return cls.open(output, model=model, device=device, memory=memory)
 
     @classmethod
