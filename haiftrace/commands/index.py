@@ -11,6 +11,7 @@ from haiftrace.commands.index_changes import ChangeOptions, append, drop, shown,
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
 from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped
+from haiftrace.commands.panels import EXPERT
 
 if TYPE_CHECKING:
     from haiftrace.methods.settings import MethodSettings
@@ -29,7 +30,10 @@ def index(
     ] = None,
     base_model: Annotated[
         str | None,
-        Option(help="Directory of an adapter's base, where it is not as the adapter says."),
+        Option(
+            help="Directory of an adapter's base.",
+            show_default="where the adapter says",
+        ),
     ] = None,
     corpus: CorpusOptions,
     layout: IndexOptions,
@@ -38,7 +42,8 @@ def index(
     method_options: KeptMethodOptions,
     run: RunOptions,
     dtype: Annotated[
-        str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
+        str,
+        Option(help="auto (float32 on CPU), float32, bfloat16 or float64.", rich_help_panel=EXPERT),
     ] = "auto",
 ) -> int | None:
     """Index a training corpus under a checkpoint: once per checkpoint; goes on after an interrupt.
@@ -47,7 +52,7 @@ def index(
     haiftrace index --model ./ckpt --corpus data.jsonl
     haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
-    haiftrace index --methods haif,ek-fac        # add to a complete index
+    haiftrace index --method haif,ek-fac         # add to a complete index
     haiftrace index --calibrate 2000             # other controls for a complete index
     haiftrace index --append more.jsonl          # add records to a complete index
     haiftrace index --drop-ids ids.txt --compact # a deletion request
@@ -57,8 +62,8 @@ def index(
     from haiftrace.progress import ConsoleProgress, duration
 
     settings = method_options.settings(layout.seed)
-    if supplements.methods is not None:
-        find_methods(supplements.methods)
+    if supplements.method is not None:
+        find_methods(supplements.method)
     changes.check(model, corpus.corpus)
     if changes.verify is not None:
         with ConsoleProgress(run.quiet, shown) as progress:
@@ -69,7 +74,7 @@ def index(
         with ConsoleProgress(run.quiet, shown) as progress:
             _change(changes, layout, supplements, settings, run, progress)
         return None
-    addition = supplements.methods is not None or supplements.calibrate
+    addition = supplements.method is not None or supplements.calibrate
     if addition and model is None and not corpus.corpus:
         with ConsoleProgress(run.quiet, shown) as progress:
             _add_to_index(layout, supplements, settings, run, progress)
@@ -85,7 +90,7 @@ def index(
 
     corpus_settings = corpus.settings(layout.seed)
     corpus_files(corpus_settings)  # a mistyped path is refused before the model is loaded
-    output, methods = layout.output, supplements.methods
+    output, methods = layout.output, supplements.method
     check_path(output)
     with ConsoleProgress(run.quiet, shown) as progress:
         checkpoint = load_checkpoint(model, dtype=dtype, device=run.device, base_model=base_model)
@@ -130,7 +135,7 @@ def _change(
     from haiftrace.completion import Completion, complete_index, with_default
     from haiftrace.index.value_index import keep_value_keys
 
-    output, methods = layout.output, supplements.methods
+    output, methods = layout.output, supplements.method
     if not changes.append:
         drop(output, changes.drop_ids, changes.compact, run, progress)
         if methods is not None or supplements.calibrate:
@@ -166,8 +171,8 @@ def _add_to_index(
     with Index.open(layout.output, verify=False) as opened:
         checkpoint = load_indexed(opened, None, run.device)
     wanted = Completion(
-        supplements.methods,
-        supplements.methods or DEFAULT_METHOD,
+        supplements.method,
+        supplements.method or DEFAULT_METHOD,
         settings,
         supplements.calibrate,
         otherwise=0,

@@ -120,10 +120,16 @@ def build_index(
         notes = (*checkpoint.notes, chosen.note, *chosen.similarity.notes)
         for note in filter(None, notes):
             progress.say(f"Note: {note}.")
+        resumed = writer.totals.windows > 0
         announce(census, reader.report, settings, progress)
         fill(writer, reader, chosen, settings, census, progress)
         totals = writer.finish(
-            {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
+            {
+                "left_out": census.without_label + reader.report.empty,
+                "bad": reader.report.bad,
+                "seconds": round(time.monotonic() - began, 1),
+                "resumed": resumed,
+            }
         )
     left_out = census.without_label + reader.report.empty
     return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
