@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from haiftrace.commands.bench_options import METHOD, OUT, OUTPUT, Dtype, Out, Seed, Seeds, deliver
+from haiftrace.commands.bench_speed import speed
 from haiftrace.commands.options import Device, Memory, Option, Quiet, grouped, variables
 from haiftrace.commands.panels import PanelledCommand
 
-if TYPE_CHECKING:
-    from haiftrace.bench.harness.results import Results
-    from haiftrace.progress import ConsoleProgress
-
-_OUT = Path("haiftrace-bench")
-_OUTPUT = ("--output", "-o", "--out")
-_METHOD = ("--method", "--methods")
-
-Out = Annotated[
-    Path,
-    Option(*_OUTPUT, help="Directory of results.json, table.md, the figures and the work kept."),
-]
-Seed = Annotated[int, Option(help="Fixes everything that is drawn.", min=0)]
-Seeds = Annotated[int, Option(help="Run so many seeds, from --seed on.", min=1)]
-
 app = typer.Typer(
-    help="The paper's experiments: tables and figures; an interrupted run goes on.",
+    help="The paper's experiments, and speed: tables and figures; an interrupted run goes on.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -43,7 +29,7 @@ def _digits(
             show_default="scikit-learn's digits",
         ),
     ] = None,
-    output: Out = _OUT / "digits",
+    output: Out = OUT / "digits",
     steps: Annotated[int, Option(help="Steps of SGD.", min=1)] = 5000,
     batch_size: Annotated[int, Option(help="Records of a step.", min=1)] = 50,
     learning_rate: Annotated[float, Option(help="Constant learning rate.")] = 0.05,
@@ -79,7 +65,7 @@ def _digits(
         seeds=seeds,
         device=device,
     )
-    _deliver(lambda progress: digits_results(run_digits(settings, output, progress)), output, quiet)
+    deliver(lambda progress: digits_results(run_digits(settings, output, progress)), output, quiet)
 
 
 Preset = Annotated[str, Option(help="tiny or small.")]
@@ -104,7 +90,7 @@ PerSubject = Annotated[
 ]
 Methods = Annotated[
     str | None,
-    Option(*_METHOD, help="Methods to compare, with commas between.", show_default="all"),
+    Option(*METHOD, help="Methods to compare, with commas between.", show_default="all"),
 ]
 Ablation = Annotated[
     bool,
@@ -116,10 +102,6 @@ Ablation = Annotated[
 Regime = Annotated[
     Literal["both", "learned", "memorised"],
     Option(help="Trace when the questions are learned, or at the end of training."),
-]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    Option(help="Products of the fine-tuning: float32 on a CPU, bfloat16 on a GPU."),
 ]
 
 
@@ -153,7 +135,7 @@ def _pii_e(
         str | None,
         Option(help="Let this instruction model write the biographies: a directory."),
     ] = None,
-    output: Out = _OUT / "pii-e",
+    output: Out = OUT / "pii-e",
 ) -> None:
     """Trace leaks that stand in a biography (PII-E; Tables 2 and 3).
 
@@ -172,7 +154,7 @@ def _pii_cr(
     *,
     options: PiiOptions,
     records_per_subject: PerSubject = None,
-    output: Out = _OUT / "pii-cr",
+    output: Out = OUT / "pii-cr",
 ) -> None:
     """Trace leaks that a record implies without holding them (PII-CR; Table 4).
 
@@ -214,7 +196,7 @@ def _pii(
         device=options.device,
         dtype=options.dtype,
     )
-    _deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, options.quiet)
+    deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, options.quiet)
 
 
 @app.command("loor", cls=PanelledCommand, context_settings=variables("BENCH_LOOR"))
@@ -229,7 +211,7 @@ def _loor(
     output: Annotated[
         Path | None,
         Option(
-            *_OUTPUT,
+            *OUTPUT,
             help="As for the other benches.",
             show_default="haiftrace-bench/loor-pii-e or loor-pii-cr",
         ),
@@ -259,8 +241,8 @@ def _loor(
         seeds=seeds,
         memory=memory << 20,
     )
-    into = output or _OUT / f"loor-{kind}"
-    _deliver(lambda progress: loor_results(run_loor(settings, into, progress)), into, quiet)
+    into = output or OUT / f"loor-{kind}"
+    deliver(lambda progress: loor_results(run_loor(settings, into, progress)), into, quiet)
 
 
 @app.command("clue", cls=PanelledCommand, context_settings=variables("BENCH_CLUE"))
@@ -297,12 +279,12 @@ def _clue(
     method: Annotated[
         str | None,
         Option(
-            *_METHOD,
+            *METHOD,
             help="Methods to compare, with commas between.",
             show_default="all but lissa, which takes an hour, and bm25, which is bm25-answer here",
         ),
     ] = None,
-    output: Out = _OUT / "clue",
+    output: Out = OUT / "clue",
     seed: Seed = 0,
     seeds: Seeds = 1,
     memory: Memory = 512,
@@ -332,20 +314,7 @@ def _clue(
         seeds=seeds,
         memory=memory << 20,
     )
-    _deliver(lambda progress: clue_results(run_clue(settings, output, progress)), output, quiet)
+    deliver(lambda progress: clue_results(run_clue(settings, output, progress)), output, quiet)
 
 
-def _deliver(run: Callable[[ConsoleProgress], Results], out: Path, quiet: bool) -> None:
-    """Runs a bench, writes what it found to `out` and prints its table."""
-    from haiftrace.bench.harness.results import write_results
-    from haiftrace.progress import ConsoleProgress, duration
-
-    with ConsoleProgress(quiet) as progress:
-        try:
-            results = run(progress)
-            write_results(out, results)
-        except KeyboardInterrupt:
-            progress.say("The same command goes on from the last finished stage.")
-            raise
-        progress.say(f"Written to {out} ({duration(results.seconds)}).")
-    print(results.table)
+app.command("speed", cls=PanelledCommand, context_settings=variables("BENCH_SPEED"))(speed)
