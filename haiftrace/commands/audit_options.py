@@ -26,7 +26,8 @@ class AuditOptions:
         str | None,
         Option(
             help="Audit: a JSONL file of probes, - for stdin; a line is"
-            ' {"prompt", "response"?, "protected"?: [{"type", "value"}], "id"?}.'
+            ' {"prompt" or "messages", "system"?, "response"?, "protected"?: [{"type", "value"}],'
+            ' "id"?}.'
         ),
     ] = None
     probes_from_corpus: Annotated[

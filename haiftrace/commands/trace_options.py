@@ -20,7 +20,7 @@ from haiftrace.errors import UsageError
 
 if TYPE_CHECKING:
     from haiftrace.corpus import CorpusSettings
-    from haiftrace.query.query import PromptSettings
+    from haiftrace.query.prompt_text import PromptSettings
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,18 @@ class QueryOptions:
     template: Annotated[str | None, Option(help="Text around the prompt, with {prompt} in it.")] = (
         None
     )
-    chat: Annotated[bool, Option("--chat", help="Use the chat template.")] = False
+    chat: Annotated[
+        bool | None,
+        Option(
+            "--chat/--no-chat",
+            help="Ask by the chat template, or not; an index of chats is asked by it.",
+            show_default=False,
+        ),
+    ] = None
+    system: Annotated[
+        str | None,
+        Option(help="Chat: the system's text, empty for none; that of the corpus by default."),
+    ] = None
     max_new_tokens: Annotated[int, Option(help="Length of a generated answer.", min=1)] = 64
     stop: Annotated[
         list[str] | None, Option(help="Text at which a generated answer ends; repeatable.")
@@ -122,11 +133,12 @@ class QueryOptions:
 
     def prompting(self) -> PromptSettings:
         """How prompt and response become one string."""
-        from haiftrace.query.query import PromptSettings
+        from haiftrace.query.prompt_text import PromptSettings
 
         return PromptSettings(
             template=self.template,
             chat=self.chat,
+            system=self.system,
             max_new_tokens=self.max_new_tokens,
             stop=tuple(self.stop or ()),
             loss_on_all=self.loss_on == "all",
@@ -174,6 +186,9 @@ class OutputOptions:
         str | None,
         Option(help="Also write the records to remove or redact, for haiftrace redact: JSONL."),
     ] = None
+    verbose: Annotated[
+        bool, Option("--verbose", "-v", help="Show the figures behind the words, too.")
+    ] = False
     full: Annotated[bool, Option("--full", help="Show long records whole.")] = False
     below: Annotated[
         bool, Option("--all", help="Show the records that chance alone may rank, too.")
