@@ -63,7 +63,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_holders_are_listed_whatever_the_spelling(index: Path, tmp_path: Path) -> None:
-    """Those that a person would count, which write the value in other ways than the answer."""
+    """Those that a person would count; they write the value in other ways than the answer."""
     probes = tmp_path / "probes.jsonl"
     rows = [
         {

@@ -37,7 +37,7 @@ ARCH = "qwen2"
 PRESET = replace(
     find_preset("tiny", "pii-e"),
     vocabulary=800,
-    schedule=Schedule(epochs=80, batch=10, learning_rate=3e-3, weight_decay=1.0),
+    schedule=Schedule(epochs=50, batch=10, learning_rate=3e-3, weight_decay=1.0),
 )
 NOTHING, ALL, FIRST, OTHERS = "nothing", "all that is named", "the first alone", "others at random"
 
@@ -196,7 +196,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "remedy.jsonl").open("a", encoding="utf-8") as file:
         for seed in options.seeds:
-            rows = retrainings(listed_people(seed), options.leaks, options.out / str(seed))
+            rows = retrainings(
+                listed_people(seed), options.leaks, options.out.resolve() / str(seed)
+            )
             for row in rows:
                 file.write(json.dumps(row) + "\n")
                 file.flush()

@@ -80,7 +80,7 @@ def measure(
     prose: Path | None = None,
 ) -> dict[str, dict[str, int]]:
     """Counts by traced length and kind; "right": the first record is on the subject."""
-    indexed = _half(data, seed)
+    indexed = indexed_half(data, seed)
     corpus, path = out / "corpus.jsonl", out / "index"
     records = [record for record in data.records if record.subject in indexed]
     if prose:
@@ -127,7 +127,8 @@ def measure(
     }
 
 
-def _half(data: BenchData, seed: int) -> set[str]:
+def indexed_half(data: BenchData, seed: int) -> set[str]:
+    """The people whose records are indexed."""
     subjects = sorted(data.subjects)
     random.Random(f"{seed}:indexed").shuffle(subjects)
     return set(subjects[: len(subjects) // 2])
