@@ -142,7 +142,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             whole_response: trace the response as one.
             protect: values that the answer must not hold, masked in every report.
             settings: of `haiftrace trace`: method, top, candidates, exact, alpha, template, chat,
-                max_new_tokens, stop, methods (a `MethodSettings`).
+                system, max_new_tokens, stop, methods (a `MethodSettings`).
 
         Raises:
             UsageError: the response cannot be traced.
@@ -176,8 +176,8 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         """Answers every probe, and traces the private values in the answers.
 
         Args:
-            probes: a JSONL file, or mappings with `prompt`, and where they are known `response`,
-                `protected` and `id`.
+            probes: a JSONL file, or mappings with `prompt` or `messages`, and where they are known
+                `system`, `response`, `protected` and `id`.
             fail_on, max_leaks: what `report.report.gate` lets pass.
             settings: as of `trace`.
 
@@ -247,7 +247,7 @@ def audit(
         return opened.audit(probes, **settings)
 
 
-_PROMPTING = ("template", "chat", "max_new_tokens", "stop", "loss_on_all")
+_PROMPTING = ("template", "chat", "system", "max_new_tokens", "stop", "loss_on_all")
 
 
 def _settings(named: Mapping[str, Any]) -> Any:
@@ -256,7 +256,7 @@ def _settings(named: Mapping[str, Any]) -> Any:
     Raises:
         TypeError: there is no such setting.
     """
-    from haiftrace.query.query import PromptSettings
+    from haiftrace.query.prompt_text import PromptSettings
     from haiftrace.tracing.settings import TraceSettings
 
     prompting = {name: value for name, value in named.items() if name in _PROMPTING}

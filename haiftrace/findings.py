@@ -227,6 +227,26 @@ class Holder:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """What is to be said of how the model was asked: not as it was trained.
+
+    Attributes:
+        note: in a sentence or two, without the option.
+        option: of the command, with which it would be asked as it was trained; None where no such
+            form is known.
+        prompt_loss: mean loss in nats of the prompt's tokens as it was asked.
+        corpus_loss: the highest that is usual in the corpus; None where that is not known.
+        option_loss: with the option, over what closes its form too; None where it was not measured.
+    """
+
+    note: str
+    option: str | None
+    prompt_loss: float
+    corpus_loss: float | None = None
+    option_loss: float | None = None
+
+
+@dataclass(frozen=True)
 class ResponseToken:
     """A token of the traced response: its loss under the checkpoint, and whether it is traced."""
 
@@ -255,6 +275,7 @@ class Finding:
         suppressed: why a leak does not count: "baseline", or the ignore file's reason.
         holders: all records that hold what was traced, those that score highest first; None where
             that was not looked up.
+        asking: what is to be said of how the model was asked; None where nothing is.
     """
 
     prompt: str
@@ -275,6 +296,7 @@ class Finding:
     fingerprint: str | None = None
     suppressed: str | None = None
     holders: tuple[Holder, ...] | None = None
+    asking: Asking | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from operator import itemgetter
 
 from haiftrace.auditing.corpus_probes import probes_from_corpus
 from haiftrace.auditing.gate import GateSettings, decide, fingerprint, suppression
+from haiftrace.auditing.probe_asking import plan_probes, prompting_of
 from haiftrace.auditing.probes import ProbeCase
 from haiftrace.errors import NoAnswerError, UsageError
 from haiftrace.findings import Finding, Kind, PrivateValue, Report
@@ -23,8 +24,9 @@ from haiftrace.privacy import (
     private_values,
 )
 from haiftrace.progress import Progress
-from haiftrace.query.query import PromptSettings, Query, generated_query, given_query
+from haiftrace.query.query import Query, generated_query, given_query
 from haiftrace.store import Index
+from haiftrace.tracing.asking import AskingPlan
 from haiftrace.tracing.settings import Leak, TraceSettings
 from haiftrace.tracing.tracer import Tracer
 
@@ -92,13 +94,16 @@ def audit(
     partial = False
     tried = 0
     extracted: set[int | None] = set()
+    plan = plan_probes(tracer, cases, settings.prompting)
+    if plan.said:
+        progress.say(plan.said)
     try:
         progress.start("asking the model", float(len(cases)))
         for case in cases:
             if case.group is not None and case.group in extracted:
                 progress.advance(1.0)
                 continue
-            answer = _answer(tracer, case, settings.prompting)
+            answer = _answer(tracer, case, plan)
             unanswered += answer is None
             if answer:
                 extracted.add(case.group)
@@ -116,6 +121,7 @@ def audit(
     findings += [_untraced(leak, methods[0].name) for leak in leaks[complete:]]
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
+    report = plan.with_asking(report)
     report = judged(report, tracer.index, values, gate)
     decided = decide(report.findings, gate, tried, unanswered, partial, _extraction(cases, leaks))
     return AuditResult(replace(report, gate=decided), values)
@@ -224,12 +230,10 @@ def _without_values(text: str, masker: Masker) -> str:
     return "".join(signs)
 
 
-def _answer(tracer: Tracer, case: ProbeCase, prompting: PromptSettings) -> list[_ValueLeak] | None:
+def _answer(tracer: Tracer, case: ProbeCase, plan: AskingPlan) -> list[_ValueLeak] | None:
     """The leaks in the answer to a probe; None where the model cannot be given it."""
-    prompting = replace(prompting, as_it_stands=True)
-    if case.raw:
-        prompting = replace(prompting, template=None, chat=False)
     checkpoint = tracer.checkpoint
+    prompting = replace(prompting_of(plan, case, checkpoint), as_it_stands=True)
     if case.response is not None and not case.response.strip():
         return []
     try:

@@ -13,6 +13,7 @@ from haiftrace.commands.index_changes import ChangeOptions, append, drop, shown,
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
 from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped
+from haiftrace.commands.panels import EXPERT
 from haiftrace.commands.work_options import WorkOptions
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ def index(
     ] = None,
     base_model: Annotated[
         str | None,
-        Option(help="Directory of an adapter's base, where it is not as the adapter says."),
+        Option(
+            help="Directory of an adapter's base.",
+            show_default="where the adapter says",
+        ),
     ] = None,
     corpus: CorpusOptions,
     layout: IndexOptions,
@@ -42,7 +46,8 @@ def index(
     method_options: KeptMethodOptions,
     run: RunOptions,
     dtype: Annotated[
-        str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
+        str,
+        Option(help="auto (float32 on CPU), float32, bfloat16 or float64.", rich_help_panel=EXPERT),
     ] = "auto",
 ) -> int | None:
     """Index a training corpus under a checkpoint: once per checkpoint; goes on after an interrupt.
@@ -51,7 +56,7 @@ def index(
     haiftrace index --model ./ckpt --corpus data.jsonl
     haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
-    haiftrace index --methods haif,ek-fac        # add to a complete index
+    haiftrace index --method haif,ek-fac         # add to a complete index
     haiftrace index --calibrate 2000             # other controls for a complete index
     haiftrace index --append more.jsonl          # add records to a complete index
     haiftrace index --drop-ids ids.txt --compact # a deletion request
@@ -64,8 +69,8 @@ def index(
     from haiftrace.progress import ConsoleProgress, duration
 
     settings = method_options.settings(layout.seed)
-    if supplements.methods is not None:
-        find_methods(supplements.methods)
+    if supplements.method is not None:
+        find_methods(supplements.method)
     changes.check(model, corpus.corpus)
     work.check(model, supplements, changes.wanted)
     if changes.verify is not None:
@@ -83,7 +88,7 @@ def index(
         with ConsoleProgress(run.quiet, shown) as progress:
             _merge(work, layout, supplements, settings, run, progress)
         return None
-    addition = supplements.methods is not None or supplements.calibrate
+    addition = supplements.method is not None or supplements.calibrate
     if addition and model is None and not corpus.corpus:
         with ConsoleProgress(run.quiet, shown) as progress:
             _add_to_index(layout, supplements, settings, run, progress)
@@ -99,7 +104,7 @@ def index(
 
     corpus_settings = corpus.settings(layout.seed)
     corpus_files(corpus_settings)  # a mistyped path is refused before the model is loaded
-    output, methods = layout.output, supplements.methods
+    output, methods = layout.output, supplements.method
     check_path(output)
     with ConsoleProgress(run.quiet, shown) as progress:
         workforce, part = work.workforce(progress), work.chosen_part()
@@ -166,7 +171,7 @@ def _merge(
     with Index.open(layout.output, verify=False) as opened:
         checkpoint = load_indexed(opened, None, run.device)
         seed = opened.settings["seed"]
-    methods = supplements.methods
+    methods = supplements.method
     wanted = Completion(
         methods,
         with_default(methods),
@@ -197,7 +202,7 @@ def _change(
     from haiftrace.completion import Completion, complete_index, with_default
     from haiftrace.index.value_index import keep_value_keys
 
-    output, methods = layout.output, supplements.methods
+    output, methods = layout.output, supplements.method
     if not changes.append:
         drop(output, changes.drop_ids, changes.compact, run, progress)
         if methods is not None or supplements.calibrate:
@@ -233,8 +238,8 @@ def _add_to_index(
     with Index.open(layout.output, verify=False) as opened:
         checkpoint = load_indexed(opened, None, run.device)
     wanted = Completion(
-        supplements.methods,
-        supplements.methods or DEFAULT_METHOD,
+        supplements.method,
+        supplements.method or DEFAULT_METHOD,
         settings,
         supplements.calibrate,
         otherwise=0,

@@ -145,4 +145,6 @@ def _deliver(shown: Report, masked: Report, output: OutputOptions) -> None:
     for path in sorted(output.paths, key=lambda path: path == "-"):
         write_report(masked if path.lower().endswith(".sarif") else shown, path)
     if "-" not in output.paths:
-        render_terminal(shown, Terminal(), full=output.full, below=output.below)
+        render_terminal(
+            shown, Terminal(), full=output.full, below=output.below, verbose=output.verbose
+        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from haiftrace.commands.options import Option
+from haiftrace.commands.panels import WORK
 
 if TYPE_CHECKING:
     from haiftrace.commands.index_options import SupplementOptions
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class WorkOptions:
     """Who computes the index; it is the same to the last bit."""
+
+    PANEL: ClassVar[str] = WORK
 
     workers: Annotated[
         int | None,
@@ -75,9 +78,9 @@ class WorkOptions:
         if self.merge is not None and (len(chosen) > 1 or model is not None):
             other = chosen[1] if len(chosen) > 1 else "--model"
             raise typer.BadParameter(f"--merge takes what the parts were made from, not {other}.")
-        if self.part is not None and (supplements.calibrate or supplements.methods):
+        if self.part is not None and (supplements.calibrate or supplements.method):
             raise typer.BadParameter(
-                "A part is not calibrated; give --calibrate and --methods with --merge."
+                "A part is not calibrated; give --calibrate and --method with --merge."
             )
         if self.ray is not None and self.workers is not None:
             raise typer.BadParameter(

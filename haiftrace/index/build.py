@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport
+from haiftrace.corpus.training_form import TrainingForm
 from haiftrace.errors import UsageError
 from haiftrace.index.census import Census, Reader, Reservoir
 from haiftrace.index.fill import Filling, fill
@@ -19,6 +20,8 @@ from haiftrace.index.plan import SHARD_RECORDS, ShardPlanner
 from haiftrace.index.workers import InProcess, Workforce
 from haiftrace.parameters.scopes import parameter_count
 from haiftrace.progress import Progress, size
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.surprise import surprises
 from haiftrace.scoring.indexed_gradients import (
     WHITENING_WINDOWS,
     TokenGradients,
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 LONGEST_WINDOW = 1024
 """Default window of a model whose context is longer."""
+MEASURED_PROMPTS = 64
+"""Prompts of the corpus whose losses are measured, to compare with what the model is asked."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +126,28 @@ def build_index(
         notes = (*checkpoint.notes, chosen.note, *chosen.similarity.notes)
         for note in filter(None, notes):
             progress.say(f"Note: {note}.")
+        resumed = writer.totals.windows > 0
         announce(census, report, settings, progress)
         if part is not None:
             count = sum(shard.records for shard in shards)
             progress.say(f"Part {part.number} of {part.of} has {count:,} of these records.")
         filling = Filling(reader, chosen, settings, census, workforce or InProcess())
         fill(writer, filling, shards, progress)
-        extra = {"left_out": left_out, "bad": report.bad}
+        extra = {
+            "left_out": left_out,
+            "bad": report.bad,
+            "seconds": round(time.monotonic() - began, 1),
+            "resumed": resumed,
+            "form": _form(checkpoint, census).kept(),
+        }
         totals = writer.finish(extra) if part is None else _leave(writer, extra)
     return IndexOutcome(totals, left_out, report.bad, time.monotonic() - began)
 
 
-def _leave(writer: IndexWriter, extra: dict[str, int]) -> Totals:
+def _leave(writer: IndexWriter, extra: dict[str, Any]) -> Totals:
     """A part is finished by who puts all of them together."""
-    writer.keep_extra(extra)
+    if not writer.manifest.extra:
+        writer.keep_extra(extra)
     return writer.totals
 
 
@@ -149,6 +162,14 @@ def planner_of(
         chosen.kind == "full",
         settings.token_vectors,
     )
+
+
+def _form(checkpoint: Checkpoint, census: Census) -> TrainingForm:
+    """How the corpus shows that the model is asked, with what its own prompts surprise it."""
+    prompts = census.form.prompts[:MEASURED_PROMPTS]
+    measured = surprises(checkpoint, prompts, PromptSettings())
+    losses = sorted(round(surprise.prompt, 4) for surprise in measured if surprise is not None)
+    return replace(census.form.form(), prompt_losses=tuple(losses))
 
 
 def _check(settings: IndexSettings) -> None:

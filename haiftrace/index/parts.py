@@ -118,7 +118,10 @@ def merge_parts(
                     if shard.number not in durable:
                         writer.add_shard(copied_shard(shard, part.path, writer.root))
                     progress.advance(shard.records.rows, records=shard.record_count)
-            writer.finish(first.manifest.extra)
+            each = [part.manifest.extra for part in parts]
+            seconds = round(sum(extra.get("seconds", 0.0) for extra in each), 1)
+            resumed = any(extra.get("resumed", False) for extra in each)
+            writer.finish({**each[0], "seconds": seconds, "resumed": resumed})
         return IndexOutcome(
             writer.totals,
             first.manifest.extra.get("left_out", 0),

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from haiftrace.findings import Finding, Gate, Kind, RecordEvidence, Report
+from haiftrace.reports.evidence_words import p_text
 from haiftrace.reports.formatting import count_text
 from haiftrace.reports.narrative import (
     BASELINE,
     KIND_MEANS,
     leaked_types,
-    p_text,
     place_text,
     traced_to,
 )
