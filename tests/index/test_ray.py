@@ -33,6 +33,8 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "600")
         node = {"num_cpus": 3, "object_store_memory": 80 << 20, "include_dashboard": False}
         made = Cluster(initialize_head=True, head_node_args=node)
         yield made
