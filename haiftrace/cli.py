@@ -102,9 +102,10 @@ def _run() -> int:
         return EXIT_CLEAN if ended.code in (None, 0) else EXIT_ERROR
     except _USAGE_ERROR as error:
         _show(error)
-        if "extra argument" in str(error) and "--corpus" in arguments:
+        given = next((name for name in ("--corpus", "--merge") if name in arguments), None)
+        if "extra argument" in str(error) and given is not None:
             print(
-                "Hint: --corpus takes one name: repeat it (--corpus A --corpus B) or quote a glob.",
+                f"Hint: {given} takes one name: repeat it ({given} A {given} B) or quote a glob.",
                 file=sys.stderr,
             )
         return EXIT_ERROR

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from haiftrace.commands.options import INDEX_DIRECTORY, Option
+from haiftrace.commands.options import INDEX_DIRECTORY, IndexOption, Option
 from haiftrace.commands.panels import CORPUS, EXPERT
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class IndexOptions:
     PANEL: ClassVar[str] = EXPERT
     COMMON: ClassVar[tuple[str, ...]] = ("output", "overwrite")
 
-    output: Annotated[Path, Option("--output", "-o", help="Directory of the index.")] = (
-        INDEX_DIRECTORY
-    )
+    output: Annotated[
+        Path, IndexOption("--output", "-o", help="Directory of the index, or its file:// URI.")
+    ] = INDEX_DIRECTORY
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace another index in that directory.")
     ] = False
@@ -139,7 +139,7 @@ class IndexOptions:
 
     shard_records: Annotated[
         int,
-        Option(help="Records of a file of the index, and lost at most by an interrupt.", min=1),
+        Option(help="Most records of a file of the index; fewer where they take minutes.", min=1),
     ] = 512
 
     def settings(self, memory: int) -> IndexSettings:

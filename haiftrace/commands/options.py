@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
+from urllib.parse import unquote
 
 import typer
 
@@ -17,8 +18,29 @@ from haiftrace.commands.panels import EXPERT
 INDEX_DIRECTORY = Path("haiftrace-index")
 """Where an index is by default."""
 
+
+def index_directory(name: str | Path) -> Path:
+    """The directory that a user names, by a path or a file:// URI.
+
+    Raises:
+        typer.BadParameter: it lies in a store that has no directories.
+    """
+    scheme, separator, rest = str(name).partition("://")
+    if not separator or not scheme.isalnum():
+        return Path(name)
+    if scheme == "file" and rest.startswith("/"):
+        return Path(unquote(rest))
+    raise typer.BadParameter(
+        f"An index is a directory, and cannot be at {scheme}://. Mount the store and give the"
+        " directory."
+    )
+
+
 # Every option has an environment variable; the epilog says how it is named, once for all.
 Option = partial(typer.Option, show_envvar=False)
+
+IndexOption = partial(Option, parser=index_directory, metavar="PATH")
+"""An option whose value is the directory of an index."""
 
 
 def variables(command: str) -> dict[str, str]:

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from haiftrace.commands.options import INDEX_DIRECTORY, Option
+from haiftrace.commands.options import INDEX_DIRECTORY, Option, index_directory
 
 if TYPE_CHECKING:
     from haiftrace.tracing.index_contents import IndexContents, MethodState
 
 
 def show(
-    index: Annotated[Path, typer.Argument(help="Directory of the index.")] = INDEX_DIRECTORY,
+    index: Annotated[
+        Path,
+        typer.Argument(parser=index_directory, metavar="INDEX", help="Directory of the index."),
+    ] = INDEX_DIRECTORY,
     as_json: Annotated[bool, Option("--json", help="Write it as JSON.")] = False,
 ) -> None:
     """Show what an index holds: records, settings, methods, calibration, size and cost.

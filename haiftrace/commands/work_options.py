@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from haiftrace.commands.options import Option
+from haiftrace.commands.options import Option, index_directory
 from haiftrace.commands.panels import WORK
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class WorkOptions:
         from haiftrace.errors import UsageError
 
         paths: list[Path] = []
-        for name in self.merge or ():
+        for given in self.merge or ():
+            name = str(index_directory(given))
             matched = [name] if Path(name).exists() else sorted(glob(name))
             if not matched:
                 raise UsageError(

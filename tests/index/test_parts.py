@@ -186,6 +186,22 @@ def test_options_that_exclude_each_other(tmp_path):
     misused(index("--append", "x", "--part", "1/2"), "--part")
 
 
+def test_a_glob_that_the_shell_expanded_is_explained():
+    outcome = cli("index", "--merge", "part-1", "part-2", "-o", "index")
+    misused(outcome, "extra argument")
+    assert "Hint: --merge takes one name" in outcome.err
+
+
+def test_a_file_uri_is_a_directory_and_another_is_refused(made, parts):
+    uri = (parts / "a place").as_uri()
+    merged = index("--merge", parts / "part-*", "-o", uri, "--calibrate", "8")
+    assert merged.code == 0, merged.err
+    assert complete_content(parts / "a place") == complete_content(made / "plain")
+    assert cli("show", uri).code == 0
+    for command in (("index", "--merge", "a", "-o"), ("trace", "x", "--index"), ("show",)):
+        misused(cli(*command, "s3://bucket/index"), "An index is a directory", "s3://")
+
+
 def test_every_shard_is_in_one_part():
     for count in (0, 1, 7, 40):
         for of in (1, 3, 8):
