@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,8 +92,9 @@ def fill(
         writer.root, reader, similarity, layout, settings.seed, settings.shard_records
     )
     job = _job(writer, filling)
-    for _, staged in filling.workforce.make(missing, maker, job, passed, done):
-        writer.add_shard(staged)
+    with closing(filling.workforce.make(missing, maker, job, passed, done)) as made:
+        for _, staged in made:
+            writer.add_shard(staged)
 
 
 def _fits(entry: ShardEntry, planned: PlannedShard | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from haiftrace.index.plan import PlannedShard
@@ -23,7 +23,7 @@ class InProcess:
         job: ShardJob,
         passed: Callable[[Sequence[Window]], None],
         done: Callable[[PlannedShard], None],
-    ) -> Iterator[Made]:
+    ) -> Generator[Made, None, None]:
         """See `Workforce`."""
         for planned in shards:
             yield planned, maker.make(planned, passed)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -50,7 +50,7 @@ class WorkerProcesses:
         job: ShardJob,
         passed: Callable[[Sequence[Window]], None],
         done: Callable[[PlannedShard], None],
-    ) -> Iterator[Made]:
+    ) -> Generator[Made, None, None]:
         """See `Workforce`."""
         devices = _devices(job.device, self._count)
         left = {planned.number: planned for planned in shards}

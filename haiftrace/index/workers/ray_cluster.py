@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import UsageError, WorkerError
@@ -46,7 +46,7 @@ class RayCluster:
         job: ShardJob,
         passed: Callable[[Sequence[Window]], None],
         done: Callable[[PlannedShard], None],
-    ) -> Iterator[Made]:
+    ) -> Generator[Made, None, None]:
         """See `Workforce`."""
         if not shards:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,8 +35,8 @@ class Workforce(Protocol):
         job: ShardJob,
         passed: Callable[[Sequence[Window]], None],
         done: Callable[[PlannedShard], None],
-    ) -> Iterator[Made]:
-        """Give each shard as soon as its files are durable.
+    ) -> Generator[Made, None, None]:
+        """Give each shard as soon as its files are durable; closing the generator ends the work.
 
         Args:
             shards: those that are wanted.
