@@ -158,6 +158,7 @@ def begun(output, *more):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=kit.scratch("."),  # as `cli`: records keep the corpus's name from where it was read
     )
     try:
         yield command
