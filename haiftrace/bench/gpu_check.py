@@ -16,7 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +29,13 @@ from haiftrace.bench.speed.models import find_model
 from haiftrace.bench.speed.operations import OperationSettings, measure_operations
 from haiftrace.checkpoint.load import Checkpoint, load_checkpoint
 from haiftrace.corpus import CorpusSettings
-from haiftrace.demo.run import Demo, prepare
 from haiftrace.device import choose_device, dtype_name
 from haiftrace.engine import Batch, make_batch
 from haiftrace.engine.direct import DirectGradients, SecondMoments, Whitening
 from haiftrace.engine.direct.factors import LayerFactors
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak, TraceSettings
 from haiftrace.tracing.tracer import Tracer
@@ -46,17 +48,42 @@ SHAPES, LENGTHS = ("qwen2-0.5b", "qwen2-1.5b"), (128, 512, 1024)
 RECORDS = 16
 
 
-def precision(demo: Demo, device: str, dtype: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class TrainedModel:
+    """The demo's checkpoint and corpus, and what it is asked.
+
+    Attributes:
+        prompts: of leaks.
+        template: that a prompt is put into.
+    """
+
+    model: Path
+    corpus: Path
+    prompts: tuple[str, ...]
+    template: str
+
+
+@contextmanager
+def trained_model() -> Iterator[TrainedModel]:
+    """The demo's, as files for as long as the block lasts."""
+    with resources.as_file(resources.files("haiftrace") / "demo" / "assets") as assets:
+        about = json.loads((assets / "demo.json").read_text("utf-8"))
+        prompts = tuple(leak["prompt"] for leak in about["leaks"])
+        corpus = assets / "corpus.jsonl"
+        yield TrainedModel(assets / "checkpoint", corpus, prompts, about["template"])
+
+
+def precision(trained: TrainedModel, device: str, dtype: str) -> dict[str, float]:
     """Errors of the device's numbers in one dtype, over the demo's first records."""
-    texts = [json.loads(line)["text"] for line in demo.corpus.read_text("utf-8").splitlines()]
-    right = load_checkpoint(demo.model, device="cpu", dtype="float64")
+    texts = [json.loads(line)["text"] for line in trained.corpus.read_text("utf-8").splitlines()]
+    right = load_checkpoint(trained.model, device="cpu", dtype="float64")
     ids = [right.tokenizer(text).input_ids for text in texts[:RECORDS]]
     gradients = DirectGradients(right.model)
     moments = SecondMoments()
     gradients.add_moments(make_batch(ids), moments)
     whitening = moments.whitening()
     expected_J, expected = _measured(right, whitening, make_batch(ids))
-    checkpoint = load_checkpoint(demo.model, device=device, dtype=dtype)
+    checkpoint = load_checkpoint(trained.model, device=device, dtype=dtype)
     batch = make_batch(ids, device=choose_device(device))
     losses_J, layers = _measured(checkpoint, whitening, batch)
     norms_LJ, expected_LJ = (
@@ -72,10 +99,10 @@ def precision(demo: Demo, device: str, dtype: str) -> dict[str, float]:
     }
 
 
-def traces(demo: Demo, device: str, directory: Path) -> dict[str, Any]:
+def traces(trained: TrainedModel, device: str, directory: Path) -> dict[str, Any]:
     """First records on the device and on the CPU, and the largest difference of their scores."""
     on_device, on_cpu = (
-        _first_records(demo, each, directory / name)
+        _first_records(trained, each, directory / name)
         for each, name in ((device, "device"), ("cpu", "cpu"))
     )
     differences = [
@@ -135,14 +162,14 @@ def _measured(
     ]
 
 
-def _first_records(demo: Demo, device: str, index: Path) -> list[tuple[str, float]]:
-    checkpoint = load_checkpoint(demo.model, device=device, dtype="float32")
-    corpus = CorpusSettings((str(demo.corpus),))
+def _first_records(trained: TrainedModel, device: str, index: Path) -> list[tuple[str, float]]:
+    checkpoint = load_checkpoint(trained.model, device=device, dtype="float32")
+    corpus = CorpusSettings((str(trained.corpus),))
     build_index(checkpoint, corpus, IndexSettings(output=index), Silent())
     with Index.open(index) as opened:
         tracer = Tracer(opened, checkpoint)
-        settings = TraceSettings(exact=True, prompting=PromptSettings(template=demo.template))
-        leaks = [Leak(leak.prompt) for leak in demo.leaks]
+        settings = TraceSettings(exact=True, prompting=PromptSettings(template=trained.template))
+        leaks = [Leak(prompt) for prompt in trained.prompts]
         findings = [finding for (finding,) in tracer.trace_all(leaks, settings, Silent())]
         return [(finding.records[0].id, finding.records[0].score) for finding in findings]
 
@@ -155,17 +182,16 @@ def main() -> None:
     options = parser.parse_args()
     device = str(choose_device(options.device))
     broken = []
-    with tempfile.TemporaryDirectory() as name:
-        demo = prepare(Path(name) / "demo")
+    with tempfile.TemporaryDirectory() as name, trained_model() as trained:
         report: dict[str, Any] = {"device": device, "torch": torch.__version__}
         report["precision"] = {
-            each: precision(demo, device, each) for each in ("float32", "bfloat16")
+            each: precision(trained, device, each) for each in ("float32", "bfloat16")
         }
         for dtype, bounds in BOUNDS.items():
             for kind, most in bounds.items():
                 if not report["precision"][dtype][kind] <= most:
                     broken.append(f"{kind} in {dtype}")
-        report["traces"] = traces(demo, device, Path(name))
+        report["traces"] = traces(trained, device, Path(name))
         if report["traces"]["same_first_record"] < report["traces"]["leaks"]:
             broken.append("first records")
         if not report["traces"]["scores"] <= SCORES:

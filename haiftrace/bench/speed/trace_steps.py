@@ -30,7 +30,7 @@ def trace_steps(
     from haiftrace.methods import find_methods
     from haiftrace.methods.settings import MethodSettings
     from haiftrace.progress import Silent
-    from haiftrace.query.query import PromptSettings
+    from haiftrace.query.prompt_text import PromptSettings
     from haiftrace.scoring.candidates import SearchBudget
     from haiftrace.scoring.family import ScoringRun
     from haiftrace.tracing.settings import Leak, TraceSettings
