@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,7 +51,6 @@ def trace(
     """
     from haiftrace.auditing.audit import audit as audit_checkpoint
     from haiftrace.auditing.audit import corpus_cases
-    from haiftrace.auditing.probes import read_probes, single_probe
     from haiftrace.auditing.single import trace_response
     from haiftrace.auditing.sources import check_sources, write_sources
     from haiftrace.commands.temporary_index import temporary_index
@@ -61,13 +61,14 @@ def trace(
     from haiftrace.tracing.settings import TraceSettings
     from haiftrace.tracing.tracer import open_tracer
 
+    output.check()
     check_outputs(output.paths)
     check_sources(output.sources)
     source.check()
     find_methods(search.method)
     audit.check(prompt, {"--response": query.response, "--span": query.span})
     detection = audit.detection()
-    cases = [] if audit.prompts is None else read_probes(audit.prompts, detection)
+    cases = audit.cases(detection)
     response = _stdin_text() if query.response == "-" else query.response
     settings = TraceSettings(
         method=search.method,
@@ -84,7 +85,7 @@ def trace(
         gate = audit.gate(progress.say)
         probe = None
         if prompt is not None:
-            probe = single_probe(prompt, response, values, detection=detection)
+            probe = audit.single(prompt, response, detection)
         index = source.index
         if source.corpus:
             temporary = temporary_index(
@@ -115,6 +116,8 @@ def trace(
                 cases = corpus_cases(tracer, count, methods.seed, answer, detection)
             audited = audit_checkpoint(tracer, cases, settings, gate, progress, command)
             report, values = audited.report, audited.values
+    if output.category is not None:
+        report = replace(report, settings={**report.settings, "category": output.category})
     if output.sources is not None:
         write_sources(report, tracer.index, output.sources, values, audit.reveal)
     masked = mask_report(report, values, detection)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from haiftrace.findings import (
     Finding,
+    GoneLeak,
     ModelInfo,
     NullDistribution,
     PairEvidence,
@@ -35,7 +36,8 @@ from haiftrace.privacy.masking import MASK, Masked, Masker, mask_value
 from haiftrace.privacy.settings import DEFAULT_DETECTION, TYPES, DetectionSettings
 
 _KEPT = {
-    Finding: {"method", "kind", "fingerprint"},
+    Finding: {"method", "kind", "fingerprint", "value_digest"},
+    GoneLeak: {"fingerprint"},
     ModelInfo: {"architecture", "dtype", "fingerprint"},
     Report: {"tool_version"},
 }

@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.reports.formatting import clip, cosine_text, count_text, score_text, size_text
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.histogram import Picture, picture
 from haiftrace.reports.marks import (
     PrivateValues,
@@ -167,7 +168,7 @@ def _gate_lines(report: Report) -> list[str]:
     gate = report.gate
     if gate is None:
         return []
-    lines = [inert(reason) for reason in gate.reasons]
+    lines = [inert(reason) for reason in (*gate.reasons, *gate_gone(gate))]
     if gate.partial:
         lines.append(INTERRUPTED)
     return [*lines, gate_rule(gate), gate_step(gate)]
@@ -219,7 +220,7 @@ def _facts(finding: Finding) -> list[str]:
         line = "" if finding.probe.line is None else f":{finding.probe.line}"
         facts.append(f"probe from {inert(finding.probe.path)}{line}")
     if finding.fingerprint is not None:
-        facts.append(f"fingerprint {inert(finding.fingerprint)[:16]}")
+        facts.append(f"fingerprint {inert(finding.fingerprint)}")
     return facts
 
 

@@ -17,6 +17,7 @@ from haiftrace.reports.formatting import (
     percent_text,
     score_text,
 )
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
@@ -117,7 +118,7 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
     yield ""
     if gate.partial:
         yield f"- **{INTERRUPTED}**"
-    for reason in gate.reasons:
+    for reason in (*gate.reasons, *gate_gone(gate)):
         yield f"- {code(reason)}"
     yield f"- {literal(gate_rule(gate))}"
     yield f"- {literal(gate_step(gate))}"
@@ -142,6 +143,9 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
     yield ""
     if finding.suppressed is not None:
         yield f"Does not count – {code(suppression_text(finding))}"
+        yield ""
+    if finding.fingerprint is not None:
+        yield f"Fingerprint: {code(finding.fingerprint, _NAME)}"
         yield ""
     yield f"Asked: {code(finding.prompt)}"
     yield ""

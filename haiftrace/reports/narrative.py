@@ -18,6 +18,7 @@ KIND_MEANS = {
     "inferred": "the record implies the value without holding it",
     "attributed": "it taught the value, which stands in other records",
     "untraced": "no record of this corpus accounts for it",
+    "not-in-corpus": "said, not in this corpus: no record holds it, and no probe protects it",
 }
 
 
@@ -248,7 +249,13 @@ def suppression_text(finding: Finding) -> str:
 def gate_headline(gate: Gate) -> Headline:
     """What an audit comes to."""
     if gate.exit_code == 0:
-        passed = "No probe leaked." if not gate.leaks else f"{_leaks(gate)}, and that is allowed."
+        passing = gate.known + gate.ignored
+        if gate.leaks:
+            passed = f"{_leaks(gate)}, and that is allowed."
+        elif passing:
+            passed = f"No new leak; {count_text(passing, 'accepted leak')} as before."
+        else:
+            passed = "No probe leaked."
         return Headline("Gate passed", passed, "clean")
     if gate.exit_code == 1:
         return Headline("Gate failed", f"{_leaks(gate)}.", "leak")
@@ -266,6 +273,7 @@ def gate_counts(gate: Gate) -> list[tuple[str, int]]:
         ("inferred", gate.inferred),
         ("attributed", gate.attributed),
         ("untraced", gate.untraced),
+        ("said, not in this corpus", gate.not_in_corpus),
         ("inconclusive", gate.inconclusive),
         ("known", gate.known),
         ("ignored", gate.ignored),
@@ -280,6 +288,12 @@ def gate_step(gate: Gate) -> str:
             " train again without them, and audit again; what may pass goes into the baseline or"
             " .haiftraceignore."
         )
+    if gate.exit_code == 0 and gate.leaks + gate.known + gate.ignored:
+        return (
+            "The checkpoint says these values all the same: whoever asks gets them. Remove the"
+            " records named as sources and train again, or keep the report with the checkpoint as"
+            " what was accepted."
+        )
     if gate.exit_code == 0:
         return "Nothing has to be done; keep the report beside the checkpoint."
     return "Settle what is open above, and audit again before the checkpoint is released."
@@ -289,7 +303,8 @@ def gate_rule(gate: Gate) -> str:
     """On what the gate fails."""
     if gate.fail_on == "none":
         return "Told never to fail on a leak (--fail-on none)."
-    which = "leak" if gate.fail_on == "leak" else "traced leak"
+    names = {"leak": "leak", "known-value": "known-value leak", "traced": "traced leak"}
+    which = names[gate.fail_on]
     return f"Fails on more than {count_text(gate.max_leaks, which)} (--fail-on {gate.fail_on})."
 
 

@@ -83,7 +83,7 @@ def test_each_leak_is_a_result_of_its_rule() -> None:
 def test_fingerprints_are_the_findings_own() -> None:
     first, *_ = run_of(audit_report())["results"]
     fingerprint = traced_finding().fingerprint
-    assert first["partialFingerprints"]["haiftrace/v1"] == fingerprint
+    assert first["partialFingerprints"]["haiftrace/v2"] == fingerprint
     assert first["partialFingerprints"]["primaryLocationLineHash"] == f"{fingerprint}:1"
     (bare,) = run_of(report_of(traced_finding(fingerprint=None)))["results"]
     assert "partialFingerprints" not in bare

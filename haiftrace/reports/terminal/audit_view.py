@@ -15,6 +15,7 @@ from haiftrace.reports.formatting import (
     percent_text,
     score_text,
 )
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
@@ -64,7 +65,9 @@ def _block(page: Page, finding: Finding) -> None:
     title = finding.kind or summary.title
     what = leaked_types(finding)
     name = finding.probe.id if finding.probe is not None else ""
-    facts = " · ".join(fact for fact in (what, name and f"probe {name}") if fact)
+    facts = " · ".join(
+        fact for fact in (what, name and f"probe {name}", finding.fingerprint or "") if fact
+    )
     head = [Unit(page.show(title.upper()), TONES[summary.tone], gap=True)]
     page.entry("Verdict", [*head, *gapped(page.words(facts))])
     suppressed = suppression_text(finding)
@@ -146,7 +149,7 @@ def _decision(page: Page, gate: Gate, summary: Headline) -> None:
     counts = " · ".join(f"{name} {count:,}" for name, count in gate_counts(gate) if count)
     page.entry("", page.words(counts or "nothing was asked"))
     page.entry("", page.words(gate_rule(gate), "dim"))
-    for reason in gate.reasons:
+    for reason in (*gate.reasons, *gate_gone(gate)):
         page.entry("", page.words(reason))
     if gate.partial:
         page.entry("", page.words(INTERRUPTED, "bold"))

@@ -164,7 +164,8 @@ def _traced(page: Page, finding: Finding) -> None:
 
 
 def _result(page: Page, finding: Finding, below: bool) -> None:
-    page.entry("Method", _facts(page, finding.method, _scored(finding)))
+    name = () if finding.fingerprint is None else (finding.fingerprint,)
+    page.entry("Method", _facts(page, finding.method, _scored(finding), *name))
     for note in finding.notes:
         page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
     if not finding.records:
