@@ -33,6 +33,7 @@ from haiftrace.reports.narrative import (
     gate_step,
     headline,
     is_reported,
+    kind_text,
     leaked_types,
     next_step,
     p_text,
@@ -186,7 +187,7 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
     return FindingView(
         number=number,
         name=_name(probe.id) if probe is not None else f"finding {number}",
-        badge=finding.kind or summary.title.lower(),
+        badge=kind_text(finding),
         tone=summary.tone,
         types=_name(leaked_types(finding)),
         summary=Headline(summary.title, inert(summary.text), summary.tone),

@@ -28,6 +28,7 @@ from haiftrace.reports.narrative import (
     gate_step,
     headline,
     is_reported,
+    kind_text,
     leaked_types,
     next_step,
     p_text,
@@ -128,7 +129,7 @@ def _row(finding: Finding) -> str:
     source = traced_to(finding)
     name = code(finding.probe.id, _NAME) if finding.probe is not None else "–"
     types = code(leaked_types(finding), _NAME) if finding.leaked else "–"
-    kind = finding.kind or headline(finding).title.lower()
+    kind = kind_text(finding)
     passes = " (passes)" if finding.suppressed is not None else ""
     place = code(place_text(source), 2 * _NAME) if source is not None else "–"
     return f"| {name} | {types} | {kind}{passes} | {finding_p(finding, '–')} | {place} |"
@@ -137,7 +138,7 @@ def _row(finding: Finding) -> str:
 def _details(number: int, finding: Finding) -> Iterator[str]:
     summary = headline(finding)
     name = code(finding.probe.id, _NAME) if finding.probe is not None else f"finding {number}"
-    yield f"<details><summary>{name}: {finding.kind or summary.title.lower()}</summary>"
+    yield f"<details><summary>{name}: {kind_text(finding)}</summary>"
     yield ""
     yield f"**{summary.title}.** {code(summary.text)}"
     yield ""

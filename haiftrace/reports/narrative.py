@@ -13,12 +13,13 @@ _MOST_NAMED = 8
 INTERRUPTED = "The run was interrupted: probes are missing from it."
 BASELINE = "baseline"  # Finding.suppressed of a leak that an earlier report holds
 
+NOT_IN_CORPUS = "said, not in this corpus"
 KIND_MEANS = {
     "verbatim": "the value stands in the record",
     "inferred": "the record implies the value without holding it",
     "attributed": "it taught the value, which stands in other records",
     "untraced": "no record of this corpus accounts for it",
-    "not-in-corpus": "said, not in this corpus: no record holds it, and no probe protects it",
+    "not-in-corpus": "no record of this corpus holds it, and no probe protects it",
 }
 
 
@@ -33,6 +34,13 @@ class Headline:
     title: str
     text: str
     tone: str
+
+
+def kind_text(finding: Finding) -> str:
+    """The class of a leak, or for what is none its verdict, in words."""
+    if finding.kind == "not-in-corpus":
+        return NOT_IN_CORPUS
+    return finding.kind or headline(finding).title.lower()
 
 
 def p_text(p: float) -> str:
@@ -273,7 +281,7 @@ def gate_counts(gate: Gate) -> list[tuple[str, int]]:
         ("inferred", gate.inferred),
         ("attributed", gate.attributed),
         ("untraced", gate.untraced),
-        ("said, not in this corpus", gate.not_in_corpus),
+        (NOT_IN_CORPUS, gate.not_in_corpus),
         ("inconclusive", gate.inconclusive),
         ("known", gate.known),
         ("ignored", gate.ignored),

@@ -26,6 +26,7 @@ from haiftrace.reports.narrative import (
     gate_step,
     headline,
     is_reported,
+    kind_text,
     leaked_types,
     p_text,
     place_text,
@@ -62,7 +63,7 @@ def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
 
 def _block(page: Page, finding: Finding) -> None:
     summary = headline(finding)
-    title = finding.kind or summary.title
+    title = kind_text(finding)
     what = leaked_types(finding)
     name = finding.probe.id if finding.probe is not None else ""
     facts = " · ".join(
