@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haiftrace.auditing.trace_report import TraceReport
-from haiftrace.commands.options import INDEX_DIRECTORY
+from haiftrace.commands.options import INDEX_DIRECTORY, shown
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import ConsoleProgress
@@ -91,7 +91,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
         )
         about = MethodSettings()
-        with ConsoleProgress(quiet) as progress:
+        with ConsoleProgress(quiet, shown) as progress:
             checkpoint = load_checkpoint(str(model), device=device)
             if methods is not None:
                 check_needs(checkpoint, None, methods, about)
@@ -162,7 +162,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         from haiftrace.auditing.single import trace_response
 
         probe = single_probe(prompt, response, protect)
-        with ConsoleProgress(quiet) as progress:
+        with ConsoleProgress(quiet, shown) as progress:
             report = trace_response(
                 self._tracer,
                 probe,
@@ -200,7 +200,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
 
         cases = read_probes(str(probes)) if isinstance(probes, str | Path) else probe_cases(probes)
         gate = GateSettings(fail_on, max_leaks)
-        with ConsoleProgress(quiet) as progress:
+        with ConsoleProgress(quiet, shown) as progress:
             result = audit_checkpoint(self._tracer, cases, _settings(settings), gate, progress)
         return TraceReport(result.report, result.values)
 

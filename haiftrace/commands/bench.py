@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from haiftrace.commands.options import Device, Memory, Option, Quiet, grouped, variables
+from haiftrace.commands.options import Device, Memory, Option, Quiet, grouped, shown, variables
 
 if TYPE_CHECKING:
     from haiftrace.bench.harness.results import Results
@@ -328,7 +328,7 @@ def _deliver(run: Callable[[ConsoleProgress], Results], out: Path, quiet: bool) 
     from haiftrace.bench.harness.results import write_results
     from haiftrace.progress import ConsoleProgress, duration
 
-    with ConsoleProgress(quiet) as progress:
+    with ConsoleProgress(quiet, shown) as progress:
         try:
             results = run(progress)
             write_results(out, results)

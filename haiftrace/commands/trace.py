@@ -12,7 +12,7 @@ import typer
 
 from haiftrace.commands.audit_options import AuditOptions
 from haiftrace.commands.method_options import MethodOptions
-from haiftrace.commands.options import RunOptions, grouped
+from haiftrace.commands.options import RunOptions, grouped, shown
 from haiftrace.commands.trace_options import (
     OutputOptions,
     QueryOptions,
@@ -55,7 +55,7 @@ def trace(
     from haiftrace.auditing.sources import check_sources, write_sources
     from haiftrace.commands.temporary_index import temporary_index
     from haiftrace.methods import find_methods
-    from haiftrace.privacy import mask_detected, mask_report
+    from haiftrace.privacy import mask_report
     from haiftrace.progress import ConsoleProgress
     from haiftrace.reports import check_outputs
     from haiftrace.tracing.settings import TraceSettings
@@ -81,7 +81,7 @@ def trace(
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])
     values = tuple(audit.protect or ())
-    with ConsoleProgress(run.quiet, mask_detected) as progress, ExitStack() as stack:
+    with ConsoleProgress(run.quiet, shown) as progress, ExitStack() as stack:
         gate = audit.gate(progress.say)
         probe = None
         if prompt is not None:
@@ -134,7 +134,7 @@ def _stdin_text() -> str:
         raise UsageError("The response on stdin is not valid UTF-8.", "Convert it.") from None
 
 
-def _deliver(shown: Report, masked: Report, output: OutputOptions) -> None:
+def _deliver(report: Report, masked: Report, output: OutputOptions) -> None:
     """Writes the report wherever it is wanted; SARIF is always masked."""
     from rich.console import Console
 
@@ -146,6 +146,6 @@ def _deliver(shown: Report, masked: Report, output: OutputOptions) -> None:
 
     # Files first, whatever becomes of stdout.
     for path in sorted(output.paths, key=lambda path: path == "-"):
-        write_report(masked if path.lower().endswith(".sarif") else shown, path)
+        write_report(masked if path.lower().endswith(".sarif") else report, path)
     if "-" not in output.paths:
-        render_terminal(shown, Terminal(), full=output.full, below=output.below)
+        render_terminal(report, Terminal(), full=output.full, below=output.below)
