@@ -84,7 +84,7 @@ class AuditOptions:
         str | None,
         Option(
             help="Countries whose national phone numbers are known: ISO 3166 codes with commas"
-            " between them."
+            " between them; by default those of the corpus' languages."
         ),
     ] = None
     reveal: Annotated[bool, Option("--reveal", help="Show private values; SARIF never does.")] = (

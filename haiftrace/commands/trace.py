@@ -51,6 +51,7 @@ def trace(
     """
     from haiftrace.auditing.audit import audit as audit_checkpoint
     from haiftrace.auditing.audit import corpus_cases
+    from haiftrace.auditing.corpus_regions import with_corpus_regions
     from haiftrace.auditing.single import trace_response
     from haiftrace.auditing.sources import check_sources, write_sources
     from haiftrace.commands.temporary_index import temporary_index
@@ -98,6 +99,11 @@ def trace(
             )
             index = stack.enter_context(temporary)
         tracer = open_tracer(index, source.model, run.device, run.memory_bytes)
+        if audit.regions is None:
+            detection = with_corpus_regions(tracer.index, detection)
+            gate = replace(gate, detection=detection)
+            cases = [replace(case, detection=detection) for case in cases]
+            probe = None if probe is None else replace(probe, detection=detection)
         if probe is not None:
             report = trace_response(
                 tracer,

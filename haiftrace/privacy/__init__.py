@@ -3,6 +3,7 @@
 from haiftrace.privacy.canonical import canonical
 from haiftrace.privacy.detectors import Detected, detect
 from haiftrace.privacy.free_text import mask_detected
+from haiftrace.privacy.languages import regions_of
 from haiftrace.privacy.masking import MASK, Masker, mask_value
 from haiftrace.privacy.matching import Match, ValueIndex, identity
 from haiftrace.privacy.report_masking import mask_report, private_values
@@ -36,4 +37,5 @@ __all__ = [
     "read_allowed",
     "read_regions",
     "read_types",
+    "regions_of",
 ]
