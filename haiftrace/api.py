@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haiftrace.auditing.trace_report import TraceReport
 from haiftrace.commands.options import INDEX_DIRECTORY, shown
-from haiftrace.methods import DEFAULT_METHOD
-from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import ConsoleProgress
 
 if TYPE_CHECKING:
-    from haiftrace.findings import FailOn
+    from haiftrace.gate_outcome import FailOn
     from haiftrace.tracing.tracer import Tracer
 
 MEMORY = 512 << 20
@@ -77,12 +75,11 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         Raises:
             HaiftraceError: whatever is wrong with checkpoint, corpus or settings.
         """
-        from haiftrace.calibration.calibrate import CONTROLS, CalibrationSettings, calibrate
         from haiftrace.checkpoint.load import load_checkpoint
+        from haiftrace.completion import Completion, complete_index, with_default
         from haiftrace.corpus import CorpusSettings
         from haiftrace.index.build import IndexSettings, build_index
-        from haiftrace.index.precompute import check_needs, prepare
-        from haiftrace.index.value_index import keep_value_keys
+        from haiftrace.index.precompute import check_needs
 
         paths = [corpus] if isinstance(corpus, str | Path) else corpus
         read = CorpusSettings(
@@ -91,20 +88,13 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         settings = IndexSettings(
             Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
         )
-        about = MethodSettings()
+        wanted = Completion(methods, with_default(methods), controls=controls, memory=memory)
         with ConsoleProgress(quiet, shown) as progress:
             checkpoint = load_checkpoint(str(model), device=device)
             if methods is not None:
-                check_needs(checkpoint, None, methods, about)
+                check_needs(checkpoint, None, methods, wanted.settings)
             build_index(checkpoint, read, settings, progress)
-            keep_value_keys(settings.output, progress)
-            if methods is not None:
-                prepare(settings.output, checkpoint, methods, about, memory, progress)
-            count = CONTROLS if controls is None else controls
-            if count:
-                names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
-                calibration = CalibrationSettings(count, controls is not None, memory=memory)
-                calibrate(settings.output, checkpoint, names, about, calibration, progress)
+            complete_index(settings.output, checkpoint, wanted, progress)
         return cls.open(output, model=model, device=device, memory=memory)
 
     @classmethod
@@ -153,7 +143,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             whole_response: trace the response as one.
             protect: values that the answer must not hold, masked in every report.
             settings: of `haiftrace trace`: method, top, candidates, exact, alpha, template, chat,
-                max_new_tokens, stop, methods (a `MethodSettings`).
+                system, max_new_tokens, stop, methods (a `MethodSettings`).
 
         Raises:
             UsageError: the response cannot be traced.
@@ -190,8 +180,8 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         """Answers every probe, and traces the private values in the answers.
 
         Args:
-            probes: a JSONL file, or mappings with `prompt`, and where they are known `response`,
-                `protected` and `id`.
+            probes: a JSONL file, or mappings with `prompt` or `messages`, and where they are known
+                `system`, `response`, `protected` and `id`.
             fail_on, max_leaks: what `report.report.gate` lets pass.
             settings: as of `trace`.
 
@@ -265,7 +255,7 @@ def audit(
         return opened.audit(probes, **settings)
 
 
-_PROMPTING = ("template", "chat", "max_new_tokens", "stop", "loss_on_all")
+_PROMPTING = ("template", "chat", "system", "max_new_tokens", "stop", "loss_on_all")
 
 
 def _settings(named: Mapping[str, Any]) -> Any:
@@ -274,7 +264,7 @@ def _settings(named: Mapping[str, Any]) -> Any:
     Raises:
         TypeError: there is no such setting.
     """
-    from haiftrace.query.query import PromptSettings
+    from haiftrace.query.prompt_text import PromptSettings
     from haiftrace.tracing.settings import TraceSettings
 
     prompting = {name: value for name, value in named.items() if name in _PROMPTING}

@@ -15,7 +15,9 @@ from haiftrace.commands.bench import app as bench
 from haiftrace.commands.demo import demo
 from haiftrace.commands.index import index
 from haiftrace.commands.options import Option, variables
+from haiftrace.commands.panels import PanelledCommand
 from haiftrace.commands.redact import redact
+from haiftrace.commands.show import show
 from haiftrace.commands.trace import trace
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
 
@@ -30,15 +32,15 @@ app = typer.Typer(
     "Exit codes: 0 clean, 1 leaks (an audit, or --fail-on), 2 usage, input or internal error,"
     " 3 inconclusive, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (index, trace, redact, demo):
+for _command in (index, trace, show, redact, demo):
     _name = _command.__name__
-    app.command(_name, context_settings=variables(_name.upper()))(_command)
+    _settings = variables(_name.upper())
+    app.command(_name, cls=PanelledCommand, context_settings=_settings)(_command)
 app.add_typer(bench, name="bench")
 
 
@@ -94,8 +96,10 @@ def _run() -> int:
     try:
         code = app(arguments, prog_name="haiftrace", standalone_mode=False)
         sys.stdout.flush()
-    except SystemExit:
-        return EXIT_ERROR  # typer's answer to a closed pipe is 1, which means that a leak was found
+    except SystemExit as ended:
+        # A shell that asks for completions is answered and gets 0. Typer's code for a closed pipe
+        # is 1, which here means that a leak was found.
+        return EXIT_CLEAN if ended.code in (None, 0) else EXIT_ERROR
     except _USAGE_ERROR as error:
         _show(error)
         if "extra argument" in str(error) and "--corpus" in arguments:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from haiftrace.gate_outcome import Gate
+
 SCHEMA_VERSION = 1
 
 Decision = Literal["traced", "no source found", "inconclusive"]
 Kind = Literal["verbatim", "inferred", "attributed", "untraced", "not-in-corpus"]
 Basis = Literal["influence", "text", "influence and text"]
-FailOn = Literal["leak", "known-value", "traced", "none"]
 
 
 @dataclass(frozen=True)
@@ -89,59 +90,6 @@ class Verdict:
     null: NullDistribution | None = None
     reasons: tuple[str, ...] = ()
     basis: Basis | None = None
-
-
-@dataclass(frozen=True)
-class GoneLeak:
-    """A leak of the baseline that did not occur again, though its probe was asked."""
-
-    fingerprint: str
-    probe: str
-    type: str
-
-
-@dataclass(frozen=True)
-class BaselineComparison:
-    """What became of a baseline's leaks, a value under a fingerprint each; exact by digests."""
-
-    leaks: int
-    not_asked: int
-    exact: bool
-    gone: tuple[GoneLeak, ...]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What an audit decides.
-
-    Attributes:
-        exit_code: 0 passed, 1 leaks, 3 inconclusive.
-        fail_on, max_leaks: as configured.
-        probes, leaks: how many, baseline and ignored ones not among the leaks.
-        verbatim, inferred, attributed, untraced, not_in_corpus: the leaks by kind.
-        known, ignored: leaks that the baseline or the ignore file lets pass.
-        inconclusive: findings whose verdict is.
-        partial: True where the run was interrupted.
-        reasons: why the exit code is what it is, in plain words.
-        baseline: None without one, or in a partial run.
-    """
-
-    exit_code: int
-    fail_on: FailOn
-    max_leaks: int
-    probes: int
-    leaks: int
-    verbatim: int = 0
-    inferred: int = 0
-    attributed: int = 0
-    untraced: int = 0
-    not_in_corpus: int = 0
-    known: int = 0
-    ignored: int = 0
-    inconclusive: int = 0
-    partial: bool = False
-    reasons: tuple[str, ...] = ()
-    baseline: BaselineComparison | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +194,26 @@ class Holder:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """What is to be said of how the model was asked: not as it was trained.
+
+    Attributes:
+        note: in a sentence or two, without the option.
+        option: of the command, with which it would be asked as it was trained; None where no such
+            form is known.
+        prompt_loss: mean loss in nats of the prompt's tokens as it was asked.
+        corpus_loss: the highest that is usual in the corpus; None where that is not known.
+        option_loss: with the option, over what closes its form too; None where it was not measured.
+    """
+
+    note: str
+    option: str | None
+    prompt_loss: float
+    corpus_loss: float | None = None
+    option_loss: float | None = None
+
+
+@dataclass(frozen=True)
 class ResponseToken:
     """A token of the traced response: its loss under the checkpoint, and whether it is traced."""
 
@@ -277,6 +245,7 @@ class Finding:
         suppressed: why a leak does not count: "baseline", or the ignore file's reason.
         holders: all records that hold what was traced, those that score highest first; None where
             that was not looked up.
+        asking: what is to be said of how the model was asked; None where nothing is.
     """
 
     prompt: str
@@ -300,6 +269,7 @@ class Finding:
     asked: str = ""
     value_number: int | None = None
     value_digest: str | None = None
+    asking: Asking | None = None
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ from operator import itemgetter
 from haiftrace.auditing.corpus_probes import probes_from_corpus
 from haiftrace.auditing.gate import GateSettings, decide
 from haiftrace.auditing.judgement import judged
+from haiftrace.auditing.probe_asking import plan_probes, prompting_of
 from haiftrace.auditing.probes import ProbeCase
 from haiftrace.errors import NoAnswerError, UsageError
 from haiftrace.findings import Finding, PrivateValue, Report
 from haiftrace.methods import find_methods
 from haiftrace.privacy import DetectionSettings, ValueIndex, detect
 from haiftrace.progress import Progress
-from haiftrace.query.query import PromptSettings, Query, generated_query, given_query
+from haiftrace.query.query import Query, generated_query, given_query
 from haiftrace.store import Index
+from haiftrace.tracing.asking import AskingPlan
 from haiftrace.tracing.settings import Leak, TraceSettings
 from haiftrace.tracing.tracer import Tracer
 
@@ -87,13 +89,16 @@ def audit(
     tried = 0
     asked: list[str] = []
     extracted: set[int | None] = set()
+    plan = plan_probes(tracer, cases, settings.prompting)
+    if plan.said:
+        progress.say(plan.said)
     try:
         progress.start("asking the model", float(len(cases)))
         for case in cases:
             if case.group is not None and case.group in extracted:
                 progress.advance(1.0)
                 continue
-            answer = _answer(tracer, case, settings.prompting)
+            answer = _answer(tracer, case, plan)
             tried += 1
             if answer is None:
                 unanswered += 1
@@ -114,7 +119,7 @@ def audit(
     findings += [_untraced(leak, methods[0].name) for leak in leaks[complete:]]
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
-    report, known = judged(report, tracer.index, values, gate, asked)
+    report, known = judged(plan.with_asking(report), tracer.index, values, gate, asked)
     said = _extraction(cases, leaks)
     decided = decide(report.findings, gate, tried, unanswered, partial, said, known)
     return AuditResult(replace(report, gate=decided), values)
@@ -163,7 +168,7 @@ def with_leaks(
                 if span.find(value.value) or ValueIndex([value.value]).find(finding.span)
             ]
         probe = case.probe if gated else None
-        findings.append(replace(finding, leaked=tuple(leaked), probe=probe, asked=case.prompt))
+        findings.append(replace(finding, leaked=tuple(leaked), probe=probe, asked=case.asked))
     values = [value.value for value in case.probe.protected]
     report = replace(report, findings=tuple(findings))
     report, known = judged(report, index, values, gate, [case.probe.id])
@@ -172,12 +177,10 @@ def with_leaks(
     return replace(report, gate=decide(report.findings, gate, 1, baseline=known))
 
 
-def _answer(tracer: Tracer, case: ProbeCase, prompting: PromptSettings) -> list[_ValueLeak] | None:
+def _answer(tracer: Tracer, case: ProbeCase, plan: AskingPlan) -> list[_ValueLeak] | None:
     """The leaks in the answer to a probe; None where the model cannot be given it."""
-    prompting = replace(prompting, as_it_stands=True)
-    if case.raw:
-        prompting = replace(prompting, template=None, chat=False)
     checkpoint = tracer.checkpoint
+    prompting = replace(prompting_of(plan, case, checkpoint), as_it_stands=True)
     if case.response is not None and not case.response.strip():
         return []
     try:
@@ -224,7 +227,7 @@ def _response_start(query: Query) -> int:
 
 
 def _of_probe(finding: Finding, leak: _ValueLeak) -> Finding:
-    return replace(finding, probe=leak.case.probe, leaked=(leak.value,), asked=leak.case.prompt)
+    return replace(finding, probe=leak.case.probe, leaked=(leak.value,), asked=leak.case.asked)
 
 
 def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_ValueLeak]) -> list[str]:

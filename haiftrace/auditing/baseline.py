@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from haiftrace.errors import OutputError, UsageError
-from haiftrace.findings import SCHEMA_VERSION, BaselineComparison, GoneLeak
+from haiftrace.findings import SCHEMA_VERSION
+from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.privacy import canonical, identity, mask_value
 
 _HINT = "Give --baseline a report that this version of haiftrace wrote with -o report.json."

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from haiftrace.auditing.baseline import Baseline, KnownValues, ValueKey
 from haiftrace.errors import EXIT_CLEAN, EXIT_INCONCLUSIVE, EXIT_LEAK, UsageError
-from haiftrace.findings import BaselineComparison, FailOn, Finding, Gate
+from haiftrace.findings import Finding
+from haiftrace.gate_outcome import BaselineComparison, FailOn, Gate
 from haiftrace.privacy import DEFAULT_DETECTION, DetectionSettings
 
 IGNORE_NAME = ".haiftraceignore"

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from haiftrace.auditing.gate import GateSettings
-from haiftrace.findings import BaselineComparison, Finding, Kind, Report
+from haiftrace.findings import Finding, Kind, Report
+from haiftrace.gate_outcome import BaselineComparison
 from haiftrace.privacy import MASK, Masker, ValueIndex, identity, private_values
 from haiftrace.store import Index
 

@@ -1,6 +1,8 @@
 """Probe files: the prompts of an audit, and what must not be in the answers.
 
-A line of JSON a probe: `{"prompt": …, "response"?: …, "protected"?: [{"type", "value"}], "id"?}`.
+A line of JSON a probe: `{"prompt": …, "system"?: …, "response"?: …, "protected"?: [{"type",
+"value"}], "id"?}`. In place of the prompt a line may have a conversation, `"messages"`: [{"role",
+"content"}], whose last message is the prompt; an assistant's message after that is the response.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from haiftrace.corpus.layouts import BadRowError, Messages
+from haiftrace.corpus.layouts.chat_layouts import chat_content
 from haiftrace.errors import UsageError
 from haiftrace.findings import PrivateValue, Probe
 from haiftrace.privacy import DEFAULT_DETECTION, DetectionSettings, canonical, detect
 
 STDIN = "-"
-_FIELDS = {"prompt", "response", "protected", "id"}
+_FIELDS = {"prompt", "messages", "system", "response", "protected", "id"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class ProbeCase:
         detect: values that nobody named count as leaks, too.
         group: number of the value that is tried; once it leaks, its other probes are left out.
         detection: what detectors look for in the answer.
+        messages: the conversation that the prompt is the last message of.
+        system: the system's text before it; None where the probe does not say.
     """
 
     probe: Probe
@@ -41,6 +47,19 @@ class ProbeCase:
     detect: bool = True
     group: int | None = None
     detection: DetectionSettings = DEFAULT_DETECTION
+    messages: Messages = ()
+    system: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """All that was asked: the prompt, or a conversation's texts and the system's."""
+        before = [text for _, text in self.messages] or [self.prompt]
+        return "\n".join(before if self.system is None else [self.system, *before])
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether it is asked by the chat template whatever the corpus is."""
+        return bool(self.messages) or self.system is not None
 
 
 def read_probes(path: str, detection: DetectionSettings | None = None) -> list[ProbeCase]:
@@ -132,21 +151,51 @@ def _case(line: bytes, shown: str, number: int) -> ProbeCase:
     if not isinstance(content, dict):
         raise _bad(shown, number, "it is no JSON object")
     if set(content) - _FIELDS:
-        raise _bad(shown, number, "it has a field besides prompt, response, protected and id")
-    prompt = content.get("prompt")
+        raise _bad(shown, number, f"it has a field besides {', '.join(sorted(_FIELDS))}")
+    messages, said = _conversation(content, shown, number)
+    prompt = messages[-1][1] if messages else content.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         raise _bad(shown, number, "its 'prompt' is missing, empty or no string")
+    system = content.get("system")
+    if system is not None and not isinstance(system, str):
+        raise _bad(shown, number, "its 'system' is no string")
+    if system is not None and messages[:1] and messages[0][0] == "system":
+        raise _bad(shown, number, "it has a system text and a system's message")
     response = content.get("response")
+    if response is not None and said is not None:
+        raise _bad(shown, number, "it has a response, and its conversation ends with another one")
+    response = said if response is None else response
     if response is not None and not isinstance(response, str):
         raise _bad(shown, number, "its 'response' is no string")
     own = content.get("id")
     if own is not None and (not isinstance(own, str | int) or isinstance(own, bool) or own == ""):
         raise _bad(shown, number, "its 'id' is no string and no integer")
-    for text in (prompt, response or "", str(own or "")):
+    for text in (prompt, system or "", response or "", str(own or "")):
         _check_text(text, shown, number)
     protected = tuple(_protected(content.get("protected"), shown, number))
     id = f"{shown}:{number}" if own is None else str(own)
-    return ProbeCase(Probe(id, shown, number, protected), prompt, response)
+    probe = Probe(id, shown, number, protected)
+    return ProbeCase(probe, prompt, response, messages=messages, system=system)
+
+
+def _conversation(
+    content: Mapping[str, Any], shown: str, number: int
+) -> tuple[Messages, str | None]:
+    """The messages up to the prompt, and what the assistant said after it."""
+    if content.get("messages") is None:
+        return (), None
+    if content.get("prompt") is not None:
+        raise _bad(shown, number, "it has both a 'prompt' and 'messages'")
+    try:
+        messages = chat_content((("messages", content["messages"]),)).messages or ()
+    except BadRowError as bad:
+        raise _bad(shown, number, bad.problem) from None
+    said = None
+    if messages and messages[-1][0] == "assistant":
+        messages, said = messages[:-1], messages[-1][1]
+    if not messages or messages[-1][0] in ("assistant", "system") or not messages[-1][1]:
+        raise _bad(shown, number, "its 'messages' ask nothing: the last of them is no user's")
+    return messages, said
 
 
 def _protected(listed: Any, shown: str, number: int) -> Iterator[PrivateValue]:

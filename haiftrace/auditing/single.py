@@ -13,6 +13,7 @@ from haiftrace.auditing.probes import ProbeCase
 from haiftrace.findings import Report
 from haiftrace.progress import Progress
 from haiftrace.query.query import Query
+from haiftrace.tracing.asking import plan_asking
 from haiftrace.tracing.settings import Leak, TraceSettings
 from haiftrace.tracing.tracer import Tracer
 
@@ -42,12 +43,17 @@ def trace_response(
     Raises:
         UsageError: the response cannot be traced.
     """
+    plan = plan_asking(tracer.index, tracer.checkpoint, settings.prompting, [case.prompt])
+    if plan.said:
+        progress.say(plan.said)
+    asked = plan.of_prompt(tracer.checkpoint, case.prompt)
+    settings = replace(settings, prompting=asked)
     leak = Leak(case.prompt, case.response, span)
     query, _ = tracer.query(leak, settings.prompting)
     leaks = [Leak(case.prompt, query=query)]
     if span is None and not whole_response and not settings.prompting.loss_on_all:
         leaks = response_leaks(case, query)
-    report = tracer.report(leaks, settings, progress, command)
+    report = plan.with_asking(tracer.report(leaks, settings, progress, command))
     return with_leaks(report, case, tracer.index, gate, gated)
 
 

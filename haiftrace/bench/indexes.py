@@ -26,7 +26,7 @@ from haiftrace.index.precompute import prepare
 from haiftrace.methods import COMBINES, IDENTITY, METHODS, Combine, GradientMethod, Rule
 from haiftrace.methods.settings import DampingSetting, MethodSettings, SeriesSettings
 from haiftrace.progress import Progress, Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.scoring.family import ScoringQuery
 from haiftrace.scoring.gradient.exact import GradientSearch, score_by_gradient
 from haiftrace.scoring.gradient.norms import NormSource, needs_of

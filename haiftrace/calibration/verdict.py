@@ -75,7 +75,7 @@ class Verdicts:
     def _lacking(self, method: Method, settings: MethodSettings) -> str | None:
         """Why there is nothing to compare with, and the command that changes it."""
         entry = self._index.supplement(calibration_name(method.name))
-        methods = [] if method.name == DEFAULT_METHOD else ["--methods", method.name]
+        methods = [] if method.name == DEFAULT_METHOD else ["--method", method.name]
         options = [*methods, *settings.options([method]), "--calibrate", "512"]
         command = shlex.join(["haiftrace", "index", "-o", str(self._index.path), *options])
         if entry is None or read_groups(self._index) is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from haiftrace.commands.options import Option
+from haiftrace.commands.panels import AUDIT
 from haiftrace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 class AuditOptions:
     """Probes, protected values and the gate."""
 
+    PANEL: ClassVar[str] = AUDIT
+    COMMON: ClassVar[tuple[str, ...]] = ("reveal",)
+
     prompts: Annotated[
         str | None,
         Option(
             help="Audit: a JSONL file of probes, - for stdin; a line is"
-            ' {"prompt", "response"?, "protected"?: [{"type", "value"}], "id"?}.'
+            ' {"prompt" or "messages", "system"?, "response"?, "protected"?: [{"type", "value"}],'
+            ' "id"?}.'
         ),
     ] = None
     probes_from_corpus: Annotated[

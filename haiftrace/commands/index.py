@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +11,9 @@ from haiftrace.commands.index_changes import ChangeOptions, append, drop, verify
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
 from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped, shown
+from haiftrace.commands.panels import EXPERT
 
 if TYPE_CHECKING:
-    from haiftrace.checkpoint.load import Checkpoint
     from haiftrace.methods.settings import MethodSettings
     from haiftrace.progress import ConsoleProgress
 
@@ -32,7 +30,10 @@ def index(
     ] = None,
     base_model: Annotated[
         str | None,
-        Option(help="Directory of an adapter's base, where it is not as the adapter says."),
+        Option(
+            help="Directory of an adapter's base.",
+            show_default="where the adapter says",
+        ),
     ] = None,
     corpus: CorpusOptions,
     layout: IndexOptions,
@@ -41,7 +42,8 @@ def index(
     method_options: KeptMethodOptions,
     run: RunOptions,
     dtype: Annotated[
-        str, Option(help="auto (float32 on CPU), float32, bfloat16 or float64.")
+        str,
+        Option(help="auto (float32 on CPU), float32, bfloat16 or float64.", rich_help_panel=EXPERT),
     ] = "auto",
 ) -> int | None:
     """Index a training corpus under a checkpoint: once per checkpoint; goes on after an interrupt.
@@ -50,18 +52,18 @@ def index(
     haiftrace index --model ./ckpt --corpus data.jsonl
     haiftrace index --model ./ckpt --corpus 'shards/*.parquet' --text-field content -o ./index
     haiftrace index --model ./ckpt --corpus chats.jsonl --loss-on response
-    haiftrace index --methods haif,ek-fac        # add to a complete index
+    haiftrace index --method haif,ek-fac         # add to a complete index
     haiftrace index --calibrate 2000             # other controls for a complete index
     haiftrace index --append more.jsonl          # add records to a complete index
     haiftrace index --drop-ids ids.txt --compact # a deletion request
     haiftrace index --verify haiftrace-index     # check all of it; exit code 0 or 3
     """
-    from haiftrace.methods import DEFAULT_METHOD, find_methods
+    from haiftrace.methods import find_methods
     from haiftrace.progress import ConsoleProgress, duration
 
     settings = method_options.settings(layout.seed)
-    if supplements.methods is not None:
-        find_methods(supplements.methods)
+    if supplements.method is not None:
+        find_methods(supplements.method)
     changes.check(model, corpus.corpus)
     if changes.verify is not None:
         with ConsoleProgress(run.quiet, shown) as progress:
@@ -72,24 +74,23 @@ def index(
         with ConsoleProgress(run.quiet, shown) as progress:
             _change(changes, layout, supplements, settings, run, progress)
         return None
-    wanted = supplements.methods is not None or supplements.calibrate
-    if wanted and model is None and not corpus.corpus:
+    addition = supplements.method is not None or supplements.calibrate
+    if addition and model is None and not corpus.corpus:
         with ConsoleProgress(run.quiet, shown) as progress:
             _add_to_index(layout, supplements, settings, run, progress)
         return None
     if model is None or not corpus.corpus:
         raise typer.BadParameter(f"Missing option '--{'model' if model is None else 'corpus'}'.")
-    from haiftrace.calibration.calibrate import CONTROLS
     from haiftrace.checkpoint.load import load_checkpoint
+    from haiftrace.completion import Completion, complete_index, with_default
     from haiftrace.corpus import corpus_files
     from haiftrace.index.build import build_index
-    from haiftrace.index.precompute import check_needs, prepare
-    from haiftrace.index.value_index import keep_value_keys
+    from haiftrace.index.precompute import check_needs
     from haiftrace.store.rows import check_path
 
     corpus_settings = corpus.settings(layout.seed)
     corpus_files(corpus_settings)  # a mistyped path is refused before the model is loaded
-    output, methods = layout.output, supplements.methods
+    output, methods = layout.output, supplements.method
     check_path(output)
     with ConsoleProgress(run.quiet, shown) as progress:
         checkpoint = load_checkpoint(model, dtype=dtype, device=run.device, base_model=base_model)
@@ -107,13 +108,15 @@ def index(
             f"The index {output} {done}: {outcome.totals.records:,} records,"
             f" {outcome.totals.label_tokens:,} label tokens ({duration(outcome.seconds)})."
         )
-        _discard_damaged(output, progress)
-        keep_value_keys(output, progress)
-        if methods is not None:
-            prepare(output, checkpoint, methods, settings, run.memory_bytes, progress)
-            progress.say(f"It holds what {methods} needs.")
-        names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
-        _calibrate(names, checkpoint, layout, supplements, settings, run, CONTROLS, progress)
+        wanted = Completion(
+            methods,
+            with_default(methods),
+            settings,
+            supplements.calibrate,
+            seed=layout.seed,
+            memory=run.memory_bytes,
+        )
+        complete_index(output, checkpoint, wanted, progress)
         where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
         progress.say(f'Next: haiftrace trace "PROMPT"{where}')
     return None
@@ -129,34 +132,24 @@ def _change(
 ) -> None:
     """Adds records to a complete index, or takes records out; what is asked for is kept anew."""
     from haiftrace.calibration.calibrate import CONTROLS, controls_for
-    from haiftrace.index.precompute import prepare
+    from haiftrace.completion import Completion, complete_index, with_default
     from haiftrace.index.value_index import keep_value_keys
-    from haiftrace.methods import DEFAULT_METHOD
 
-    output, methods = layout.output, supplements.methods
+    output, methods = layout.output, supplements.method
     if not changes.append:
         drop(output, changes.drop_ids, changes.compact, run, progress)
-        keep_value_keys(output, progress)
         if methods is not None or supplements.calibrate:
             _add_to_index(layout, supplements, settings, run, progress)
+        else:
+            keep_value_keys(output, progress)
         return
+    # As before: what it was calibrated with goes with the addition.
     controls, seed = controls_for(output, supplements.calibrate, layout.seed, CONTROLS)
     checkpoint = append(output, changes.append, run, progress)
-    keep_value_keys(output, progress)
-    if methods is not None:
-        prepare(output, checkpoint, methods, settings, run.memory_bytes, progress)
-    names = ",".join(filter(None, (DEFAULT_METHOD, methods)))
-    again = replace(supplements, calibrate=controls)
-    _calibrate(names, checkpoint, replace(layout, seed=seed), again, settings, run, 0, progress)
-
-
-def _discard_damaged(output: Path, progress: ConsoleProgress) -> None:
-    """Forgets supplements with a damaged file, so that they are computed again."""
-    from haiftrace.store import SupplementWriter
-
-    with SupplementWriter(output) as writer:
-        for name in writer.discard_damaged():
-            progress.say(f"Note: {name} was damaged, or made with what was; it is no longer kept.")
+    wanted = Completion(
+        methods, with_default(methods), settings, controls, seed=seed, memory=run.memory_bytes
+    )
+    complete_index(output, checkpoint, wanted, progress)
 
 
 def _add_to_index(
@@ -170,45 +163,24 @@ def _add_to_index(
 
     Without a number of controls, methods are calibrated as the default method is, if it is.
     """
-    from haiftrace.index.precompute import prepare
+    from haiftrace.completion import Completion, complete_index
     from haiftrace.methods import DEFAULT_METHOD
     from haiftrace.scoring.freshness import load_indexed
     from haiftrace.store import Index
 
-    output, methods = layout.output, supplements.methods
-    with Index.open(output, verify=False) as opened:
+    with Index.open(layout.output, verify=False) as opened:
         checkpoint = load_indexed(opened, None, run.device)
-    _discard_damaged(output, progress)
+    wanted = Completion(
+        supplements.method,
+        supplements.method or DEFAULT_METHOD,
+        settings,
+        supplements.calibrate,
+        otherwise=0,
+        seed=layout.seed,
+        memory=run.memory_bytes,
+    )
     try:
-        if methods is not None:
-            prepare(output, checkpoint, methods, settings, run.memory_bytes, progress)
-            progress.say(f"The index {output} holds what {methods} needs.")
-        names = methods or DEFAULT_METHOD
-        _calibrate(names, checkpoint, layout, supplements, settings, run, 0, progress)
+        complete_index(layout.output, checkpoint, wanted, progress)
     except KeyboardInterrupt:
         progress.say("The same command goes on from what is complete.")
         raise
-
-
-def _calibrate(
-    methods: str,
-    checkpoint: Checkpoint,
-    layout: IndexOptions,
-    supplements: SupplementOptions,
-    settings: MethodSettings,
-    run: RunOptions,
-    otherwise: int,
-    progress: ConsoleProgress,
-) -> None:
-    """Calibrates an index for methods.
-
-    Args:
-        otherwise: controls where none are named and the default method is not calibrated.
-    """
-    from haiftrace.calibration.calibrate import CalibrationSettings, calibrate, controls_for
-
-    named = supplements.calibrate
-    controls, seed = controls_for(layout.output, named, layout.seed, otherwise)
-    if controls:
-        calibration = CalibrationSettings(controls, named is not None, seed, run.memory_bytes)
-        calibrate(layout.output, checkpoint, methods, settings, calibration, progress)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from haiftrace.commands.options import Option, RunOptions, shown
+from haiftrace.commands.panels import COMPLETE
 from haiftrace.errors import EXIT_CLEAN, EXIT_INCONCLUSIVE
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ SAMPLE = 32
 @dataclass(frozen=True)
 class ChangeOptions:
     """What is to be done with a complete index."""
+
+    PANEL: ClassVar[str] = COMPLETE
 
     verify: Annotated[
         Path | None,

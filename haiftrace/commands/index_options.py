@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from haiftrace.commands.options import INDEX_DIRECTORY, Option
+from haiftrace.commands.panels import CORPUS, EXPERT
 
 if TYPE_CHECKING:
     from haiftrace.corpus import CorpusSettings
@@ -17,7 +18,8 @@ RecordFormatOption = Annotated[
     Literal["text", "messages", "prompt-completion", "sharegpt", "alpaca"] | None,
     Option(
         "--format",
-        help="How every record is laid out; recognised by its fields, and said, when not given.",
+        help="How every record is laid out.",
+        show_default="recognised by its fields, and said",
     ),
 ]
 TextTemplate = Annotated[
@@ -40,6 +42,9 @@ SampleRecords = Annotated[
 class CorpusOptions:
     """The corpus, and how its records are read."""
 
+    PANEL: ClassVar[str] = CORPUS
+    COMMON: ClassVar[tuple[str, ...]] = ("corpus",)
+
     corpus: Annotated[
         list[str] | None,
         Option(
@@ -54,7 +59,7 @@ class CorpusOptions:
     text_template: TextTemplate = None
     ids_field: IdsField = None
     id_field: Annotated[
-        str | None, Option(help="Field of a record's id; 'id', else path:line.")
+        str | None, Option(help="Field of a record's id.", show_default="id, else path:line")
     ] = None
     group_field: Annotated[
         str | None,
@@ -98,6 +103,9 @@ class CorpusOptions:
 class IndexOptions:
     """The index, and what changes its numbers."""
 
+    PANEL: ClassVar[str] = EXPERT
+    COMMON: ClassVar[tuple[str, ...]] = ("output", "overwrite")
+
     output: Annotated[Path, Option("--output", "-o", help="Directory of the index.")] = (
         INDEX_DIRECTORY
     )
@@ -107,16 +115,17 @@ class IndexOptions:
     parameters: Annotated[
         str | None,
         Option(
-            help="Which parameters count for methods of full gradients: linear (the default),"
-            " attention, value, mlp, last-half, matrices, all, or a regular expression over their"
-            " names."
+            help="Which parameters count for methods of full gradients: linear, attention, value,"
+            " mlp, last-half, matrices, all, or a regular expression over their names.",
+            show_default="linear",
         ),
     ] = None
     append_eos: Annotated[
         bool, Option("--append-eos", help="Training ended each record with end-of-text.")
     ] = False
     context: Annotated[
-        int | None, Option(help="Tokens of a window; the model's context, at most 1024.")
+        int | None,
+        Option(help="Tokens of a window.", show_default="the model's context, at most 1024"),
     ] = None
     token_vectors: Annotated[
         int, Option(help="Dimensions of a token's vector, a bit each; 0 keeps none.")
@@ -159,19 +168,22 @@ class IndexOptions:
 class SupplementOptions:
     """What is kept in the index beside its rows."""
 
-    methods: Annotated[
+    method: Annotated[
         str | None,
         Option(
+            "--method",
+            "--methods",
             help="Also keep in the index what these methods need, with commas between; without"
-            " --model and --corpus it is added to a complete index."
+            " --model and --corpus it is added to a complete index.",
         ),
     ] = None
     calibrate: Annotated[
         int | None,
         Option(
-            help="Control queries that trace's verdicts are calibrated by (512), 0 for none; for"
-            " layerwise and --methods. Without --model and --corpus it is added to a complete"
+            help="Control queries that trace's verdicts are calibrated by, 0 for none; for"
+            " layerwise and --method. Without --model and --corpus it is added to a complete"
             " index.",
             min=0,
+            show_default="512, or as many as cost about what indexing does",
         ),
     ] = None

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from haiftrace.commands.options import Option
+from haiftrace.commands.panels import ASKING, EXPERT, METHODS
 
 if TYPE_CHECKING:
     from haiftrace.methods.settings import MethodSettings
 
-Seed = Annotated[int, Option(help="Seed of what EK-FAC, LiSSA and --probes-from-corpus draw.")]
+Seed = Annotated[
+    int,
+    Option(
+        help="Seed of what --sample, --probes-from-corpus, EK-FAC and LiSSA draw.",
+        rich_help_panel=ASKING,
+    ),
+]
 
 
 @dataclass(frozen=True)
 class KeptMethodOptions:
     """Options of methods that what an index keeps for them depends on."""
 
+    PANEL: ClassVar[str] = EXPERT
+
     adjust: Annotated[
         str,
         Option(
             help="Weight W(n) of a token gradient of norm n: power:P is n^-P, soft:C is 1/(n + c),"
-            " c the corpus' C-quantile. For haif, haif-t, attif, ahif."
+            " c the corpus' C-quantile. For haif, haif-t, attif, ahif.",
+            rich_help_panel=METHODS,
         ),
     ] = "power:1"
     damping: Annotated[
         str | None,
         Option(
             help="Added to the curvature: a number, or like 0.1x a multiple of the mean eigenvalue"
-            " of each matrix (ek-fac, relatif, ahif; 0.1x) or of the largest (lissa; 0.01x)."
+            " of each matrix (ek-fac, relatif, ahif) or of the largest (lissa).",
+            show_default="0.1x; 0.01x for lissa",
         ),
     ] = None
     fisher: Annotated[
@@ -37,13 +48,18 @@ class KeptMethodOptions:
     ] = "true"
     factor_records: Annotated[
         int | None,
-        Option(help="Fit EK-FAC's factors to a sample of so many record windows; all.", min=1),
+        Option(
+            help="Fit EK-FAC's factors to a sample of so many record windows.",
+            min=1,
+            show_default="all",
+        ),
     ] = None
     checkpoints: Annotated[
         str | None,
         Option(
             help="For tracincp and attif: the Hugging Face Trainer's output directory, or"
-            " PATH:LR,PATH:LR."
+            " PATH:LR,PATH:LR.",
+            rich_help_panel=METHODS,
         ),
     ] = None
 
@@ -73,7 +89,10 @@ class MethodOptions(KeptMethodOptions):
 
     combine: Annotated[
         Literal["sum", "positive", "max"],
-        Option(help="How token evidence is combined: sum is the paper's. For the same methods."),
+        Option(
+            help="How token evidence is combined: sum is the paper's. For the same methods.",
+            rich_help_panel=METHODS,
+        ),
     ] = "sum"
     depth: Annotated[int, Option(help="Steps of LiSSA's series.", min=1)] = 500
     repeats: Annotated[int, Option(help="Series of LiSSA that are averaged.", min=1)] = 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+
+from haiftrace.commands.panels import EXPERT
 
 INDEX_DIRECTORY = Path("haiftrace-index")
 """Where an index is by default."""
@@ -26,9 +29,12 @@ def variables(command: str) -> dict[str, str]:
     return {"auto_envvar_prefix": f"HAIFTRACE_{command}"}
 
 
-Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=EXPERT)]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No talk on stderr but errors.")]
-Memory = Annotated[int, Option(help="Megabytes that a backward pass may take, about.", min=1)]
+Memory = Annotated[
+    int,
+    Option(help="Megabytes that a backward pass may take, about.", min=1, rich_help_panel=EXPERT),
+]
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,27 @@ def grouped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parameters_of(group: type) -> list[inspect.Parameter]:
+    """A parameter a field, in the panel of its own or else in the group's.
+
+    A group may have `PANEL`, the heading of its options in the help, and `COMMON`, the names of
+    those that stand before all panels.
+    """
     hints = get_type_hints(group, include_extras=True)
+    panel, common = getattr(group, "PANEL", None), getattr(group, "COMMON", ())
     return [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
+            annotation=_in_panel(hints[field.name], None if field.name in common else panel),
         )
         for field in fields(group)
     ]
+
+
+def _in_panel(annotation: Any, panel: str | None) -> Any:
+    """The annotation of an option, in a panel where it has none of its own."""
+    kind, option = get_args(annotation)
+    option = copy(option)  # several commands share it
+    option.rich_help_panel = option.rich_help_panel or panel
+    return Annotated[kind, option]

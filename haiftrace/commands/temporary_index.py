@@ -35,12 +35,11 @@ def temporary_index(
     Raises:
         HaiftraceError: whatever is wrong with checkpoint or corpus.
     """
-    from haiftrace.calibration.calibrate import CalibrationSettings, calibrate
     from haiftrace.checkpoint.load import load_checkpoint
+    from haiftrace.completion import Completion, complete_index
     from haiftrace.corpus import corpus_files
     from haiftrace.index.build import IndexSettings, build_index
-    from haiftrace.index.precompute import check_needs, prepare
-    from haiftrace.index.value_index import keep_value_keys
+    from haiftrace.index.precompute import check_needs
     from haiftrace.methods import EK_FAC, find_methods
 
     if model is None:
@@ -57,10 +56,7 @@ def temporary_index(
         checkpoint = load_checkpoint(model, device=run.device)
         check_needs(checkpoint, None, methods, settings)
         build_index(checkpoint, corpus, IndexSettings(output=path, memory=memory), progress)
-        keep_value_keys(path, progress)
-        if kept:
-            prepare(path, checkpoint, ",".join(kept), settings, memory, progress)
-        calibration = CalibrationSettings(memory=memory)
-        calibrate(path, checkpoint, methods, settings, calibration, progress)
+        wanted = Completion(",".join(kept) or None, methods, settings, memory=memory)
+        complete_index(path, checkpoint, wanted, progress)
         del checkpoint  # who traces loads it again
         yield path

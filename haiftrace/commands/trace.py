@@ -154,4 +154,6 @@ def _deliver(report: Report, masked: Report, output: OutputOptions) -> None:
     for path in sorted(output.paths, key=lambda path: path == "-"):
         write_report(masked if path.lower().endswith(".sarif") else report, path)
     if "-" not in output.paths:
-        render_terminal(report, Terminal(), full=output.full, below=output.below)
+        render_terminal(
+            report, Terminal(), full=output.full, below=output.below, verbose=output.verbose
+        )

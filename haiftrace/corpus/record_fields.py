@@ -44,6 +44,7 @@ class Record:
         prompt_turns: of a chat whose loss is on its completion, how many messages are its prompt.
         token_ids: of a record that is given as tokens (its text is then empty), else None.
         token_labels: which of them carry loss; None for all.
+        prompt_end: characters of `text` before the response, where it has one.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Record:
     prompt_turns: int | None = None
     token_ids: tuple[int, ...] | None = None
     token_labels: tuple[bool, ...] | None = None
+    prompt_end: int | None = None
 
     @property
     def place(self) -> str:
@@ -126,6 +128,7 @@ def record_of(
         content.prompt_turns if on_response else None,
         content.token_ids,
         content.token_labels if on_response else None,
+        None if content.response is None else content.response[0],
     )
     return record, own_id is not None, layout
 

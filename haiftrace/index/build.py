@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport
+from haiftrace.corpus.training_form import TrainingForm
 from haiftrace.errors import UsageError
 from haiftrace.index.census import Census, Reader, Reservoir
 from haiftrace.index.fill import fill
 from haiftrace.parameters.scopes import parameter_count
 from haiftrace.progress import Progress, size
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.surprise import surprises
 from haiftrace.scoring.indexed_gradients import (
     WHITENING_WINDOWS,
     TokenGradients,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 LONGEST_WINDOW = 1024
 """Default window of a model whose context is longer."""
+MEASURED_PROMPTS = 64
+"""Prompts of the corpus whose losses are measured, to compare with what the model is asked."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +125,28 @@ def build_index(
         notes = (*checkpoint.notes, chosen.note, *chosen.similarity.notes)
         for note in filter(None, notes):
             progress.say(f"Note: {note}.")
+        resumed = writer.totals.windows > 0
         announce(census, reader.report, settings, progress)
         fill(writer, reader, chosen, settings, census, progress)
         totals = writer.finish(
-            {"left_out": census.without_label + reader.report.empty, "bad": reader.report.bad}
+            {
+                "left_out": census.without_label + reader.report.empty,
+                "bad": reader.report.bad,
+                "seconds": round(time.monotonic() - began, 1),
+                "resumed": resumed,
+                "form": _form(checkpoint, census).kept(),
+            }
         )
     left_out = census.without_label + reader.report.empty
     return IndexOutcome(totals, left_out, reader.report.bad, time.monotonic() - began)
+
+
+def _form(checkpoint: Checkpoint, census: Census) -> TrainingForm:
+    """How the corpus shows that the model is asked, with what its own prompts surprise it."""
+    prompts = census.form.prompts[:MEASURED_PROMPTS]
+    measured = surprises(checkpoint, prompts, PromptSettings())
+    losses = sorted(round(surprise.prompt, 4) for surprise in measured if surprise is not None)
+    return replace(census.form.form(), prompt_losses=tuple(losses))
 
 
 def _check(settings: IndexSettings) -> None:

@@ -11,6 +11,7 @@ from haiftrace import corpus as corpora
 from haiftrace.checkpoint.load import Checkpoint
 from haiftrace.corpus import CorpusSettings, ReadReport, Record
 from haiftrace.corpus.corpus_file import plain
+from haiftrace.corpus.training_form import FormSample
 from haiftrace.corpus.windows import Window, windows_of
 from haiftrace.errors import CorpusError
 from haiftrace.progress import Progress
@@ -64,9 +65,11 @@ class Census:
         records: with a label; without_label: those without; grouped: those with a group.
         squared: Σ T·m over the windows, of T tokens and m labels.
         sample: of the windows.
+        form: of how the records show that the model is asked.
     """
 
     sample: Reservoir
+    form: FormSample = field(default_factory=FormSample)
     records: int = 0
     windows: int = 0
     labels: int = 0
@@ -126,6 +129,7 @@ class Reader:
         census = Census(sample)
         for record, windows in self.records():
             progress.advance(1, records=1, tokens=sum(len(w.token_ids) for w in windows))
+            census.form.offer(record)
             census.records += bool(windows)
             census.without_label += not windows
             census.grouped += record.group is not None

@@ -14,7 +14,6 @@ from typing import Any, TypeVar, cast
 
 from haiftrace.findings import (
     Finding,
-    GoneLeak,
     ModelInfo,
     NullDistribution,
     PairEvidence,
@@ -24,6 +23,7 @@ from haiftrace.findings import (
     ResponseToken,
     TokenEvidence,
 )
+from haiftrace.gate_outcome import GoneLeak
 from haiftrace.privacy.canonical import canonical
 from haiftrace.privacy.characters import bare
 from haiftrace.privacy.free_text import (

@@ -9,35 +9,19 @@ from typing import TYPE_CHECKING
 
 from haiftrace.errors import NoAnswerError, UsageError
 from haiftrace.query.generation import first_stop, greedy, token_spans, token_texts
+from haiftrace.query.prompt_text import (
+    TWO_BEGINNINGS,
+    PromptSettings,
+    begins_twice,
+    prompt_text,
+)
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
 
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH")
 _CJK_PUNCTUATION = range(0x3000, 0x3040)
-PROMPT_FIELD = "{prompt}"
 NO_SPACE = "prompt and response are joined as they were given, with no space between"
-
-
-@dataclass(frozen=True)
-class PromptSettings:
-    """How prompt and response become one string.
-
-    Attributes:
-        template: a text with `{prompt}` in it, put around the prompt.
-        chat: put the prompt into the tokenizer's chat template, as a user's message.
-        max_new_tokens: the most tokens that are generated.
-        stop: texts at which generation ends; the answer is what stands before.
-        loss_on_all: trace the prompt's tokens too.
-        as_it_stands: put no space between a prompt and a given response.
-    """
-
-    template: str | None = None
-    chat: bool = False
-    max_new_tokens: int = 64
-    stop: tuple[str, ...] = ()
-    loss_on_all: bool = False
-    as_it_stands: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +63,8 @@ def generated_query(
         UsageError: a prompt that leaves no room in the context, or a span that is not in the
             answer.
     """
-    text = _prompt_text(checkpoint, prompt, prompting)
-    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=not prompting.chat)
+    text = prompt_text(checkpoint, prompt, prompting)
+    prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=prompting.adds_special_tokens)
     if not prompt_ids:
         raise UsageError("The prompt is empty.", "Give a prompt with at least one token.")
     room = prompting.max_new_tokens
@@ -115,6 +99,7 @@ def generated_query(
             offsets=prompt_offsets + [(len(text) + a, len(text) + b) for a, b in spans],
             generated=True,
             span=span,
+            notes=_beginning_notes(checkpoint, prompt_ids),
         ),
         [prompting.loss_on_all] * len(prompt_ids),
     )
@@ -133,11 +118,11 @@ def given_query(
     """
     if not response.strip():
         raise UsageError("The response is empty.", "Give the text that leaked with --response.")
-    text = _prompt_text(checkpoint, prompt, prompting)
-    wanting = not prompting.chat and _needs_space(text, response)
+    text = prompt_text(checkpoint, prompt, prompting)
+    wanting = prompting.adds_special_tokens and _needs_space(text, response)
     seam = " " if wanting and not prompting.as_it_stands else ""
     joined = text + seam + response
-    ids, offsets = _tokenise(checkpoint, joined, special=not prompting.chat)
+    ids, offsets = _tokenise(checkpoint, joined, special=prompting.adds_special_tokens)
     if checkpoint.context is not None and len(ids) > checkpoint.context:
         raise UsageError(
             f"Prompt and response have {len(ids)} tokens, the model's context has"
@@ -157,10 +142,17 @@ def given_query(
             offsets=offsets,
             generated=False,
             span=span,
-            notes=(NO_SPACE,) if wanting and not seam else (),
+            notes=(
+                *((NO_SPACE,) if wanting and not seam else ()),
+                *_beginning_notes(checkpoint, ids),
+            ),
         ),
         [prompting.loss_on_all and a < b <= first for a, b in offsets],
     )
+
+
+def _beginning_notes(checkpoint: Checkpoint, ids: list[int]) -> tuple[str, ...]:
+    return (TWO_BEGINNINGS,) if begins_twice(checkpoint, ids) else ()
 
 
 def _query(query: Query, prompt_labels: list[bool]) -> Query:
@@ -179,35 +171,6 @@ def _query(query: Query, prompt_labels: list[bool]) -> Query:
             "Give a prompt, or a longer response.",
         )
     return replace(query, labels=labels, notes=notes)
-
-
-def _prompt_text(checkpoint: Checkpoint, prompt: str, prompting: PromptSettings) -> str:
-    if prompting.template is not None:
-        if PROMPT_FIELD not in prompting.template:
-            raise UsageError(
-                f"The template has no {PROMPT_FIELD} in it.",
-                'Write it like --template "Question: {prompt} Answer:".',
-            )
-        prompt = prompting.template.replace(PROMPT_FIELD, prompt)
-    if not prompting.chat:
-        return prompt
-    if not checkpoint.tokenizer.chat_template:
-        raise UsageError(
-            "The checkpoint's tokenizer has no chat template.",
-            "Leave --chat out, or use --template.",
-        )
-    message = [{"role": "user", "content": prompt}]
-    try:
-        return str(
-            checkpoint.tokenizer.apply_chat_template(
-                message, add_generation_prompt=True, tokenize=False
-            )
-        )
-    except Exception as error:  # whatever a template raises
-        raise UsageError(
-            f"The chat template refuses the prompt ({type(error).__name__}).",
-            "Write out what the model was given with --template instead of --chat.",
-        ) from error
 
 
 def _tokenise(

@@ -47,6 +47,11 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def listed(words: Sequence[str]) -> str:
+    """`one`, `one and two`, `one, two and three`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def size_text(parameters: int) -> str:
     """A number of parameters in three digits: `134M`, `1.24B`, `960`."""
     size = float(parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from haiftrace.findings import Gate
+from haiftrace.gate_outcome import Gate
 from haiftrace.reports.formatting import count_text
 
 _MOST_GONE = 20

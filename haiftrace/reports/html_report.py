@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from haiftrace.findings import Finding, RecordEvidence, Report
-from haiftrace.reports.formatting import clip, cosine_text, count_text, score_text, size_text
+from haiftrace.reports.evidence_words import (
+    record_figures,
+    says_readily,
+    statistics,
+    strength_text,
+)
+from haiftrace.reports.formatting import clip, count_text, score_text, size_text
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.histogram import Picture, picture
 from haiftrace.reports.marks import (
@@ -25,8 +31,8 @@ from haiftrace.reports.narrative import (
     KIND_MEANS,
     LIMITS,
     Headline,
+    asking_notes,
     clears,
-    finding_p,
     gate_counts,
     gate_headline,
     gate_rule,
@@ -36,7 +42,6 @@ from haiftrace.reports.narrative import (
     kind_text,
     leaked_types,
     next_step,
-    p_text,
     place_text,
     reasons_to_believe,
     split_at_alpha,
@@ -74,7 +79,7 @@ class RecordView:
 
 @dataclass(frozen=True)
 class FindingView:
-    """A traced response; `above` and `below` are its records by alpha."""
+    """A traced response; `above` and `below` are its records by alpha, `figures` for the fold."""
 
     number: int
     name: str
@@ -82,14 +87,16 @@ class FindingView:
     tone: str
     types: str
     summary: Headline
+    evidence: str
     reasons: tuple[str, ...]
+    figures: tuple[str, ...]
     step: str
     passes: str
     notes: tuple[str, ...]
     prompt: tuple[Segment, ...]
     response: tuple[Segment, ...]
     facts: tuple[str, ...]
-    p: str
+    strength: str
     source: str
     above: tuple[RecordView, ...]
     below: tuple[RecordView, ...]
@@ -128,6 +135,7 @@ def render_html(report: Report) -> str:
         gate=report.gate,
         counts=gate_counts(report.gate) if report.gate is not None else (),
         gate_lines=_gate_lines(report),
+        asking=[tuple(map(inert, said)) for said in asking_notes(report.findings)],
         findings=views,
         clean=[_clean(finding) for finding in clean],
         made=_made(report),
@@ -183,6 +191,7 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
     views = [_record(record, finding, peak, private) for record in finding.records]
     source = traced_to(finding)
     probe = finding.probe
+    reasons = [inert(reason) for reason in reasons_to_believe(finding)]
     histogram = picture(verdict) if verdict is not None else None
     return FindingView(
         number=number,
@@ -191,14 +200,16 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
         tone=summary.tone,
         types=_name(leaked_types(finding)),
         summary=Headline(summary.title, inert(summary.text), summary.tone),
-        reasons=tuple(inert(reason) for reason in reasons_to_believe(finding)),
+        evidence=reasons[0] if reasons else "",
+        reasons=tuple(reasons[1:]),
+        figures=tuple(inert(figure) for figure in _figures(finding)),
         step=inert(next_step(finding)),
         passes=inert(suppression_text(finding)),
         notes=tuple(inert(note) for note in finding.notes),
         prompt=tuple(text_segments(_cut(finding.prompt), None, private)),
         response=tuple(text_segments(_cut(finding.response), finding.span, private)),
         facts=tuple(_facts(finding)),
-        p=finding_p(finding, ""),
+        strength=strength_text(finding),
         source="" if source is None else inert(place_text(source)),
         above=tuple(views[: len(above)]),
         below=tuple(views[len(above) :]),
@@ -210,12 +221,10 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
 
 def _facts(finding: Finding) -> list[str]:
     extent = "all of the response" if finding.span is None else "the underlined part"
-    reach = "all" if finding.exhaustive else "a shortlist of"
     facts = [
         f"traced: {extent}",
         "generated" if finding.generated else "given",
-        f"mean loss {finding.mean_loss:.2f} nats",
-        f"{inert(finding.method)}: {reach} {count_text(finding.scored, 'record window')} scored",
+        says_readily(finding),
     ]
     if finding.probe is not None and finding.probe.path is not None:
         line = "" if finding.probe.line is None else f":{finding.probe.line}"
@@ -223,6 +232,16 @@ def _facts(finding: Finding) -> list[str]:
     if finding.fingerprint is not None:
         facts.append(f"fingerprint {inert(finding.fingerprint)}")
     return facts
+
+
+def _figures(finding: Finding) -> list[str]:
+    """What the fold holds: the verdict's figures, each record's, and the method."""
+    return [*statistics(finding), *map(record_figures, finding.records), _scored(finding)]
+
+
+def _scored(finding: Finding) -> str:
+    reach = "all" if finding.exhaustive else "a shortlist of"
+    return f"Method {finding.method}: {reach} {count_text(finding.scored, 'record window')} scored."
 
 
 def _null_text(finding: Finding) -> str:
@@ -238,10 +257,6 @@ def _record(
     record: RecordEvidence, finding: Finding, peak: float, private: PrivateValues
 ) -> RecordView:
     figures = [("score", score_text(record.score))]
-    if record.cosine is not None:
-        figures.append(("cosine", cosine_text(record.cosine)))
-    if record.p_value is not None:
-        figures.append(("p", p_text(record.p_value)))
     details = []
     if record.windows > 1:
         details.append(f"best of {record.windows} windows, from token {record.window_start}")

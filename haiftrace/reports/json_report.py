@@ -134,6 +134,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "asked": finding.asked,
         "value_number": finding.value_number,
         "value_digest": finding.value_digest,
+        "asking": None if finding.asking is None else asdict(finding.asking),
     }
 
 

@@ -11,17 +11,17 @@ import re
 from collections.abc import Iterator
 
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.evidence_words import record_figures, statistics, strength_text
 from haiftrace.reports.formatting import (
     count_text,
     has_percentages,
     percent_text,
-    score_text,
 )
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
-    finding_p,
+    asking_notes,
     gate_counts,
     gate_headline,
     gate_rule,
@@ -31,7 +31,6 @@ from haiftrace.reports.narrative import (
     kind_text,
     leaked_types,
     next_step,
-    p_text,
     place_text,
     reasons_to_believe,
     split_at_alpha,
@@ -63,7 +62,7 @@ def render_markdown(report: Report) -> str:
     room = MOST_BYTES - len(head.encode()) - len(foot.encode()) - 400  # 400: what is left out
     table, rows = _fitting([_row(f) for f in findings], room // 4, "\n")
     if table:
-        columns = "| Finding | Value | Kind | p | Source |\n|---|---|---|---:|---|\n"
+        columns = "| Finding | Value | Kind | Evidence | Source |\n|---|---|---|---|---|\n"
         table = f"{columns}{table}\n{_left_out(len(findings) - rows, 'row')}"
     details = ["\n".join(_details(n, f)) for n, f in enumerate(findings, 1)]
     body, described = _fitting(details, room - len(table.encode()), "\n\n")
@@ -106,6 +105,7 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
         yield f"## haiftrace: {title}"
         yield ""
         yield f"{count_text(len(findings), 'traced response')}."
+        yield from _asking(findings)
         return
     decision = gate_headline(gate)
     yield f"## haiftrace: {decision.title}"
@@ -123,6 +123,13 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
         yield f"- {code(reason)}"
     yield f"- {literal(gate_rule(gate))}"
     yield f"- {literal(gate_step(gate))}"
+    yield from _asking(findings)
+
+
+def _asking(findings: list[Finding]) -> Iterator[str]:
+    for note, option in asking_notes(findings):
+        yield ""
+        yield f"**Warning:** {literal(note)}{f' {code(option)}' if option else ''}"
 
 
 def _row(finding: Finding) -> str:
@@ -132,7 +139,7 @@ def _row(finding: Finding) -> str:
     kind = kind_text(finding)
     passes = " (passes)" if finding.suppressed is not None else ""
     place = code(place_text(source), 2 * _NAME) if source is not None else "–"
-    return f"| {name} | {types} | {kind}{passes} | {finding_p(finding, '–')} | {place} |"
+    return f"| {name} | {types} | {kind}{passes} | {strength_text(finding)} | {place} |"
 
 
 def _details(number: int, finding: Finding) -> Iterator[str]:
@@ -162,23 +169,27 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
     if below:
         yield ""
         hidden = count_text(len(below), "further record")
-        yield f"Below the line, where chance alone may score as high: {hidden}."
+        yield f"Below, where chance alone may score as high: {hidden}."
     step = next_step(finding)
     if step:
         yield ""
         yield f"Next: {code(step)}"
     yield ""
+    yield "<details><summary>The figures behind it</summary>"
+    yield ""
+    for figure in (*statistics(finding), *map(record_figures, above[:_RECORDS])):
+        yield f"- {code(figure)}"
+    yield ""
+    yield "</details>"
+    yield ""
     yield "</details>"
 
 
 def _record(record: RecordEvidence) -> Iterator[str]:
-    figures = [f"score {literal(score_text(record.score))}"]
-    if record.p_value is not None:
-        figures.append(f"p {literal(p_text(record.p_value))}")
     place = place_text(record)
     where = "" if record.id == place else f" at {code(place, 2 * _NAME)}"
     yield ""
-    yield f"**#{record.rank}** {code(record.id, _NAME)}{where} · {' · '.join(figures)}"
+    yield f"**#{record.rank}** {code(record.id, _NAME)}{where}"
     yield ""
     yield f"> {code(record.text)}"
     words = merge_words(record)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from haiftrace.findings import Finding, Gate, RecordEvidence, Source
-from haiftrace.reports.formatting import count_text
+from haiftrace.findings import Finding, RecordEvidence, Source, Verdict
+from haiftrace.gate_outcome import Gate
+from haiftrace.reports.evidence_words import UNSAID, evidence_in_words
+from haiftrace.reports.formatting import count_text, listed
 
 _MOST_NAMED = 8
 """Records that a sentence names."""
@@ -41,17 +43,6 @@ def kind_text(finding: Finding) -> str:
     if finding.kind == "not-in-corpus":
         return NOT_IN_CORPUS
     return finding.kind or headline(finding).title.lower()
-
-
-def p_text(p: float) -> str:
-    """A probability in two significant digits: `0.0019`, `0.36`."""
-    return f"{p:.2g}"
-
-
-def finding_p(finding: Finding, without: str) -> str:
-    """The p-value of a finding, or what stands in its place."""
-    verdict = finding.verdict
-    return without if verdict is None or verdict.p_value is None else p_text(verdict.p_value)
 
 
 def is_reported(finding: Finding) -> bool:
@@ -119,11 +110,6 @@ def leaked_types(finding: Finding) -> str:
     return listed(list(dict.fromkeys(value.type for value in finding.leaked)))
 
 
-def listed(words: Sequence[str]) -> str:
-    """`one`, `one and two`, `one, two and three`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def headline(finding: Finding) -> Headline:
     """What the finding comes to; without a verdict, what is missing to say so."""
     verdict = finding.verdict
@@ -160,48 +146,24 @@ def headline(finding: Finding) -> Headline:
 
 
 def reasons_to_believe(finding: Finding) -> list[str]:
-    """Why to believe the verdict: the p-value, what the null looks like, what it would miss."""
+    """Why to believe the verdict, in words: how strong the evidence is, and where the value stands.
+
+    The figures behind them are `haiftrace.reports.evidence_words.statistics`.
+    """
     verdict = finding.verdict
     if verdict is None:
         return []
-    null = verdict.null
-    sentences = list(_sentences(verdict.reasons))
+    sentences = evidence_in_words(finding)
     in_headline = verdict.basis == "text" or verdict.decision == "no source found"
     if finding.holders is not None and not in_headline:
         sentences.append(holders_text(finding))
-    if verdict.p_value is not None:
-        what = verdict.statistic or "statistic"
-        value = "" if verdict.value is None else f" of {verdict.value:.3g}"
-        adjusted = "" if verdict.q_value is None else f", q = {p_text(verdict.q_value)} in this run"
-        figure = f"p = {p_text(verdict.p_value)} (alpha {verdict.alpha:g}{adjusted})"
-        if null is None:
-            sentences.append(f"{figure} for a {what}{value}.")
-        else:
-            reaching = max(round(verdict.p_value * (null.samples + 1)) - 1, 0)
-            sentences.append(
-                f"{figure}: of {count_text(null.samples, 'control')} whose source was left out,"
-                f" {reaching:,} reached this {what}{value}."
-            )
-    if null is not None and null.threshold is not None:
-        tokens = "token" if verdict.lengths == (1,) else "tokens"
-        counts = listed([str(length) for length in verdict.lengths])
-        length = f", by controls of {counts} {tokens}" if counts else ""
-        sentences.append(
-            f"Chance alone exceeds {null.threshold:.3g} in {100 * verdict.alpha:g}% of"
-            f" cases{length}."
-        )
-    if verdict.power is not None:
-        missed = " So a source may be there and be missed." if verdict.power < 0.95 else ""
-        mentions_misses = verdict.decision == "no source found"
-        sentences.append(
-            f"Of controls whose source is there, {verdict.power:.0%} are found."
-            f"{missed if mentions_misses else ''}"
-        )
     return sentences
 
 
-def _sentences(reasons: Sequence[str]) -> list[str]:
-    return [reason if reason.endswith((".", "!", "?")) else f"{reason}." for reason in reasons]
+def asking_notes(findings: Sequence[Finding]) -> list[tuple[str, str]]:
+    """What is to be said of how the model was asked, once for all, and the option or ""."""
+    said = (finding.asking for finding in findings if finding.asking is not None)
+    return list(dict.fromkeys((asking.note, asking.option or "") for asking in said))
 
 
 def next_step(finding: Finding) -> str:
@@ -209,22 +171,20 @@ def next_step(finding: Finding) -> str:
     verdict = finding.verdict
     if verdict is None:
         return ""
+    again = ""
+    if finding.asking is not None and finding.asking.option is not None:
+        again = "First ask again as the warning says. "
     if verdict.decision == "inconclusive":
-        return (
-            "Settle what is named above, with more controls or with --exact, and trace again;"
-            " until then treat the response as a leak."
-        )
+        return again + _open_step(finding, verdict)
     if verdict.decision == "no source found":
         return (
-            "Index the other data that the checkpoint was trained on, its base model's too, and"
-            " trace again. The model says it all the same."
+            f"{again}Index the other data that the checkpoint was trained on, its base model's too,"
+            " and trace again. The model says it all the same."
         )
     holders = finding.holders or ()
     if holders and finding.kind not in ("inferred", "attributed"):
-        places = [source_text(holder.source) for holder in holders[:_MOST_NAMED]]
-        more = len(holders) - len(places)
-        where = listed([*places, f"{more:,} more"] if more else places)
         which = "them" if len(holders) > 1 else "it"
+        where = _holder_places(finding)
         return f"Remove or redact {where}, train again without {which}, and trace again."
     place = place_text(finding.records[0]) if finding.records else "the record"
     if finding.kind in ("inferred", "attributed"):
@@ -233,6 +193,37 @@ def next_step(finding: Finding) -> str:
             " help. Remove or reword it, train again without it, and trace again."
         )
     return f"Remove or redact {place}, train again without it, and trace again."
+
+
+def _open_step(finding: Finding, verdict: Verdict) -> str:
+    """What settles an inconclusive verdict; more controls only where these are what it lacks."""
+    until = "Until then treat the response as a leak."
+    if UNSAID in verdict.reasons:
+        return (
+            "Find out where this answer is from: which prompt, settings and version of the model"
+            f" gave it. Asked so, the model hardly would, and no calibration changes that. {until}"
+        )
+    if finding.holders:
+        return (
+            f"Read {_holder_places(finding)}, where the value stands, and decide whether it is this"
+            f" one; to remove or redact it there is the safe course. {until}"
+        )
+    if verdict.p_value is not None and verdict.p_value > verdict.alpha:
+        return (  # calibrated, and yet no verdict: a source of this length would hardly be noticed
+            "Trace more of the answer at once (--whole, or a longer --span), as there is too little"
+            f" of it to tell. {until}"
+        )
+    return (
+        "Settle what is named above, with more controls or with --exact, and trace again; until"
+        " then treat the response as a leak."
+    )
+
+
+def _holder_places(finding: Finding) -> str:
+    holders = finding.holders or ()
+    places = [source_text(holder.source) for holder in holders[:_MOST_NAMED]]
+    more = len(holders) - len(places)
+    return listed([*places, f"{more:,} more"] if more else places)
 
 
 def place_text(record: RecordEvidence) -> str:
@@ -324,10 +315,9 @@ LIMITS = (
     "A score says, to first order, how strongly training on the record pushes towards the response."
     " It is evidence, not proof: only training without the record proves it.",
     "A verdict is about the corpus that was indexed. What the base model saw before is not in it.",
-    "The p-value is the share of control queries without a source whose first record stands as far"
-    " above the best few others: its margin, which is relative where it is a share of their mean"
-    " score. The controls are parts of this corpus's own records; a response that is unlike them is"
-    " judged less reliably.",
+    "How strong the evidence is, control queries say: answers whose source was left out of the"
+    " search, and how far their first records stand out all the same. They are parts of this"
+    " corpus's own records; a response that is unlike them is judged less reliably.",
     "Evidence of words sums to the record's score. A negative word speaks against the record; it"
     " does not make the record innocent.",
     "Detectors find private values by their form. What they do not know, and no probe names, is"

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haiftrace.findings import Finding, Gate, RecordEvidence, Report
+from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.gate_outcome import Gate
+from haiftrace.reports.evidence_words import p_text
 from haiftrace.reports.formatting import count_text
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     BASELINE,
     KIND_MEANS,
     leaked_types,
-    p_text,
     place_text,
     traced_to,
 )

@@ -71,8 +71,12 @@ class HolderSearch:
         if any(records is None for records in candidates):
             return range(len(self._index))
         wanted = _union([records for records in candidates if records is not None])
-        rows: list[int] = np.flatnonzero(np.isin(self._index.column("record"), wanted)).tolist()
+        rows: list[int] = np.flatnonzero(np.isin(self._record_N, wanted)).tolist()
         return rows
+
+    @cached_property
+    def _record_N(self) -> np.ndarray:
+        return self._index.column("record")
 
     @cached_property
     def _keys(self) -> list[np.ndarray] | None:

@@ -110,7 +110,7 @@ def damaged_file(root: Path, entry: FileEntry, damage: str) -> DamagedIndexError
     folder, name, *_ = *Path(entry.file).parts, ""
     if folder == "supplements" and name != "whitening":  # the rows depend on that
         hint = (
-            f"Run `{shlex.join(['haiftrace', 'index', '-o', str(root)])}` with the --methods or"
+            f"Run `{shlex.join(['haiftrace', 'index', '-o', str(root)])}` with the --method or"
             f" --calibrate that made {name}: what is damaged is computed again."
         )
     return DamagedIndexError(f"The index is damaged: {root / entry.file} {damage}.", hint)

@@ -30,10 +30,7 @@ def weakness(mean_loss: float) -> tuple[str, ...]:
     """A warning where the model would hardly say the response."""
     if mean_loss <= WEAK_LOSS:
         return ()
-    return (
-        f"the model would hardly say this (mean loss {mean_loss:.2f} nats a token): the trace is"
-        " weak evidence",
-    )
+    return ("the model would hardly say this by itself: the trace is weak evidence",)
 
 
 def response_tokens(query: Query, losses: Tensor) -> tuple[ResponseToken, ...]:

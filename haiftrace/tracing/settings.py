@@ -8,7 +8,8 @@ from haiftrace.calibration.null_distribution import ALPHA
 from haiftrace.errors import UsageError
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
-from haiftrace.query.query import PromptSettings, Query
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import Query
 from haiftrace.scoring.candidates import CANDIDATES, SearchBudget
 
 

@@ -15,7 +15,9 @@ from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report
 from haiftrace.methods import Method, find_methods
 from haiftrace.parameters.scopes import parameter_count, select_parameters
 from haiftrace.progress import Progress
-from haiftrace.query.query import PromptSettings, Query, generated_query, given_query
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import Query, generated_query, given_query
+from haiftrace.reports.evidence_words import UNSAID
 from haiftrace.scoring.family import Ranking, ScoringQuery, ScoringRun
 from haiftrace.scoring.freshness import load_indexed
 from haiftrace.scoring.indexed_model import IndexedModel
@@ -163,7 +165,7 @@ class Tracer:
         if settings.prompting.loss_on_all:
             reasons.append("the prompt is traced too, and calibration traces responses alone")
         if mean_loss > WEAK_LOSS:
-            reasons.append("the model would hardly say this response")
+            reasons.append(UNSAID)
         held = set(holders or ())
         chance = 1.0 if holders is None else self._texts.chance(query)
         findings = []

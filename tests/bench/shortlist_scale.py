@@ -35,24 +35,16 @@ from haiftrace.query.query import PromptSettings
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak
 from haiftrace.tracing.tracer import Tracer
+from tests.bench.prose import passages
 from tests.bench.trainings import train_in
 
 DIMENSIONS = (512, 1024, 2048, 4096)
-PASSAGE = 40
-"""Words of a passage."""
 
 
 def other_people(kind: str, subjects: int) -> Iterator[str]:
     """Records like those that the model was trained on."""
     for seed in itertools.count(1):
         yield from (record.text for record in make_data(kind, "en_US", subjects, 8, seed).records)
-
-
-def passages(prose: Path) -> Iterator[str]:
-    """A text in pieces."""
-    words = prose.read_text("utf-8", errors="replace").split()
-    for at in range(0, len(words), PASSAGE):
-        yield " ".join(words[at : at + PASSAGE])
 
 
 def measure(

@@ -92,7 +92,7 @@ def test_another_method_or_its_settings_are_not_calibrated(calibrated):
     assert other is not None
     assert told is not None
     assert (other.decision, told.decision) == ("inconclusive", "inconclusive")
-    assert "--methods gradient-cosine" in other.reasons[0]
+    assert "--method gradient-cosine" in other.reasons[0]
     assert "other settings" in told.reasons[0]
 
 

@@ -4,15 +4,18 @@ Half of the subjects' records are indexed; the model learnt all of them. A quest
 whose records are not in the index has its source missing: every record that a verdict calls traced
 is falsely accused. Calibration sees the indexed records alone, never a question.
 
-`python -m tests.calibration.verdict_level KIND SEED REGIME OUT [METHOD [TRAINED]]` prints counts as
-JSON; TRAINED is a directory of finished trainings, else the model is trained in OUT.
+`python -m tests.calibration.verdict_level KIND SEED REGIME OUT [--method METHOD] [--trainings DIR]
+[--prose FILE]` prints counts as JSON. DIR holds finished trainings, else the model is trained in
+OUT. With FILE, a text, three of its passages that the model never saw are indexed beside each
+record.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from haiftrace.bench.indexes import trajectory
-from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion
+from haiftrace.bench.synthetic.dataset import BenchData, ProbeQuestion, TrainingRecord
 from haiftrace.bench.synthetic.make import make_data
 from haiftrace.bench.training.checkpoints import Trained
 from haiftrace.bench.training.presets import find_preset
@@ -41,11 +44,14 @@ from haiftrace.scoring.family import ScoringQuery, ScoringRun
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak
 from haiftrace.tracing.tracer import Tracer
+from tests.bench.prose import passages
 from tests.bench.trainings import train_in
 
 ALPHA = 0.01
 LENGTHS: tuple[int | None, ...] = (None, 1, 3, 10)
 """How many of a response's first tokens are traced; None for all of them."""
+PASSAGES = 3
+"""Passages of prose beside a record."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,15 @@ def measure(
     method: str = DEFAULT_METHOD,
     controls: int = 512,
     seed: int = 0,
+    prose: Path | None = None,
 ) -> dict[str, dict[str, int]]:
     """Counts by traced length and kind; "right": the first record is on the subject."""
-    indexed = _half(data, seed)
+    indexed = indexed_half(data, seed)
     corpus, path = out / "corpus.jsonl", out / "index"
     records = [record for record in data.records if record.subject in indexed]
+    if prose:
+        texts = itertools.islice(passages(prose), PASSAGES * len(records))
+        records += [TrainingRecord(f"p{n}", "", text, ()) for n, text in enumerate(texts)]
     lines = (json.dumps({"id": r.id, "text": r.text}, ensure_ascii=False) for r in records)
     corpus.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     checkpoint = load_checkpoint(trained.path(regime), dtype="float32", device="cpu")
@@ -117,7 +127,8 @@ def measure(
     }
 
 
-def _half(data: BenchData, seed: int) -> set[str]:
+def indexed_half(data: BenchData, seed: int) -> set[str]:
+    """The people whose records are indexed."""
     subjects = sorted(data.subjects)
     random.Random(f"{seed}:indexed").shuffle(subjects)
     return set(subjects[: len(subjects) // 2])
@@ -160,12 +171,20 @@ def trained_model(kind: str, seed: int, directory: Path) -> tuple[BenchData, Tra
 
 
 def main() -> None:
-    kind, seed, regime, out = sys.argv[1:5]
-    Path(out).mkdir(parents=True, exist_ok=True)
-    method = sys.argv[5] if len(sys.argv) > 5 else DEFAULT_METHOD
-    directory = Path(sys.argv[6]) if len(sys.argv) > 6 else Path(out) / "training"
-    data, trained = trained_model(kind, int(seed), directory)
-    counts = measure(data, trained, regime, Path(out), method, seed=int(seed))
+    parser = argparse.ArgumentParser(prog="python -m tests.calibration.verdict_level")
+    parser.add_argument("kind", choices=["pii-e", "pii-cr"])
+    parser.add_argument("seed", type=int)
+    parser.add_argument("regime", choices=["learned", "memorised"])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--method", default=DEFAULT_METHOD)
+    parser.add_argument("--trainings", type=Path)
+    parser.add_argument("--prose", type=Path)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    data, trained = trained_model(given.kind, given.seed, given.trainings or given.out / "training")
+    counts = measure(
+        data, trained, given.regime, given.out, given.method, seed=given.seed, prose=given.prose
+    )
     print(json.dumps(counts, indent=1))
 
 

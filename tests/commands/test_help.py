@@ -11,6 +11,7 @@ import pytest
 
 from haiftrace import __version__
 from haiftrace import cli as command_line
+from haiftrace.commands.panels import FORMER_SPELLINGS
 from tests.kit import Outcome, cli
 
 
@@ -73,14 +74,56 @@ def test_help_does_not_repeat_the_environment_variables():
 def test_the_documented_options_are_those_that_exist():
     program = command_line.typer.main.get_command(command_line.app)
     benches = [["bench", name] for name in program.commands["bench"].commands]
-    for words in (["index"], ["trace"], ["demo"], *benches):
+    for words in (["index"], ["trace"], ["show"], ["redact"], ["demo"], *benches):
         shown = cli(*words, "--help").out
         command = program
         for word in words:
             command = command.commands[word]
         for parameter in command.params:
             names = [*parameter.opts, *parameter.secondary_opts]
-            assert all(name in shown for name in names if name.startswith("-")), names
+            known = [name for name in names if name not in FORMER_SPELLINGS]
+            assert all(name in shown for name in known if name.startswith("-")), names
+            assert known
+
+
+@pytest.mark.parametrize("command", ["index", "trace"])
+def test_what_most_people_need_stands_first(command):
+    shown = cli(command, "--help").out
+    headings = [line[:-1] for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    order = ["Arguments", "Options", "Audit", "Asking", "Corpus", "A complete index"]
+    order += ["Methods", "Expert"]
+    assert headings == [heading for heading in order if heading in headings]
+    first = shown.split("Options:\n", 1)[1].split("\n\n", 1)[0]
+    assert first.count("\n  -") < 14
+    for name in ("--model", "--corpus", "--output", "--method", "--help"):
+        assert name in first
+    assert {"--damping", "--memory"} <= set(shown.split("\nExpert:\n")[1].split())
+
+
+def test_an_option_has_one_spelling_and_its_default_stands_in_one_place():
+    program = command_line.typer.main.get_command(command_line.app)
+    commands = {**program.commands, **program.commands["bench"].commands}
+    shown = "".join(
+        cli(*(["bench"] if n in program.commands["bench"].commands else []), n, "--help").out
+        for n in commands
+    )
+    assert "when not given" not in shown
+    assert "(default)" not in shown
+    assert "default: (" not in shown
+    for former in FORMER_SPELLINGS:
+        assert f"{former} " not in shown
+    for command in commands.values():
+        names = {name for p in command.params for name in p.opts}
+        assert ("-o" in names) == ("--output" in names)
+        assert "--methods" not in names or "--method" in names
+
+
+def test_a_shell_completes_options(monkeypatch):
+    monkeypatch.setenv("COMP_WORDS", "haiftrace trace --prob")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    outcome = cli(_HAIFTRACE_COMPLETE="complete_bash")
+    assert outcome.code == 0
+    assert outcome.out.split() == ["--probes-from-corpus"]
 
 
 def test_the_version():

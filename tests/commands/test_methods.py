@@ -41,7 +41,7 @@ def test_several_methods_are_a_finding_each(index):
     assert settings["fisher"] == "empirical"
     assert settings["ek-fac damping"] == "0.1x"
     assert "haiftrace index -o" in outcome.err
-    assert "--methods ek-fac --fisher empirical" in outcome.err
+    assert "--method ek-fac --fisher empirical" in outcome.err
 
 
 def test_the_terminal_sets_methods_beside_each_other(index):

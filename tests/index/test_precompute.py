@@ -115,7 +115,7 @@ def test_a_quantile_takes_the_norms_of_the_whole_corpus(tmp_path):
     over = own_index(path)
     with pytest.raises(UsageError, match="does not hold these") as caught:
         trace(over, "haif", **told)
-    assert f"haiftrace index -o {path} --methods haif" in caught.value.hint
+    assert f"haiftrace index -o {path} --method haif" in caught.value.hint
     keep(path, "haif", **told)
     assert kept(path) == {"haif-norms", "adjusted-norms"}
     gradients = kit.oracle().gradients[:-1]

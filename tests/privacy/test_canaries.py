@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from haiftrace.findings import (
-    BaselineComparison,
-    GoneLeak,
-    Holder,
-    PrivateValue,
-    Probe,
-    Report,
-    Source,
-    Verdict,
-)
+from haiftrace.findings import Holder, PrivateValue, Probe, Report, Source, Verdict
+from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.privacy import MASK, ValueIndex, canonical, mask_detected, mask_report
 from haiftrace.reports import render_terminal
 from haiftrace.reports.html_report import render_html

@@ -148,7 +148,7 @@ def test_a_finding_shows_its_verdict_reasons_words_and_null() -> None:
     assert 'class="w for3" title="+62% of the score">555-0134</span>' in text
     assert 'class="w against2" title="-15% of the score">Lisbon</span>' in text
     assert '<bdi class="private" title="private: phone">' in text
-    assert "2 further records below the line" in document.plain
+    assert "2 further records below: chance" in document.plain
     assert "path" in document.tags
     assert any("512 controls" in value for value in document.values("aria-label"))
     assert "haiftrace trace &#34;What&#39;s the phone" in text

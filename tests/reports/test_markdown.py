@@ -76,14 +76,14 @@ def test_the_decision_the_table_and_the_details() -> None:
     assert text.startswith("## haiftrace: Gate failed\n\n**4 leaks in 7 probes&#46;** Exit code 1.")
     plain = html.unescape(re.sub("<[^>]*>", "", text))
     assert "| 7 | 4 | 1 | 1 | 0 | 2 | 0 | 1 | 1 | 1 |" in plain
-    assert "| phone-017 | phone | verbatim | 0.0019 | corpus/people.jsonl:17 |" in plain
-    assert "| press | email | untraced (passes) | 0.36 | – |" in plain
+    assert "| phone-017 | phone | verbatim | strong | corpus/people.jsonl:17 |" in plain
+    assert "| press | email | untraced (passes) | none | – |" in plain
     assert "Does not count – known: the baseline holds it" in plain
     assert "Share of score: 555-0134 +62%, phone +18%" in plain
     assert "2 further records." in plain
     assert "Next: Remove or redact corpus/people.jsonl:17" in plain
     assert tags(text).count("table") == 2
-    assert tags(text).count("details") == 7
+    assert tags(text).count("details") == 2 * 6 + 1
 
 
 def test_pairs_take_a_line() -> None:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haiftrace.findings import BaselineComparison, GoneLeak, Probe, Report, Source
+from haiftrace.findings import Probe, Report, Source
+from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.reports import sarif, write_report
 from haiftrace.reports.sarif import render_sarif
 from haiftrace.reports.uris import relative_uri, repository_root

@@ -20,7 +20,7 @@ FIGURE = "figure1"
 
 
 def digits_results(outcome: DigitsOutcome) -> Results:
-    """Everything that goes to --out."""
+    """Everything that goes to --output."""
     training, pixels, classes = outcome.shape
     settings = {
         **asdict(outcome.settings),

@@ -1,4 +1,4 @@
-"""What every bench writes to --out: results.json, table.md and figures, each complete or absent."""
+"""What every bench writes to --output: results.json, table.md, figures; complete or absent."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_out(out: Path) -> None:
         raise _unwritable(out, error) from error
     if names and not names & {RESULTS_NAME, WORK_NAME}:
         raise OutputError(
-            f"{out} is not empty and holds no bench.", "Give a new directory with --out."
+            f"{out} is not empty and holds no bench.", "Give a new directory with --output."
         )
 
 
@@ -146,5 +146,5 @@ def check_installed(*modules: str) -> None:
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{path} cannot be written: {error.strerror or type(error).__name__}.",
-        "Give another directory with --out, with space left on its disk.",
+        "Give another directory with --output, with space left on its disk.",
     )

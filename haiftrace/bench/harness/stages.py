@@ -83,7 +83,7 @@ class Stages:
         except IndexStoreError:
             raise OutputError(
                 f"Another haiftrace bench works in {work}, or its file system has no file locks.",
-                "Wait until it has ended, or give another directory with --out.",
+                "Wait until it has ended, or give another directory with --output.",
             ) from None
 
     def __enter__(self) -> Self:
@@ -199,5 +199,5 @@ def _files(directory: Path) -> list[Path]:
 def _unwritable(work: Path, error: OSError) -> OutputError:
     return OutputError(
         f"The work directory {work} cannot be written: {error.strerror or type(error).__name__}.",
-        "Free some space or give another directory with --out; finished stages are kept.",
+        "Free some space or give another directory with --output; finished stages are kept.",
     )

@@ -75,7 +75,7 @@ def train(
         except OSError as error:
             raise OutputError(
                 f"The trained model could not be kept: {error.strerror or error}.",
-                "Check the disk and permissions, or give another directory with --out.",
+                "Check the disk and permissions, or give another directory with --output.",
             ) from error
 
     settings = {

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from haiftrace.findings import Finding, Gate
+from haiftrace.findings import Finding
+from haiftrace.gate_outcome import Gate
+from haiftrace.reports.evidence_words import finding_p, statistics, strength_text
 from haiftrace.reports.formatting import (
     clip,
     count_text,
     has_percentages,
     percent_text,
-    score_text,
 )
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
-    finding_p,
     gate_counts,
     gate_headline,
     gate_rule,
@@ -28,14 +28,14 @@ from haiftrace.reports.narrative import (
     is_reported,
     kind_text,
     leaked_types,
-    p_text,
     place_text,
+    reasons_to_believe,
     split_at_alpha,
     suppression_text,
     traced_to,
 )
 from haiftrace.reports.terminal.flow import Unit, gapped
-from haiftrace.reports.terminal.page import Page
+from haiftrace.reports.terminal.page import Page, print_warning
 from haiftrace.reports.terminal.pairs import pairs_in_a_line
 from haiftrace.reports.terminal.verdict_block import TONES, response_units
 from haiftrace.reports.word_evidence import merge_words, split_punctuation, strongest
@@ -74,9 +74,10 @@ def _block(page: Page, finding: Finding) -> None:
     suppressed = suppression_text(finding)
     if suppressed:
         page.entry("Passes", page.words(suppressed))
-    figure = _figure(finding)
-    if figure:
-        page.entry("Why", page.words(figure))
+    why = reasons_to_believe(finding) or ["Nothing was calibrated, so no source is named."]
+    page.entry("Why", page.words(" ".join(why)))
+    if page.verbose:
+        page.entry("Figures", page.words(" ".join(statistics(finding))))
     above, _ = split_at_alpha(finding)
     if above and summary.title == "Traced":
         record = above[0]
@@ -100,29 +101,12 @@ def _block(page: Page, finding: Finding) -> None:
     response, _ = page.cut(list(response_units(page, finding)))
     page.entry("Response", response or [Unit("(empty)", "dim")])
     for note in finding.notes:
-        page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
-
-
-def _figure(finding: Finding) -> str:
-    """The verdict's numbers in a line, or why there are none."""
-    verdict = finding.verdict
-    if verdict is None:
-        return "nothing was calibrated, so no source is named"
-    facts = list(verdict.reasons)
-    if verdict.p_value is not None:
-        facts.append(f"p {p_text(verdict.p_value)} (alpha {verdict.alpha:g})")
-    if verdict.q_value is not None:
-        facts.append(f"q {p_text(verdict.q_value)}")
-    if verdict.value is not None:
-        facts.append(f"{verdict.statistic or 'statistic'} {verdict.value:.3g}")
-    if finding.records and verdict.decision == "traced":
-        facts.append(f"score {score_text(finding.records[0].score)}")
-    return " · ".join(facts)
+        print_warning(page, note)
 
 
 def _table(page: Page, findings: Sequence[Finding]) -> None:
-    """A row a leak: its probe, what leaked, kind, p-value, source."""
-    rows = [("probe", "value", "kind", "p", "source")]
+    """A row a leak: its probe, what leaked, kind, how strong the evidence is, source."""
+    rows = [("probe", "value", "kind", "p" if page.verbose else "evidence", "source")]
     for finding in findings:
         source = traced_to(finding)
         passes = "" if finding.suppressed is None else " (passes)"
@@ -131,7 +115,7 @@ def _table(page: Page, findings: Sequence[Finding]) -> None:
                 clip(page.show(finding.probe.id if finding.probe else "-"), _NAME_CELLS),
                 clip(page.show(leaked_types(finding) or "-"), _NAME_CELLS),
                 f"{finding.kind or 'open'}{passes}",
-                finding_p(finding, "-"),
+                finding_p(finding, "-") if page.verbose else page.show(strength_text(finding)),
                 "-" if source is None else page.show(place_text(source)),
             )
         )

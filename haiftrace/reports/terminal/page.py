@@ -27,13 +27,15 @@ class Page:
         width: cells of a line.
         styled: whether colours and attributes reach the reader.
         full: whether long texts are shown uncut.
+        verbose: whether the figures behind the words are shown.
     """
 
-    def __init__(self, console: Console, full: bool) -> None:
+    def __init__(self, console: Console, full: bool, verbose: bool = False) -> None:
         self._console = console
         self.styled = console.color_system is not None and not console.no_color
         self.width = max(min(console.width, _WIDEST), _NARROWEST)
         self.full = full
+        self.verbose = verbose
         self._is_faint = False
 
     def show(self, text: str) -> str:
@@ -84,3 +86,8 @@ class Page:
         if self.full:
             return list(units), False
         return excerpt(units, limit=_MOST_LINES * (self.width - _LABEL), context=_CONTEXT)
+
+
+def print_warning(page: Page, note: str) -> None:
+    """A note that must not be overlooked."""
+    page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.evidence_words import p_text, says_readily, statistics
 from haiftrace.reports.formatting import (
     clip,
     cosine_text,
@@ -26,11 +27,11 @@ from haiftrace.reports.formatting import (
     score_text,
     size_text,
 )
-from haiftrace.reports.narrative import next_step, p_text, split_at_alpha
+from haiftrace.reports.narrative import asking_notes, next_step, split_at_alpha
 from haiftrace.reports.terminal.audit_view import print_audit
 from haiftrace.reports.terminal.comparison import by_leak, rank_table
 from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
-from haiftrace.reports.terminal.page import INDENT, Page
+from haiftrace.reports.terminal.page import INDENT, Page, print_warning
 from haiftrace.reports.terminal.pairs import print_pairs
 from haiftrace.reports.terminal.verdict_block import print_verdict, response_units
 from haiftrace.reports.word_evidence import (
@@ -56,7 +57,12 @@ _SHADES = (
 
 
 def render_terminal(
-    report: Report, console: Console, *, full: bool = False, below: bool = False
+    report: Report,
+    console: Console,
+    *,
+    full: bool = False,
+    below: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Print a report for reading: verdict, why to believe it, source, tokens, next step.
 
@@ -68,8 +74,14 @@ def render_terminal(
             is written, and characters that its encoding lacks are spelled in ASCII.
         full: show long texts uncut instead of what stands around their strongest words.
         below: show the records that do not clear alpha too, faintly.
+        verbose: show the figures behind the words.
     """
-    page = Page(console, full)
+    page = Page(console, full, verbose)
+    for note, option in asking_notes(report.findings):
+        print_warning(page, note)
+        if option:  # in one piece, to be copied
+            page.entry("", [Unit(page.show(option), "bold")])
+        page.blank()
     if report.gate is not None:
         _head(page, report)
         print_audit(page, report.findings, report.gate)
@@ -158,16 +170,19 @@ def _traced(page: Page, finding: Finding) -> None:
     page.entry("Response", response or [Unit("(empty)", "dim")])
     extent = "all of the response" if finding.span is None else "the part in brackets"
     origin = "generated" if finding.generated else "given"
-    chance = math.exp(-max(finding.mean_loss, 0.0))
-    loss = f"mean loss {finding.mean_loss:.2f} nats ({chance:.0%} a token)"
-    page.entry("Traced", _facts(page, extent, origin, loss))
+    page.entry("Traced", _facts(page, extent, origin, says_readily(finding)))
+    if page.verbose and finding.verdict is None:
+        page.entry("Figures", page.words(" ".join(statistics(finding))))
 
 
 def _result(page: Page, finding: Finding, below: bool) -> None:
     name = () if finding.fingerprint is None else (finding.fingerprint,)
-    page.entry("Method", _facts(page, finding.method, _scored(finding), *name))
+    if page.verbose:
+        page.entry("Method", _facts(page, finding.method, _scored(finding), *name))
+    elif name:
+        page.entry("Leak", _facts(page, *name))
     for note in finding.notes:
-        page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
+        print_warning(page, note)
     if not finding.records:
         page.blank()
         page.line(Text("No record was found for this response.", "bold"))
@@ -199,7 +214,8 @@ def _below_the_line(
     assert finding.verdict is not None  # else no line is drawn
     clear = len(finding.records) - len(texts)
     page.blank()
-    page.rule(f"{'above' if clear else 'nothing'} clears alpha {finding.verdict.alpha:g}")
+    alpha = f" (alpha {finding.verdict.alpha:g})" if page.verbose else ""
+    page.rule(f"{'above' if clear else 'nothing'} stands out from chance{alpha}")
     if not shown:
         hidden = count_text(len(texts), "record")
         page.block(page.words(f"{hidden} below it: chance alone may score as high (--all)", "dim"))
@@ -241,9 +257,9 @@ def _record_head(page: Page, record: RecordEvidence, best_score: float) -> None:
         place += f":{record.source.line}"
     name = clip(page.show(record.id), page.width // 2)
     figures = f"score {score_text(record.score)}"
-    if record.cosine is not None:
+    if page.verbose and record.cosine is not None:
         figures += f"  cosine {cosine_text(record.cosine)}"
-    if record.p_value is not None:
+    if page.verbose and record.p_value is not None:
         figures += f"  p {p_text(record.p_value)}"
     figures += f"  {_bar(record.score, best_score)}"
     room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)

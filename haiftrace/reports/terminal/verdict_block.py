@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from haiftrace.findings import Finding
+from haiftrace.findings import Finding, Verdict
+from haiftrace.reports.evidence_words import statistics
 from haiftrace.reports.histogram import text_histogram
 from haiftrace.reports.narrative import headline, reasons_to_believe, suppression_text
 from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
@@ -31,7 +32,16 @@ def print_verdict(page: Page, finding: Finding) -> None:
     for sentence in reasons_to_believe(finding):
         page.entry(label, page.words(sentence))
         label = ""
-    drawing = text_histogram(finding.verdict, cells=min(32, max(page.width - 34, 8)))
+    if page.verbose:
+        _print_figures(page, finding, finding.verdict)
+
+
+def _print_figures(page: Page, finding: Finding, verdict: Verdict) -> None:
+    label = "Figures"
+    for sentence in statistics(finding):
+        page.entry(label, page.words(sentence))
+        label = ""
+    drawing = text_histogram(verdict, cells=min(32, max(page.width - 34, 8)))
     if drawing:
         page.entry(label, [Unit(page.show(drawing), gap=True)])
         page.entry("", page.words("the controls; ┊ alpha, ◆ this response", "dim"))

@@ -36,6 +36,21 @@ HAIF_NORMS = "haif-norms"
 """The supplement of plain gradients' norms; its adjusted ones are under HAIF's own adjustment."""
 
 
+RELATIF_NORMS, AHIF_NORMS = "relatif-norms", "ahif-norms"
+"""The supplements of norms of preconditioned gradients: of records', and of tokens' too."""
+
+
+def norm_supplements(method: Method) -> list[str]:
+    """The supplements of norms that spare a method's traces much; some take none."""
+    names = {
+        NormKind(TOKENS, IDENTITY): HAIF_NORMS,  # that of the mean costs as much as any backward
+        NormKind(MEAN, EK_FAC): RELATIF_NORMS,
+        NormKind(TOKENS, EK_FAC): AHIF_NORMS,
+    }
+    needs = method.needed_norms(Rule())
+    return sorted({names[need] for need in needs if need in names})
+
+
 def rule_of(index: Index, methods: Sequence[Method], settings: MethodSettings) -> Rule:
     """The rule of the methods that adjust; a `soft:C` takes its quantile from the whole index.
 
@@ -50,7 +65,7 @@ def rule_of(index: Index, methods: Sequence[Method], settings: MethodSettings) -
 
 def _norm_quantile(index: Index, settings: MethodSettings, quantile: float) -> float:
     if index.supplement(HAIF_NORMS) is None:
-        command = f"haiftrace index -o {shlex.quote(str(index.path))} --methods haif"
+        command = f"haiftrace index -o {shlex.quote(str(index.path))} --method haif"
         raise UsageError(
             f"--adjust {settings.adjustment} takes a quantile of the gradient norms of all the"
             f" corpus' tokens, and the index {index.path} does not hold these.",
@@ -84,11 +99,11 @@ def kept_norms(needs: frozenset[NormKind], rule: Rule, curvature: Curvature) -> 
     kept = []
     if NormKind(MEAN, EK_FAC) in needs:
         settings = curvature.settings.damped()
-        kept.append(KeptNorms("relatif-norms", (NormKind(MEAN, EK_FAC),), settings))
+        kept.append(KeptNorms(RELATIF_NORMS, (NormKind(MEAN, EK_FAC),), settings))
     if NormKind(TOKENS, EK_FAC) in needs:
         both = (NormKind(TOKENS, EK_FAC), NormKind(ADJUSTED, EK_FAC))
         settings = {**curvature.settings.damped(), "adjust": str(rule.adjustment)}
-        kept.append(KeptNorms("ahif-norms", both, settings))
+        kept.append(KeptNorms(AHIF_NORMS, both, settings))
     if NormKind(ADJUSTED, IDENTITY) in needs and rule.adjustment != HAIF:
         settings = {"adjust": str(rule.adjustment)}
         kept.append(KeptNorms("adjusted-norms", (NormKind(ADJUSTED, IDENTITY),), settings))

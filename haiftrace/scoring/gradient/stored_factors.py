@@ -166,7 +166,7 @@ def stored_factors(
 def _foreign(index: Index) -> IndexStoreError:
     return IndexStoreError(
         f"The Kronecker factors in {index.path} are those of another checkpoint than the index.",
-        f"Remove {index.path}/supplements and run `haiftrace index … --methods ek-fac --overwrite`"
+        f"Remove {index.path}/supplements and run `haiftrace index … --method ek-fac --overwrite`"
         " with the present checkpoint.",
     )
 

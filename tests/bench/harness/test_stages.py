@@ -166,4 +166,4 @@ def test_a_work_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written") as caught:
         Stages(tmp_path / "file", VERSIONS, Silent())
-    assert "--out" in caught.value.hint
+    assert "--output" in caught.value.hint

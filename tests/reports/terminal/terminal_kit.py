@@ -22,6 +22,7 @@ def rendered(
     colour: bool = False,
     full: bool = False,
     below: bool = False,
+    verbose: bool = False,
     environ: dict[str, str] | None = None,
 ) -> str:
     # rich keeps a style's codes as the first console of the process needed them, whatever the next
@@ -35,5 +36,5 @@ def rendered(
         force_terminal=colour,
         _environ=environ if environ is not None else {"TERM": "xterm-256color"},
     )
-    render_terminal(report, console, full=full, below=below)
+    render_terminal(report, console, full=full, below=below, verbose=verbose)
     return out.getvalue()

@@ -36,10 +36,9 @@ def test_the_english_report_at_80_columns() -> None:
         "\n"
         "Prompt    What's the phone of John Doe?\n"
         "Response  The phone number of John Doe is [555-0134].\n"
-        "Traced    the part in brackets · generated · mean loss 0.18 nats (84% a token)\n"
-        "Method    haif · a shortlist of 64 record windows scored exactly\n"
+        "Traced    the part in brackets · generated · the model is 84% sure of each token\n"
         "\n"
-        f"#1  subject-017                            score 0.2620  cosine +0.210  {bar}\n"
+        f"#1  subject-017                                           score 0.2620  {bar}\n"
         "    corpus/people.jsonl:17\n"
         "    │ John Doe was born on 3 May 1961 in [Lisbon -15%] and works as a marine\n"
         "    │ engineer. You can [reach +11%] John [Doe +11%] by [phone +18%]:\n"
@@ -47,14 +46,14 @@ def test_the_english_report_at_80_columns() -> None:
         "    share of score: 555-0134 +62%, phone +18%, Lisbon -15%, reach +11%,\n"
         "    Doe +11%, by +11%\n"
         "\n"
-        "#2  subject-043                           score 0.07200  cosine +0.058  ██░░░░░░\n"
+        "#2  subject-043                                          score 0.07200  ██░░░░░░\n"
         "    corpus/people.jsonl:43\n"
         "    │ Ask for Maria [Doe +42%] at [555-0199 +86%], or write to\n"
         "    │ [maria@example.org -25%].\n"
         "    share of score: 555-0199 +86%, Doe +42%, maria@example.org -25%, Ask +3%,\n"
         "    for -3%, at -3%, or -3%, to +3%\n"
         "\n"
-        "#3  corpus/prose.txt:2048               score 0.0007000  cosine +0.001  ░░░░░░░░\n"
+        "#3  corpus/prose.txt:2048                              score 0.0007000  ░░░░░░░░\n"
         "    │ [The +29%] harbour [was -29%] built [in +29%] [1893 +43%] by\n"
         "    │ [engineers +57%] from Lisbon.\n"
         "    share of score: engineers +57%, 1893 +43%, The +29%, was -29%, in +29%,\n"
@@ -103,7 +102,10 @@ def test_the_chinese_record_is_marked_by_token() -> None:
         "    share of score: 138-0013-8000 +67%, 电话 +26%, 张伟 +13%, 上海 -6%\n"
     ) in text
     assert "all of the response · given" in text
-    assert "Method    haif · all 224 record windows scored exactly" in text
+    assert "Method    haif" not in text
+    figures = rendered(report_of(chinese_finding()), width=80, verbose=True)
+    assert "Method    haif · all 224 record windows scored exactly" in figures
+    assert "Mean loss of the traced tokens 4.20 nats" in figures
     assert "Warning   The model would hardly say this" in text
 
 
@@ -211,7 +213,7 @@ def test_several_methods_stand_beside_each_other() -> None:
     first = english_finding()
     others = [replace(r, rank=3 - r.rank, cosine=None) for r in first.records[:2]]
     second = replace(first, method="bm25", records=tuple(others[::-1]))
-    text = rendered(report_of(first, second))
+    text = rendered(report_of(first, second), verbose=True)
     assert text.count("Prompt ") == text.count("Response ") == 1
     assert "─── haif ───" in text
     assert "─── bm25 ───" in text
@@ -278,7 +280,9 @@ def test_a_negative_score_keeps_the_signs_of_its_words() -> None:
     record = record_of("good bad", {"good": 0.25, "bad": -0.75})
     text = rendered(report_of(english_finding(records=(record,))))
     assert "[good +50%] [bad -150%]" in text
-    assert "score -0.5000  cosine -0.400  ░░░░░░░░" in text
+    assert "score -0.5000  ░░░░░░░░" in text
+    figures = rendered(report_of(english_finding(records=(record,))), verbose=True)
+    assert "score -0.5000  cosine -0.400  ░░░░░░░░" in figures
 
 
 def test_special_tokens_and_white_space_are_named() -> None:

@@ -36,12 +36,34 @@ def test_a_verdict_is_read_first_then_why_then_the_source_then_what_to_do() -> N
     assert text.startswith("Verdict   TRACED The source is subject-017: the value stands in the")
     order = [
         "Verdict   TRACED",
-        "Why       p = 0.0019 (alpha 0.01, q = 0.004 in this run): of 512 controls",
+        "Why       Strong evidence: of 1,000 such answers whose source is missing,",
+        "Prompt    ",
+        "#1  subject-017",
+        "[555-0134 +62%]",
+        "─── above stands out from chance ─",
+        "Next      Remove or redact corpus/people.jsonl:17",
+        "Model     people-135m",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    jargon = ("nats", " q ", "q =", "margin", "p =", " p 0", "alpha", "cosine", "control")
+    assert not [word for word in jargon if word in text]
+
+
+def test_the_figures_are_shown_on_request() -> None:
+    text = rendered(report_of(traced_finding()), verbose=True)
+    assert text.startswith("Verdict   TRACED The source is subject-017: the value stands in the")
+    order = [
+        "Verdict   TRACED",
+        "Why       Strong evidence",
+        "Figures   Mean loss of the traced tokens 0.18 nats",
+        "p = 0.0019 (alpha 0.01, q = 0.004 in this run): of 512 controls whose\n",
+        "Sensitivity 72%",
         "◆ 0.21",
         "Prompt    ",
         "#1  subject-017",
         "[555-0134 +62%]",
-        "─── above clears alpha 0.01 ─",
+        "─── above stands out from chance (alpha 0.01) ─",
         "Next      Remove or redact corpus/people.jsonl:17",
         "Model     people-135m",
     ]
@@ -56,12 +78,12 @@ def test_what_is_below_the_line_is_shown_only_on_request_and_faint() -> None:
     assert "2 records below it: chance alone may score as high (--all)" in short
     assert "subject-043" not in short
     everything = rendered(report, below=True)
-    assert everything.index("clears alpha") < everything.index("#2  subject-043")
+    assert everything.index("stands out") < everything.index("#2  subject-043")
     assert "--all" not in everything
     shade = {"TERM": "x", "COLORTERM": "truecolor"}
     rendered(report, colour=True, below=True, environ={"TERM": "xterm"})  # of other colours before
     coloured = rendered(report, colour=True, below=True, environ=shade)
-    above, under = coloured.split("clears alpha")
+    above, under = coloured.split("stands out")
     assert "\x1b[1;38;2;0;0;0;48;2;255;179;64m[555-0134 +62%]" in above
     assert "48;2" not in under.split("Next")[0]
     assert re.search(r"\x1b\[2m#2  subject-043", under)
@@ -70,10 +92,10 @@ def test_what_is_below_the_line_is_shown_only_on_request_and_faint() -> None:
 def test_no_source_found_shows_no_record_above_the_line() -> None:
     text = rendered(report_of(untraced_finding()))
     assert text.startswith("Verdict   NO SOURCE FOUND ")
-    assert "─── nothing clears alpha 0.01 ─" in text
+    assert "─── nothing stands out from chance ─" in text
     assert "3 records below it" in text
     assert "#1" not in text
-    assert "So a source may be" in text
+    assert "so that one may be there" in " ".join(text.split())
 
 
 def test_an_inconclusive_verdict_says_why_and_draws_no_line() -> None:
@@ -81,13 +103,13 @@ def test_an_inconclusive_verdict_says_why_and_draws_no_line() -> None:
     text = rendered(report_of(finding))
     assert text.startswith("Verdict   INCONCLUSIVE ")
     assert "40 controls cannot resolve an alpha of 0.01" in text
-    assert "clears alpha" not in text
+    assert "stands out" not in text
     assert "#3" in text
 
 
 def test_what_it_is_traced_to_is_above_the_line_without_p_values_of_records() -> None:
     text = rendered(report_of(judged(english_finding(), traced_verdict(), (None, None, None))))
-    assert text.index("#1  subject-017") < text.index("─── above clears alpha 0.01 ─")
+    assert text.index("#1  subject-017") < text.index("─── above stands out from chance ─")
     assert "2 records below it" in text
 
 
@@ -116,12 +138,12 @@ def test_an_audit_is_a_block_a_leak_a_table_and_a_decision() -> None:
     assert "Passes    known: the baseline holds it" in text
     assert "Passes    ignored: a published press contact" in text
     table = text[text.index("\nprobe ") : text.index("\nGate ")].split("\n")
-    assert table[1].split() == ["probe", "value", "kind", "p", "source"]
+    assert table[1].split() == ["probe", "value", "kind", "evidence", "source"]
     assert table[2].split() == [
         "phone-017",
         "phone",
         "verbatim",
-        "0.0019",
+        "strong",
         "corpus/people.jsonl:17",
     ]
     assert len([row for row in table[2:] if row]) == 6
@@ -167,7 +189,8 @@ def test_a_poor_encoding_draws_the_null_in_ascii() -> None:
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
     report = report_of(traced_finding())
-    render_terminal(report, Console(file=out, width=100, _environ={"TERM": "xterm"}))
+    console = Console(file=out, width=100, _environ={"TERM": "xterm"})
+    render_terminal(report, console, verbose=True)
     out.flush()
     assert "|" in raw.getvalue().decode("ascii").split("Why")[1].split("Prompt")[0]
 
