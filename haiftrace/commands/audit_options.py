@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from haiftrace.auditing.gate import GateSettings
     from haiftrace.auditing.probes import ProbeCase
     from haiftrace.privacy import DetectionSettings
+
+_CATEGORY = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/-]{0,98}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class AuditOptions:
         str | None,
         Option(
             help="A file with the key by which reports tell values apart exactly, without showing"
-            " them; made, private, where there is none. Keep it beside the baseline."
+            " them; made, private, where there is none. Keep it beside the baseline, and publish"
+            " it nowhere."
         ),
     ] = None
     ignore_file: Annotated[
@@ -65,6 +69,13 @@ class AuditOptions:
         Option(
             help="Accepted leaks, a line a value: FINGERPRINT YYYY-MM-DD REASON; .haiftraceignore"
             " if there is one."
+        ),
+    ] = None
+    category: Annotated[
+        str | None,
+        Option(
+            help="Name of this run in code scanning, where one job uploads several: the id of the"
+            " SARIF file is haiftrace/NAME/."
         ),
     ] = None
     detect: Annotated[
@@ -99,9 +110,16 @@ class AuditOptions:
     def check(self, prompt: str | None, only_single: Mapping[str, object]) -> None:
         """Raises UsageError unless exactly one of a prompt, a file and the corpus is given.
 
+        A category that is no name is refused, too.
+
         Args:
             only_single: options that only go with a prompt, and what they were set to.
         """
+        if self.category is not None and not _CATEGORY.fullmatch(self.category):
+            raise UsageError(
+                "--category is no name of letters, digits, dots, dashes and slashes.",
+                "Name what was audited, such as --category support-bot.",
+            )
         given = [
             name
             for name, value in (

@@ -62,7 +62,6 @@ def trace(
     from haiftrace.tracing.settings import TraceSettings
     from haiftrace.tracing.tracer import open_tracer
 
-    output.check()
     check_outputs(output.paths)
     check_sources(output.sources)
     source.check()
@@ -122,8 +121,8 @@ def trace(
                 cases = corpus_cases(tracer, count, methods.seed, answer, detection)
             audited = audit_checkpoint(tracer, cases, settings, gate, progress, command)
             report, values = audited.report, audited.values
-    if output.category is not None:
-        report = replace(report, settings={**report.settings, "category": output.category})
+    if audit.category is not None:
+        report = replace(report, settings={**report.settings, "category": audit.category})
     if output.sources is not None:
         write_sources(report, tracer.index, output.sources, values, audit.reveal)
     masked = mask_report(report, values, detection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -22,8 +21,6 @@ from haiftrace.errors import UsageError
 if TYPE_CHECKING:
     from haiftrace.corpus import CorpusSettings
     from haiftrace.query.prompt_text import PromptSettings
-
-_CATEGORY = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/-]{0,98}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True)
@@ -189,13 +186,6 @@ class OutputOptions:
         str | None,
         Option(help="Also write the records to remove or redact, for haiftrace redact: JSONL."),
     ] = None
-    category: Annotated[
-        str | None,
-        Option(
-            help="Name of this run in code scanning, where one job uploads several: the id of the"
-            " SARIF file is haiftrace/NAME/."
-        ),
-    ] = None
     verbose: Annotated[
         bool, Option("--verbose", "-v", help="Show the figures behind the words, too.")
     ] = False
@@ -203,14 +193,6 @@ class OutputOptions:
     below: Annotated[
         bool, Option("--all", help="Show the records that chance alone may rank, too.")
     ] = False
-
-    def check(self) -> None:
-        """Raises UsageError for a category that is no name."""
-        if self.category is not None and not _CATEGORY.fullmatch(self.category):
-            raise UsageError(
-                "--category is no name of letters, digits, dots, dashes and slashes.",
-                "Name what was audited, such as --category support-bot.",
-            )
 
     @property
     def paths(self) -> list[str]:
