@@ -214,10 +214,10 @@ def _mean(measured: Sequence[Surprise | None]) -> Surprise | None:
 
 def _suggested(bare: Surprise, usual: float | None, form: str, loss: float | None) -> Asking:
     option = CHAT_OPTION if form == CHAT_OPTION else f"--template {_quoted(form)}"
-    why = "the prompts of the corpus have a form" if loss is None else "it expects a form"
+    why = "the corpus holds prompts of another form" if loss is None else "it expects another form"
     return Asking(
-        f"The model was not asked as it was trained: {why}, and what it says without may be another"
-        " answer. Ask again with the option that gives it.",
+        f"The model was not asked as it was trained: {why}, and it may answer otherwise to that."
+        " Ask again in that form:",
         option,
         bare.total,
         usual,
