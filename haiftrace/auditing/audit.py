@@ -123,7 +123,10 @@ def audit(
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
     report = plan.with_asking(report)
     report = judged(report, tracer.index, values, gate)
-    decided = decide(report.findings, gate, tried, unanswered, partial, _extraction(cases, leaks))
+    reasons = _extraction(cases, leaks)
+    if plan.warning and not report.findings:  # which would say it
+        reasons.append(plan.warning)
+    decided = decide(report.findings, gate, tried, unanswered, partial, reasons)
     return AuditResult(replace(report, gate=decided), values)
 
 

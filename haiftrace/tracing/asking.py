@@ -81,6 +81,13 @@ class AskingPlan:
     asking: Asking | None = None
     said: str = ""
 
+    @property
+    def warning(self) -> str:
+        """What is to be said of how prompts are asked, in a line; "" for nothing."""
+        if self.asking is None:
+            return ""
+        return " ".join(filter(None, (self.asking.note, self.asking.option)))
+
     def of_prompt(self, checkpoint: Checkpoint, prompt: str) -> PromptSettings:
         """For one prompt: one that is rendered as a chat already is asked as it stands."""
         if self.by_corpus and holds_markup(checkpoint, prompt):
