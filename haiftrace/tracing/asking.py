@@ -36,8 +36,8 @@ the small ones."""
 UNLIKE_PROMPTS = 3.0
 """Nats a token above the corpus' most surprising prompt, from which a prompt resembles none.
 
-Measured on four two-layer models of bare prompts: none of 160 questions for people whom nobody was
-asked about in training is 2 above, all of 176 questions in other words are 6 above."""
+Measured on three two-layer models of bare prompts: none of 120 questions for people whom nobody was
+asked about in training is 2 above, all questions in other words are 6 above."""
 
 USUAL_FORMS = (
     "Question: {prompt} Answer:",
