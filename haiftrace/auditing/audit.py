@@ -120,8 +120,10 @@ def audit(
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
     report, known = judged(plan.with_asking(report), tracer.index, values, gate, asked)
-    said = _extraction(cases, leaks)
-    decided = decide(report.findings, gate, tried, unanswered, partial, said, known)
+    reasons = _extraction(cases, leaks)
+    if plan.warning and not report.findings:  # which would say it
+        reasons.append(plan.warning)
+    decided = decide(report.findings, gate, tried, unanswered, partial, reasons, known)
     return AuditResult(replace(report, gate=decided), values)
 
 

@@ -23,6 +23,7 @@ from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     BASELINE,
     KIND_MEANS,
+    asking_notes,
     leaked_types,
     place_text,
     traced_to,
@@ -139,7 +140,9 @@ def _other_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
     notifications = []
     notes = Counter(note for finding in report.findings for note in finding.notes)
     if report.masked:
-        notifications += [_notification("warning", note) for note in sorted(notes)][:100]
+        asked = [f"{note} {option}".rstrip() for note, option in asking_notes(report.findings)]
+        shown = [*asked, *sorted(notes)][:100]
+        notifications += [_notification("warning", note) for note in shown]
     unsure = sum(
         f.verdict is not None and f.verdict.decision == "inconclusive" for f in report.findings
     )

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haiftrace.findings import Probe, Report, Source
+from haiftrace.findings import Asking, Probe, Report, Source
 from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.reports import sarif, write_report
 from haiftrace.reports.sarif import render_sarif
@@ -163,6 +163,15 @@ def test_a_partial_run_and_an_empty_one_are_marked() -> None:
     single = run_of(report_of(english_finding()))
     assert single["results"] == []
     assert any("not judged" in text for _, text in told(single))
+
+
+def test_how_to_ask_is_a_warning_once() -> None:
+    asking = Asking("It was not asked as it was trained:", "--template 'Q: {prompt}'", 3.0)
+    findings = (traced_finding(asking=asking), untraced_finding(asking=asking))
+    notes = told(run_of(report_of(*findings, gate=gate_of(*findings), masked=True)))
+    warned = [text for level, text in notes if level == "warning" and "as it was trained" in text]
+    assert len(warned) == 1
+    assert "--template" in warned[0]
 
 
 def test_too_many_leaks_are_cut_and_those_that_count_stay(monkeypatch: pytest.MonkeyPatch) -> None:
