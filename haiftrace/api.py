@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haiftrace.auditing.trace_report import TraceReport
-from haiftrace.commands.options import INDEX_DIRECTORY
+from haiftrace.commands.options import INDEX_DIRECTORY, shown
 from haiftrace.progress import ConsoleProgress
 
 if TYPE_CHECKING:
-    from haiftrace.findings import FailOn
+    from haiftrace.gate_outcome import FailOn
     from haiftrace.tracing.tracer import Tracer
 
 MEMORY = 512 << 20
@@ -88,7 +89,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
         )
         wanted = Completion(methods, with_default(methods), controls=controls, memory=memory)
-        with ConsoleProgress(quiet) as progress:
+        with ConsoleProgress(quiet, shown) as progress:
             checkpoint = load_checkpoint(str(model), device=device)
             if methods is not None:
                 check_needs(checkpoint, None, methods, wanted.settings)
@@ -147,22 +148,25 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         Raises:
             UsageError: the response cannot be traced.
         """
+        from haiftrace.auditing.corpus_regions import with_corpus_regions
         from haiftrace.auditing.gate import GateSettings
         from haiftrace.auditing.probes import single_probe
         from haiftrace.auditing.single import trace_response
+        from haiftrace.privacy import DetectionSettings
 
-        probe = single_probe(prompt, response, protect)
-        with ConsoleProgress(quiet) as progress:
+        detection = with_corpus_regions(self._tracer.index, DetectionSettings())
+        probe = single_probe(prompt, response, protect, detection=detection)
+        with ConsoleProgress(quiet, shown) as progress:
             report = trace_response(
                 self._tracer,
                 probe,
                 _settings(settings),
                 progress,
-                GateSettings(),
+                GateSettings(detection=detection),
                 span=span,
                 whole_response=whole_response,
             )
-        return TraceReport(report, protect)
+        return TraceReport(report, protect, detection)
 
     def audit(
         self,
@@ -185,14 +189,18 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             UsageError: a probe or a setting cannot be used.
         """
         from haiftrace.auditing.audit import audit as audit_checkpoint
+        from haiftrace.auditing.corpus_regions import with_corpus_regions
         from haiftrace.auditing.gate import GateSettings
         from haiftrace.auditing.probes import probe_cases, read_probes
+        from haiftrace.privacy import DetectionSettings
 
         cases = read_probes(str(probes)) if isinstance(probes, str | Path) else probe_cases(probes)
-        gate = GateSettings(fail_on, max_leaks)
-        with ConsoleProgress(quiet) as progress:
+        detection = with_corpus_regions(self._tracer.index, DetectionSettings())
+        cases = [replace(case, detection=detection) for case in cases]
+        gate = GateSettings(fail_on, max_leaks, detection=detection)
+        with ConsoleProgress(quiet, shown) as progress:
             result = audit_checkpoint(self._tracer, cases, _settings(settings), gate, progress)
-        return TraceReport(result.report, result.values)
+        return TraceReport(result.report, result.values, detection)
 
     def close(self) -> None:
         """Closes the index's files."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from haiftrace.gate_outcome import Gate
+
 SCHEMA_VERSION = 1
 
 Decision = Literal["traced", "no source found", "inconclusive"]
-Kind = Literal["verbatim", "inferred", "attributed", "untraced"]
+Kind = Literal["verbatim", "inferred", "attributed", "untraced", "not-in-corpus"]
 Basis = Literal["influence", "text", "influence and text"]
-FailOn = Literal["leak", "traced", "none"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class NullDistribution:
     Attributes:
         samples: how many null samples, one a control.
         edges, counts: a histogram of their statistics; one edge more than counts.
-        threshold: the value of the statistic at which p equals alpha; None where there are too
-            few samples for that.
+        threshold: the statistic at which p equals alpha; None where the samples are too few.
     """
 
     samples: int
@@ -76,8 +76,7 @@ class Verdict:
         lengths: tokens of the controls' responses that it was compared with, ascending.
         null: those controls, of the nearest level.
         reasons: why it is inconclusive, in plain words.
-        basis: of a traced one: what names the source, influence, the text that holds the value, or
-            both; None otherwise.
+        basis: of a traced one: what names the source: influence, the text that holds it, or both.
     """
 
     decision: Decision
@@ -94,37 +93,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What an audit decides.
-
-    Attributes:
-        exit_code: 0 passed, 1 leaks, 3 inconclusive.
-        fail_on, max_leaks: as configured.
-        probes, leaks: how many, baseline and ignored ones not among the leaks.
-        verbatim, inferred, attributed, untraced: the leaks by kind.
-        known, ignored: leaks that the baseline or the ignore file lets pass.
-        inconclusive: findings whose verdict is.
-        partial: True where the run was interrupted.
-        reasons: why the exit code is what it is, in plain words.
-    """
-
-    exit_code: int
-    fail_on: FailOn
-    max_leaks: int
-    probes: int
-    leaks: int
-    verbatim: int = 0
-    inferred: int = 0
-    attributed: int = 0
-    untraced: int = 0
-    known: int = 0
-    ignored: int = 0
-    inconclusive: int = 0
-    partial: bool = False
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class TokenEvidence:
     """One token of a training record.
 
@@ -134,9 +102,8 @@ class TokenEvidence:
         text: the characters of the record that the token covers (may be empty for special tokens).
         start, end: character offsets of `text` in the record's text.
         loss: cross-entropy in nats of this token given those before it; 0.0 where it is no label.
-        grad_norm: norm of the gradient of that loss that the index knows: the direct value
-            gradients of the layers that judge, their inputs whitened, or of a model without these
-            the full one over the traced parameters.
+        grad_norm: norm of the gradient of that loss that the index knows: of the direct value
+            gradients of the layers that judge, or of a model without these the full one.
         evidence: what this token contributes to the record's score.
     """
 
@@ -270,8 +237,11 @@ class Finding:
         verdict: what the first place means; None where nothing was calibrated.
         probe: the probe that was answered, in an audit.
         leaked: the private values that the response holds; a finding with none is no leak.
-        kind: of a leak.
+        kind: of a leak; "not-in-corpus": no record holds the value, and no probe protects it.
         fingerprint: of a leak: the same in every run that finds it again, whatever the scores.
+        asked: what was asked, before any template; empty where that is not known.
+        value_number: of a leak: which of the values under its fingerprint in this run, from 1.
+        value_digest: of a leak: of its value under the user's key; None without a key.
         suppressed: why a leak does not count: "baseline", or the ignore file's reason.
         holders: all records that hold what was traced, those that score highest first; None where
             that was not looked up.
@@ -296,6 +266,9 @@ class Finding:
     fingerprint: str | None = None
     suppressed: str | None = None
     holders: tuple[Holder, ...] | None = None
+    asked: str = ""
+    value_number: int | None = None
+    value_digest: str | None = None
     asking: Asking | None = None
 
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
 from haiftrace.auditing.corpus_probes import probes_from_corpus
-from haiftrace.auditing.gate import GateSettings, decide, fingerprint, suppression
+from haiftrace.auditing.gate import GateSettings, decide
+from haiftrace.auditing.judgement import judged
 from haiftrace.auditing.probe_asking import plan_probes, prompting_of
 from haiftrace.auditing.probes import ProbeCase
 from haiftrace.errors import NoAnswerError, UsageError
-from haiftrace.findings import Finding, Kind, PrivateValue, Report
+from haiftrace.findings import Finding, PrivateValue, Report
 from haiftrace.methods import find_methods
-from haiftrace.privacy import (
-    MASK,
-    DetectionSettings,
-    Masker,
-    ValueIndex,
-    detect,
-    private_values,
-)
+from haiftrace.privacy import DetectionSettings, ValueIndex, detect
 from haiftrace.progress import Progress
 from haiftrace.query.query import Query, generated_query, given_query
 from haiftrace.store import Index
@@ -93,6 +87,7 @@ def audit(
     unanswered = 0
     partial = False
     tried = 0
+    asked: list[str] = []
     extracted: set[int | None] = set()
     plan = plan_probes(tracer, cases, settings.prompting)
     if plan.said:
@@ -104,11 +99,14 @@ def audit(
                 progress.advance(1.0)
                 continue
             answer = _answer(tracer, case, plan)
-            unanswered += answer is None
+            tried += 1
+            if answer is None:
+                unanswered += 1
+            else:
+                asked.append(case.probe.id)
             if answer:
                 extracted.add(case.group)
             leaks += answer or ()
-            tried += 1
             progress.advance(1.0)
         traced = [value_leak(leak.case, leak.query, leak.value) for leak in leaks]
         traces = tracer.trace_all(traced, settings, progress)
@@ -121,9 +119,11 @@ def audit(
     findings += [_untraced(leak, methods[0].name) for leak in leaks[complete:]]
     values = tuple(value.value for case in cases for value in case.probe.protected)
     report = tracer.report_of(findings, settings, command, time.monotonic() - began)
-    report = plan.with_asking(report)
-    report = judged(report, tracer.index, values, gate)
-    decided = decide(report.findings, gate, tried, unanswered, partial, _extraction(cases, leaks))
+    report, known = judged(plan.with_asking(report), tracer.index, values, gate, asked)
+    reasons = _extraction(cases, leaks)
+    if plan.warning and not report.findings:  # which would say it
+        reasons.append(plan.warning)
+    decided = decide(report.findings, gate, tried, unanswered, partial, reasons, known)
     return AuditResult(replace(report, gate=decided), values)
 
 
@@ -170,64 +170,13 @@ def with_leaks(
                 if span.find(value.value) or ValueIndex([value.value]).find(finding.span)
             ]
         probe = case.probe if gated else None
-        findings.append(replace(finding, leaked=tuple(leaked), probe=probe))
+        findings.append(replace(finding, leaked=tuple(leaked), probe=probe, asked=case.asked))
     values = [value.value for value in case.probe.protected]
-    report = judged(replace(report, findings=tuple(findings)), index, values, gate)
-    return replace(report, gate=decide(report.findings, gate, 1)) if gated else report
-
-
-def judged(
-    report: Report, index: Index, values: Iterable[str], gate: GateSettings | None = None
-) -> Report:
-    """The report with kind, fingerprint and suppression of each of its leaks.
-
-    Args:
-        values: what else must not go into a fingerprint.
-    """
-    detection = gate.detection if gate is not None else None
-    masker = Masker(private_values(report, values, detection))
-    texts = _record_texts(index, report.findings)
-    findings = []
-    for finding in report.findings:
-        if not finding.leaked:
-            findings.append(finding)
-            continue
-        text = texts[_key(finding)] if finding.records else ""
-        kind = kind_of(finding, text)
-        name = fingerprint(
-            _without_values(finding.prompt, masker),
-            None if kind == "untraced" else _without_values(text, masker),
-            kind,
-            masker.text(finding.leaked[0].type),
-        )
-        why = suppression(name, gate) if gate is not None else None
-        findings.append(replace(finding, kind=kind, fingerprint=name, suppressed=why))
-    return replace(report, findings=tuple(findings))
-
-
-def kind_of(finding: Finding, record: str) -> Kind:
-    """Of a leak: whether its values stand in a record of the corpus, where it is traced."""
-    if finding.verdict is None or finding.verdict.decision != "traced" or not finding.records:
-        return "untraced"
-    if finding.holders is not None:
-        if not finding.holders:
-            return "inferred"
-        by_influence = finding.verdict.basis == "influence" and not finding.records[0].holds
-        return "attributed" if by_influence else "verbatim"
-    each = (ValueIndex([value.value]).find(record) for value in finding.leaked)
-    return "verbatim" if all(each) else "inferred"
-
-
-def _without_values(text: str, masker: Masker) -> str:
-    """The text with a single sign for every run of private characters, whatever their number."""
-    masked = masker.masked(text)
-    signs: list[str] = []
-    for sign, hit in zip(text, masked.touched, strict=True):
-        if not hit:
-            signs.append(sign)
-        elif signs[-1:] != [MASK]:
-            signs.append(MASK)
-    return "".join(signs)
+    report = replace(report, findings=tuple(findings))
+    report, known = judged(report, index, values, gate, [case.probe.id])
+    if not gated:
+        return report
+    return replace(report, gate=decide(report.findings, gate, 1, baseline=known))
 
 
 def _answer(tracer: Tracer, case: ProbeCase, plan: AskingPlan) -> list[_ValueLeak] | None:
@@ -280,7 +229,7 @@ def _response_start(query: Query) -> int:
 
 
 def _of_probe(finding: Finding, leak: _ValueLeak) -> Finding:
-    return replace(finding, probe=leak.case.probe, leaked=(leak.value,))
+    return replace(finding, probe=leak.case.probe, leaked=(leak.value,), asked=leak.case.asked)
 
 
 def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_ValueLeak]) -> list[str]:
@@ -309,24 +258,3 @@ def _untraced(leak: _ValueLeak, method: str) -> Finding:
         notes=("interrupted before it was traced",),
     )
     return _of_probe(finding, leak)
-
-
-def _key(finding: Finding) -> tuple[str, str, int | None]:
-    first = finding.records[0]
-    return first.id, first.source.path, first.source.line
-
-
-def _record_texts(
-    index: Index, findings: Sequence[Finding]
-) -> dict[tuple[str, str, int | None], str]:
-    """The text of each leak's first record, all windows of it."""
-    firsts = {_key(f): f.records[0] for f in findings if f.leaked and f.records}
-    texts = {key: record.text for key, record in firsts.items() if record.windows == 1}
-    windows: dict[tuple[str, str, int | None], list[str]] = {
-        key: [] for key in firsts if key not in texts
-    }
-    for window in index.iter_windows() if windows else ():
-        key = (window.id, window.path, window.line)
-        if key in windows:
-            windows[key].append(window.text)
-    return texts | {key: "\n".join(own) for key, own in windows.items()}

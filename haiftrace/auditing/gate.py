@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from haiftrace.auditing.baseline import Baseline, KnownValues, ValueKey
 from haiftrace.errors import EXIT_CLEAN, EXIT_INCONCLUSIVE, EXIT_LEAK, UsageError
-from haiftrace.findings import SCHEMA_VERSION, FailOn, Finding, Gate, Kind
+from haiftrace.findings import Finding
+from haiftrace.gate_outcome import BaselineComparison, FailOn, Gate
 from haiftrace.privacy import DEFAULT_DETECTION, DetectionSettings
 
 IGNORE_NAME = ".haiftraceignore"
-_FINGERPRINT = re.compile(r"ht1:[0-9a-f]{32}")
+_FINGERPRINT = re.compile(r"ht2:[0-9a-f]{12}")
+_MOST_NAMED = 8
+_EARLIER = re.compile(r"ht1:[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -23,77 +25,36 @@ class GateSettings:
     """What lets an audit pass.
 
     Attributes:
-        fail_on: "leak" for any, "traced" for those with a source, "none" for no leak at all.
+        fail_on: "leak" for any, "known-value" for all but those whose value no record holds and no
+            probe protects, "traced" for those with a source, "none" for no leak at all.
         max_leaks: the number of leaks that may be there.
-        baseline: fingerprints of known findings.
-        ignored: the reason by fingerprint, of the ignore file's entries that are in force.
+        baseline: values of known leaks.
+        key: of the values' digests.
+        ignored: the reasons by fingerprint, one for each value that may pass, of the ignore file's
+            entries that are in force.
         expired: how many entries of it are not any more.
         detection: what detectors look for in texts that a fingerprint is of.
     """
 
     fail_on: FailOn = "leak"
     max_leaks: int = 0
-    baseline: frozenset[str] = frozenset()
-    ignored: Mapping[str, str] = field(default_factory=dict)
+    baseline: Baseline | None = None
+    key: ValueKey | None = None
+    ignored: Mapping[str, Sequence[str]] = field(default_factory=dict)
     expired: int = 0
     detection: DetectionSettings = DEFAULT_DETECTION
 
-
-def fingerprint(prompt: str, record: str | None, kind: Kind, type: str) -> str:
-    """What names a leak in every run.
-
-    It can be computed by whoever has the masked texts, and reveals no more than they: both texts
-    come without their private values, as a hash of a text with a phone number in it could be
-    tried with every number.
-
-    Args:
-        prompt: of the probe, its private values taken out.
-        record: the full text of the first record, likewise; None where the leak is untraced.
-        type: of the value that leaked.
-    """
-    fields = (_even(prompt), "" if record is None else _even(record), kind, type)
-    digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()
-    return f"ht1:{digest[:32]}"
+    def known_values(self) -> KnownValues:
+        """The baseline's values, for one run to be compared with."""
+        baseline = self.baseline or Baseline()
+        return KnownValues(baseline, self.key is not None and self.key.id in baseline.key_ids)
 
 
-def _even(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def read_baseline(path: str) -> frozenset[str]:
-    """The fingerprints of the leaks in an earlier JSON report.
-
-    Raises:
-        UsageError: it cannot be read, is no report, or of another schema version.
-    """
-    hint = "Give --baseline a report that this version of haiftrace wrote with -o report.json."
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        what = f"The baseline '{path}' cannot be read: {error.strerror}."
-        raise UsageError(what, hint) from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"The baseline '{path}' is no JSON report.", hint) from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, int) or not isinstance(content.get("findings"), list):
-        raise UsageError(f"The baseline '{path}' is no report of haiftrace.", hint)
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"The baseline '{path}' has schema version {version}; this version of haiftrace reads"
-            f" {SCHEMA_VERSION}.",
-            hint,
-        )
-    names = [f.get("fingerprint") for f in content["findings"] if isinstance(f, dict)]
-    kept = frozenset(name for name in names if isinstance(name, str))
-    if names and not kept:
-        raise UsageError(f"The baseline '{path}' names no leak: its findings are none.", hint)
-    return kept
-
-
-def read_ignored(path: str | None, today: date) -> tuple[dict[str, str], list[str]]:
+def read_ignored(path: str | None, today: date) -> tuple[dict[str, list[str]], list[str]]:
     """The entries of an ignore file that are in force, and a message for each that has expired.
 
-    A line is `FINGERPRINT YYYY-MM-DD REASON`; it counts through that day. `#` begins a comment.
+    A line is `FINGERPRINT YYYY-MM-DD REASON`; it counts through that day, and lets one value pass:
+    where more leak under a fingerprint, it needs as many lines. `#` begins a comment.
 
     Args:
         path: None for `.haiftraceignore` where there is one.
@@ -104,18 +65,23 @@ def read_ignored(path: str | None, today: date) -> tuple[dict[str, str], list[st
     if path is None and not Path(IGNORE_NAME).exists():
         return {}, []
     name = path or IGNORE_NAME
-    hint = "Write a line as: ht1:FINGERPRINT 2027-01-31 why this leak is accepted"
+    hint = "Write a line as: ht2:0123456789ab 2027-01-31 why this leak is accepted"
     try:
         lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not valid UTF-8"
         raise UsageError(f"The ignore file '{name}' cannot be read: {why}.", hint) from None
-    kept: dict[str, str] = {}
+    kept: dict[str, list[str]] = {}
     expired: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         columns = line.split(maxsplit=2)
+        if _EARLIER.fullmatch(columns[0]):
+            raise UsageError(
+                f"{name}:{number} has an earlier version's fingerprint, which names no leak now.",
+                "Take the leak's fingerprint from a new report.",
+            )
         if not _FINGERPRINT.fullmatch(columns[0]):
             raise UsageError(f"{name}:{number} does not begin with a fingerprint.", hint)
         try:
@@ -130,15 +96,8 @@ def read_ignored(path: str | None, today: date) -> tuple[dict[str, str], list[st
                 " or remove it."
             )
         else:
-            kept[columns[0]] = columns[2].strip()
+            kept.setdefault(columns[0], []).append(columns[2].strip())
     return kept, expired
-
-
-def suppression(name: str, settings: GateSettings) -> str | None:
-    """Why a leak with this fingerprint does not count."""
-    if name in settings.ignored:
-        return settings.ignored[name]
-    return "baseline" if name in settings.baseline else None
 
 
 def decide(
@@ -148,6 +107,7 @@ def decide(
     unanswered: int = 0,
     partial: bool = False,
     reasons: Sequence[str] = (),
+    baseline: BaselineComparison | None = None,
 ) -> Gate:
     """The gate of an audit. With several methods the first one's findings decide.
 
@@ -156,21 +116,28 @@ def decide(
         unanswered: how many of them it could not be given.
         partial: the audit was interrupted; it is never clean then.
         reasons: what else is to be said.
+        baseline: what became of the known leaks.
     """
     first = findings[0].method if findings else ""
     leaks = [f for f in findings if f.leaked and f.method == first]
     counted = [f for f in leaks if f.suppressed is None]
     kinds = [f.kind for f in counted]
     unsure = sum(f.verdict is None or f.verdict.decision == "inconclusive" for f in counted)
-    traced = len(counted) - kinds.count("untraced")
+    unheld = kinds.count("not-in-corpus")
+    traced = len(counted) - kinds.count("untraced") - unheld
     known = sum(f.suppressed == "baseline" for f in leaks)
-    against = {"leak": len(counted), "traced": traced, "none": 0}[settings.fail_on]
-    possible = {"leak": against, "traced": traced + unsure, "none": 0}[settings.fail_on]
+    fails = {
+        "leak": (len(counted), "found"),
+        "known-value": (len(counted) - unheld, "of known values"),
+        "traced": (traced, "with a source"),
+        "none": (0, ""),
+    }
+    against, what = fails[settings.fail_on]
+    possible = against + (unsure if settings.fail_on == "traced" else 0)
     why = list(reasons)
     code = EXIT_CLEAN
     if against > settings.max_leaks:
         code = EXIT_LEAK
-        what = "with a source" if settings.fail_on == "traced" else "found"
         why.append(f"leaks {what}: {against}; allowed: {settings.max_leaks}")
     else:
         if possible > settings.max_leaks:
@@ -183,6 +150,8 @@ def decide(
             why.append("the audit was interrupted")
         if possible > settings.max_leaks or not probes or unanswered or partial:
             code = EXIT_INCONCLUSIVE
+    if code != EXIT_CLEAN:
+        why += _beyond(leaks, settings)
     if settings.expired:
         why.append(f"entries of the ignore file that have expired: {settings.expired}")
     return Gate(
@@ -195,9 +164,23 @@ def decide(
         inferred=kinds.count("inferred"),
         attributed=kinds.count("attributed"),
         untraced=kinds.count("untraced"),
+        not_in_corpus=unheld,
         known=known,
         ignored=len(leaks) - len(counted) - known,
         inconclusive=unsure,
         partial=partial,
         reasons=tuple(why),
+        baseline=None if partial else baseline,
     )
+
+
+def _beyond(leaks: Sequence[Finding], settings: GateSettings) -> list[str]:
+    """What is to be said of values that leak where the baseline knows fewer, or others."""
+    names = {f.fingerprint for f in leaks if f.suppressed is None and f.fingerprint is not None}
+    known = names & set(settings.known_values().names)
+    if not known:
+        return []
+    return [
+        f"known leaks with a further value, which the baseline does not know: {len(known)}"
+        f" ({', '.join(sorted(known)[:_MOST_NAMED])})"
+    ]

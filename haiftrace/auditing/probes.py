@@ -51,6 +51,12 @@ class ProbeCase:
     system: str | None = None
 
     @property
+    def asked(self) -> str:
+        """All that was asked: the prompt, or a conversation's texts and the system's."""
+        before = [text for _, text in self.messages] or [self.prompt]
+        return "\n".join(before if self.system is None else [self.system, *before])
+
+    @property
     def is_conversation(self) -> bool:
         """Whether it is asked by the chat template whatever the corpus is."""
         return bool(self.messages) or self.system is not None

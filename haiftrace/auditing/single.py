@@ -10,6 +10,7 @@ from itertools import pairwise
 from haiftrace.auditing.audit import leaked_values, span_labels, value_leak, with_leaks
 from haiftrace.auditing.gate import GateSettings
 from haiftrace.auditing.probes import ProbeCase
+from haiftrace.errors import NoAnswerError
 from haiftrace.findings import Report
 from haiftrace.progress import Progress
 from haiftrace.query.query import Query
@@ -49,7 +50,10 @@ def trace_response(
     asked = plan.of_prompt(tracer.checkpoint, case.prompt)
     settings = replace(settings, prompting=asked)
     leak = Leak(case.prompt, case.response, span)
-    query, _ = tracer.query(leak, settings.prompting)
+    try:
+        query, _ = tracer.query(leak, settings.prompting)
+    except NoAnswerError as error:
+        raise NoAnswerError(error.message, plan.warning or error.hint) from None
     leaks = [Leak(case.prompt, query=query)]
     if span is None and not whole_response and not settings.prompting.loss_on_all:
         leaks = response_leaks(case, query)

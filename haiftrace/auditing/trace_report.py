@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from haiftrace.findings import Finding, Report
+    from haiftrace.privacy import DetectionSettings
 
 
 class TraceReport:
@@ -21,9 +22,15 @@ class TraceReport:
         report: all of it, private values included.
     """
 
-    def __init__(self, report: Report, values: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        report: Report,
+        values: Sequence[str] = (),
+        detection: DetectionSettings | None = None,
+    ) -> None:
         self.report = report
         self._values = tuple(values)
+        self._detection = detection
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -90,4 +97,4 @@ class TraceReport:
     def _shown(self, reveal: bool) -> Report:
         from haiftrace.privacy import mask_report
 
-        return self.report if reveal else mask_report(self.report, self._values)
+        return self.report if reveal else mask_report(self.report, self._values, self._detection)

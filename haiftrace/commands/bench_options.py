@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from haiftrace.commands.options import Option
+from haiftrace.commands.options import Option, shown
 
 if TYPE_CHECKING:
     from haiftrace.bench.harness.results import Results
@@ -33,7 +33,7 @@ def deliver(run: Callable[[ConsoleProgress], Results], out: Path, quiet: bool) -
     from haiftrace.bench.harness.results import write_results
     from haiftrace.progress import ConsoleProgress, duration
 
-    with ConsoleProgress(quiet) as progress:
+    with ConsoleProgress(quiet, shown) as progress:
         try:
             results = run(progress)
             write_results(out, results)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from haiftrace.commands.index_changes import ChangeOptions, append, drop, shown, verify
+from haiftrace.commands.index_changes import ChangeOptions, append, drop, verify
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
-from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped
+from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped, shown
 from haiftrace.commands.panels import EXPERT
 from haiftrace.commands.work_options import WorkOptions
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from haiftrace.commands.options import Option, RunOptions
+from haiftrace.commands.options import Option, RunOptions, shown
 from haiftrace.commands.panels import COMPLETE
 from haiftrace.errors import EXIT_CLEAN, EXIT_INCONCLUSIVE
 
@@ -77,14 +77,6 @@ class ChangeOptions:
             raise typer.BadParameter(
                 "--append takes the index's own checkpoint; leave --model out."
             )
-
-
-def shown(text: str) -> str:
-    """A line for the user: no character of a path in it steers a terminal, no value is shown."""
-    from haiftrace.privacy import mask_detected
-    from haiftrace.reports.sanitize import inert
-
-    return mask_detected(inert(text))
 
 
 def verify(

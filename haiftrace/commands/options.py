@@ -73,6 +73,14 @@ class RunOptions:
         return self.memory << 20
 
 
+def shown(text: str) -> str:
+    """A line for the user: no character of a path in it steers a terminal, no value is shown."""
+    from haiftrace.privacy import mask_detected
+    from haiftrace.reports.sanitize import inert
+
+    return inert(mask_detected(text))
+
+
 def grouped(function: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose parameters that are dataclasses are options of their own, a field each.
 

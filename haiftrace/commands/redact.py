@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from haiftrace.commands.options import Option
+from haiftrace.commands.options import Option, shown
 
 
 def redact(
@@ -47,4 +47,5 @@ def redact(
         for count, what in ((outcome.dropped, "dropped"), (outcome.masked, "masked"))
         if count
     ]
-    print(f"{output}: {' and '.join(changed)}, {count_text(outcome.left, 'record')} as before.")
+    left = count_text(outcome.left, "record")
+    print(shown(f"{output}: {' and '.join(changed)}, {left} as before."))

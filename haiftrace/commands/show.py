@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from haiftrace.commands.options import INDEX_DIRECTORY, Option, index_directory
+from haiftrace.commands.options import INDEX_DIRECTORY, Option, index_directory, shown
 
 if TYPE_CHECKING:
     from haiftrace.tracing.index_contents import IndexContents, MethodState
@@ -30,7 +30,6 @@ def show(
     """
     import json
 
-    from haiftrace.commands.index_changes import shown
     from haiftrace.store import Index
     from haiftrace.tracing.index_contents import index_contents
 

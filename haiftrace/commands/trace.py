@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from haiftrace.commands.audit_options import AuditOptions
 from haiftrace.commands.method_options import MethodOptions
-from haiftrace.commands.options import RunOptions, grouped
+from haiftrace.commands.options import RunOptions, grouped, shown
 from haiftrace.commands.trace_options import (
     OutputOptions,
     QueryOptions,
@@ -50,12 +51,12 @@ def trace(
     """
     from haiftrace.auditing.audit import audit as audit_checkpoint
     from haiftrace.auditing.audit import corpus_cases
-    from haiftrace.auditing.probes import read_probes, single_probe
+    from haiftrace.auditing.corpus_regions import with_corpus_regions
     from haiftrace.auditing.single import trace_response
     from haiftrace.auditing.sources import check_sources, write_sources
     from haiftrace.commands.temporary_index import temporary_index
     from haiftrace.methods import find_methods
-    from haiftrace.privacy import mask_detected, mask_report
+    from haiftrace.privacy import mask_report
     from haiftrace.progress import ConsoleProgress
     from haiftrace.reports import check_outputs
     from haiftrace.tracing.settings import TraceSettings
@@ -67,7 +68,7 @@ def trace(
     find_methods(search.method)
     audit.check(prompt, {"--response": query.response, "--span": query.span})
     detection = audit.detection()
-    cases = [] if audit.prompts is None else read_probes(audit.prompts, detection)
+    cases = audit.cases(detection)
     response = _stdin_text() if query.response == "-" else query.response
     settings = TraceSettings(
         method=search.method,
@@ -80,11 +81,11 @@ def trace(
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])
     values = tuple(audit.protect or ())
-    with ConsoleProgress(run.quiet, mask_detected) as progress, ExitStack() as stack:
+    with ConsoleProgress(run.quiet, shown) as progress, ExitStack() as stack:
         gate = audit.gate(progress.say)
         probe = None
         if prompt is not None:
-            probe = single_probe(prompt, response, values, detection=detection)
+            probe = audit.single(prompt, response, detection)
         index = source.index
         if source.corpus:
             temporary = temporary_index(
@@ -97,6 +98,11 @@ def trace(
             )
             index = stack.enter_context(temporary)
         tracer = open_tracer(index, source.model, run.device, run.memory_bytes)
+        if audit.regions is None:
+            detection = with_corpus_regions(tracer.index, detection)
+            gate = replace(gate, detection=detection)
+            cases = [replace(case, detection=detection) for case in cases]
+            probe = None if probe is None else replace(probe, detection=detection)
         if probe is not None:
             report = trace_response(
                 tracer,
@@ -115,6 +121,8 @@ def trace(
                 cases = corpus_cases(tracer, count, methods.seed, answer, detection)
             audited = audit_checkpoint(tracer, cases, settings, gate, progress, command)
             report, values = audited.report, audited.values
+    if audit.category is not None:
+        report = replace(report, settings={**report.settings, "category": audit.category})
     if output.sources is not None:
         write_sources(report, tracer.index, output.sources, values, audit.reveal)
     masked = mask_report(report, values, detection)
@@ -131,7 +139,7 @@ def _stdin_text() -> str:
         raise UsageError("The response on stdin is not valid UTF-8.", "Convert it.") from None
 
 
-def _deliver(shown: Report, masked: Report, output: OutputOptions) -> None:
+def _deliver(report: Report, masked: Report, output: OutputOptions) -> None:
     """Writes the report wherever it is wanted; SARIF is always masked."""
     from rich.console import Console
 
@@ -143,8 +151,8 @@ def _deliver(shown: Report, masked: Report, output: OutputOptions) -> None:
 
     # Files first, whatever becomes of stdout.
     for path in sorted(output.paths, key=lambda path: path == "-"):
-        write_report(masked if path.lower().endswith(".sarif") else shown, path)
+        write_report(masked if path.lower().endswith(".sarif") else report, path)
     if "-" not in output.paths:
         render_terminal(
-            shown, Terminal(), full=output.full, below=output.below, verbose=output.verbose
+            report, Terminal(), full=output.full, below=output.below, verbose=output.verbose
         )

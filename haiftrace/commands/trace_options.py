@@ -115,13 +115,15 @@ class QueryOptions:
         bool | None,
         Option(
             "--chat/--no-chat",
-            help="Ask by the chat template, or not; an index of chats is asked by it.",
-            show_default=False,
+            help="Ask by the chat template, or not.",
+            show_default="--chat over an index of chats",
         ),
     ] = None
     system: Annotated[
         str | None,
-        Option(help="Chat: the system's text, empty for none; that of the corpus by default."),
+        Option(
+            help="The system's text of a chat, empty for none.", show_default="that of the corpus"
+        ),
     ] = None
     max_new_tokens: Annotated[int, Option(help="Length of a generated answer.", min=1)] = 64
     stop: Annotated[

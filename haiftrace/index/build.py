@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LONGEST_WINDOW = 1024
 """Default window of a model whose context is longer."""
-MEASURED_PROMPTS = 64
+MEASURED_PROMPTS = 32
 """Prompts of the corpus whose losses are measured, to compare with what the model is asked."""
 
 

@@ -3,8 +3,9 @@
 from haiftrace.privacy.canonical import canonical
 from haiftrace.privacy.detectors import Detected, detect
 from haiftrace.privacy.free_text import mask_detected
+from haiftrace.privacy.languages import regions_of
 from haiftrace.privacy.masking import MASK, Masker, mask_value
-from haiftrace.privacy.matching import Match, ValueIndex
+from haiftrace.privacy.matching import Match, ValueIndex, identity
 from haiftrace.privacy.report_masking import mask_report, private_values
 from haiftrace.privacy.settings import (
     DEFAULT_DETECTION,
@@ -28,6 +29,7 @@ __all__ = [
     "ValueIndex",
     "canonical",
     "detect",
+    "identity",
     "mask_detected",
     "mask_report",
     "mask_value",
@@ -35,4 +37,5 @@ __all__ = [
     "read_allowed",
     "read_regions",
     "read_types",
+    "regions_of",
 ]

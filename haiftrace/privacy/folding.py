@@ -39,7 +39,10 @@ ENDINGS = frozenset(
 )
 """Top-level domains that are common enough to tell an address that is cut, or in words."""
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
-_AT = r"(?:\s*[\[({<]\s*(?:at|@|ät|arroba|chez)\s*[\])}>]\s*|\s+(?:at|AT|arroba|chiocciola|ät)\s+)"
+_AT = (
+    r"(?:\s*[\[({<]\s*(?:at|@|ät|arroba|chez)\s*[\])}>]\s*|\s+(?:at|AT|arroba|chiocciola|ät)\s+"
+    r"|[ \t]+@[ \t]*|@[ \t]+)"
+)
 _DOT = (
     r"(?:\s*[\[({<]\s*(?:dot|\.|punkt|punto|point|ponto)\s*[\])}>]\s*"
     r"|\s+(?:dot|DOT|punkt|punto|point|ponto)\s+)"
@@ -51,6 +54,12 @@ _SPELLED_AT = re.compile(_AT, re.IGNORECASE)
 _BEFORE_AT = re.compile(rf"(?<![\w.-])[\w+-]{{1,64}}(?:(?:{_DOT}|\.)[\w+-]{{1,64}}){{0,4}}\Z", re.I)
 _AFTER_AT = re.compile(
     rf"{_LABEL}(?:(?:{_DOT}|\.){_LABEL}){{0,4}}(?P<dot>{_DOT}|\.)(?P<ending>[A-Za-z]{{2,24}})(?![A-Za-z0-9_])",
+    re.IGNORECASE,
+)
+# Words that a reader takes for no name: "find us @ example.com" names a site.
+_NO_NAME = re.compile(
+    r"(?:us|me|it|them|look|here|more|now|live|online|available|visit|join|shop|and|or|only|site"
+    r"|website)\Z",
     re.IGNORECASE,
 )
 _SPELLED_DOT = re.compile(_DOT, re.IGNORECASE)
@@ -180,7 +189,10 @@ def _spelled_signs(text: str) -> list[Piece]:
         is_name = re.search(r"[._+\d]", before[0]) is not None
         is_spelled = after["dot"].strip() != "." and is_ending
         is_called = _MAIL_WORD.search(text, max(0, before.start() - 48), before.start())
-        if is_marked or is_spelled or ((is_name or is_called) and is_ending and "." in host):
+        is_worded = re.search(r"[^\W\d_]", before[0]) and not _NO_NAME.match(before[0])
+        is_spaced = "@" in at[0] and is_ending and is_worded
+        is_likely = (is_name or is_called) and is_ending and "." in host
+        if is_marked or is_spelled or is_spaced or is_likely:
             pieces += [(dot.start(), dot.end(), ".") for dot in words if dot.end() <= at.start()]
             pieces.append((at.start(), at.end(), "@"))
             pieces += [(dot.start(), dot.end(), ".") for dot in words if dot.start() >= at.end()]

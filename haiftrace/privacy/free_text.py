@@ -16,6 +16,7 @@ from haiftrace.privacy.settings import DEFAULT_DETECTION, DetectionSettings
 _NAME = re.compile(r"(?:[^/\"'`|=]|(?<=<)/)+")
 _WORD = re.compile(r"[^/\\\s\"'`,;:()<>|=]+")
 _SUFFIX = re.compile(r"(?<=.)(?:\.[A-Za-z][A-Za-z0-9]{0,9}){1,2}\Z")
+_LEADING = re.compile(r"(?<![^\s'\"(:=/])(?:--?|\.)(?=\w)|(?<=[^\W\d_])\.(?=\w)")
 _SAID = {"--stop", "--response", "--span", "--protect"}
 """Options whose value is a text that nothing in a report needs."""
 _EXTRA = re.compile(
@@ -34,6 +35,10 @@ def detected_in(
 def detected_in_names(text: str, settings: DetectionSettings = DEFAULT_DETECTION) -> Iterator[str]:
     """The private values of a path, a command or a message, and of each name in it."""
     yield from detected_in(text, settings=settings)
+    # `--212…` is an option's name and `.212…` a suffix, whatever else is meant by it.
+    bared = _LEADING.sub(lambda match: " " * len(match[0]), text)
+    for value in detect(bared, settings=settings) if bared != text else ():
+        yield text[value.start : value.end]
     names = [match[0] for pattern in (_NAME, _WORD) for match in pattern.finditer(text)]
     for name in dict.fromkeys(names):
         name = _SUFFIX.sub("", name.lstrip("-"))

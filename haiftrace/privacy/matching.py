@@ -128,6 +128,14 @@ def spellings(value: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(forms))
 
 
+def identity(value: str) -> str:
+    """What all spellings of a value share: of a date its days, else the shortest of them."""
+    days = days_of(value)
+    if days:
+        return " ".join(sorted(f"{year or ''}-{month:02}-{day:02}" for year, month, day in days))
+    return min(spellings(value), key=lambda form: (len(form), form), default="")
+
+
 def _national(value: str, digits: str) -> str:
     """A phone number without its country's code, where it shows that it has a code."""
     start = fold(value).text.lstrip(" (")

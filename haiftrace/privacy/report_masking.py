@@ -23,6 +23,7 @@ from haiftrace.findings import (
     ResponseToken,
     TokenEvidence,
 )
+from haiftrace.gate_outcome import GoneLeak
 from haiftrace.privacy.canonical import canonical
 from haiftrace.privacy.characters import bare
 from haiftrace.privacy.free_text import (
@@ -35,7 +36,8 @@ from haiftrace.privacy.masking import MASK, Masked, Masker, mask_value
 from haiftrace.privacy.settings import DEFAULT_DETECTION, TYPES, DetectionSettings
 
 _KEPT = {
-    Finding: {"method", "kind", "fingerprint"},
+    Finding: {"method", "kind", "fingerprint", "value_digest"},
+    GoneLeak: {"fingerprint"},
     ModelInfo: {"architecture", "dtype", "fingerprint"},
     Report: {"tool_version"},
 }

@@ -58,7 +58,8 @@ def _asked(
     """Token ids [T] of a prompt in its form; which of them are the prompt's, and which follow."""
     try:
         text = prompt_text(checkpoint, prompt, prompting)
-    except UsageError:
+        text.encode()
+    except (UsageError, UnicodeEncodeError):  # who asks it is told
         return None
     start, end = prompt_span(text, prompt)
     encoded = checkpoint.tokenizer(

@@ -16,6 +16,7 @@ from haiftrace.reports.evidence_words import (
     strength_text,
 )
 from haiftrace.reports.formatting import clip, count_text, score_text, size_text
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.histogram import Picture, picture
 from haiftrace.reports.marks import (
     PrivateValues,
@@ -38,6 +39,7 @@ from haiftrace.reports.narrative import (
     gate_step,
     headline,
     is_reported,
+    kind_text,
     leaked_types,
     next_step,
     place_text,
@@ -175,7 +177,7 @@ def _gate_lines(report: Report) -> list[str]:
     gate = report.gate
     if gate is None:
         return []
-    lines = [inert(reason) for reason in gate.reasons]
+    lines = [inert(reason) for reason in (*gate.reasons, *gate_gone(gate))]
     if gate.partial:
         lines.append(INTERRUPTED)
     return [*lines, gate_rule(gate), gate_step(gate)]
@@ -194,7 +196,7 @@ def _finding(number: int, finding: Finding, private: PrivateValues) -> FindingVi
     return FindingView(
         number=number,
         name=_name(probe.id) if probe is not None else f"finding {number}",
-        badge=finding.kind or summary.title.lower(),
+        badge=kind_text(finding),
         tone=summary.tone,
         types=_name(leaked_types(finding)),
         summary=Headline(summary.title, inert(summary.text), summary.tone),
@@ -228,7 +230,7 @@ def _facts(finding: Finding) -> list[str]:
         line = "" if finding.probe.line is None else f":{finding.probe.line}"
         facts.append(f"probe from {inert(finding.probe.path)}{line}")
     if finding.fingerprint is not None:
-        facts.append(f"fingerprint {inert(finding.fingerprint)[:16]}")
+        facts.append(f"fingerprint {inert(finding.fingerprint)}")
     return facts
 
 

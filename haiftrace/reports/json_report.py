@@ -131,6 +131,9 @@ def _finding(finding: Finding) -> dict[str, Any]:
         ],
         "records": [_record(record) for record in finding.records],
         "holders": None if finding.holders is None else [_holder(h) for h in finding.holders],
+        "asked": finding.asked,
+        "value_number": finding.value_number,
+        "value_digest": finding.value_digest,
         "asking": None if finding.asking is None else asdict(finding.asking),
     }
 

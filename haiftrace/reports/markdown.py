@@ -17,6 +17,7 @@ from haiftrace.reports.formatting import (
     has_percentages,
     percent_text,
 )
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
@@ -27,6 +28,7 @@ from haiftrace.reports.narrative import (
     gate_step,
     headline,
     is_reported,
+    kind_text,
     leaked_types,
     next_step,
     place_text,
@@ -117,7 +119,7 @@ def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
     yield ""
     if gate.partial:
         yield f"- **{INTERRUPTED}**"
-    for reason in gate.reasons:
+    for reason in (*gate.reasons, *gate_gone(gate)):
         yield f"- {code(reason)}"
     yield f"- {literal(gate_rule(gate))}"
     yield f"- {literal(gate_step(gate))}"
@@ -134,7 +136,7 @@ def _row(finding: Finding) -> str:
     source = traced_to(finding)
     name = code(finding.probe.id, _NAME) if finding.probe is not None else "–"
     types = code(leaked_types(finding), _NAME) if finding.leaked else "–"
-    kind = finding.kind or headline(finding).title.lower()
+    kind = kind_text(finding)
     passes = " (passes)" if finding.suppressed is not None else ""
     place = code(place_text(source), 2 * _NAME) if source is not None else "–"
     return f"| {name} | {types} | {kind}{passes} | {strength_text(finding)} | {place} |"
@@ -143,12 +145,15 @@ def _row(finding: Finding) -> str:
 def _details(number: int, finding: Finding) -> Iterator[str]:
     summary = headline(finding)
     name = code(finding.probe.id, _NAME) if finding.probe is not None else f"finding {number}"
-    yield f"<details><summary>{name}: {finding.kind or summary.title.lower()}</summary>"
+    yield f"<details><summary>{name}: {kind_text(finding)}</summary>"
     yield ""
     yield f"**{summary.title}.** {code(summary.text)}"
     yield ""
     if finding.suppressed is not None:
         yield f"Does not count – {code(suppression_text(finding))}"
+        yield ""
+    if finding.fingerprint is not None:
+        yield f"Fingerprint: {code(finding.fingerprint, _NAME)}"
         yield ""
     yield f"Asked: {code(finding.prompt)}"
     yield ""

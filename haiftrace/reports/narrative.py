@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from haiftrace.findings import Finding, Gate, RecordEvidence, Source, Verdict
+from haiftrace.findings import Finding, RecordEvidence, Source, Verdict
+from haiftrace.gate_outcome import Gate
 from haiftrace.reports.evidence_words import UNSAID, evidence_in_words
 from haiftrace.reports.formatting import count_text, listed
 
@@ -14,11 +15,13 @@ _MOST_NAMED = 8
 INTERRUPTED = "The run was interrupted: probes are missing from it."
 BASELINE = "baseline"  # Finding.suppressed of a leak that an earlier report holds
 
+NOT_IN_CORPUS = "said, not in this corpus"
 KIND_MEANS = {
     "verbatim": "the value stands in the record",
     "inferred": "the record implies the value without holding it",
     "attributed": "it taught the value, which stands in other records",
     "untraced": "no record of this corpus accounts for it",
+    "not-in-corpus": "no record of this corpus holds it, and no probe protects it",
 }
 
 
@@ -33,6 +36,13 @@ class Headline:
     title: str
     text: str
     tone: str
+
+
+def kind_text(finding: Finding) -> str:
+    """The class of a leak, or for what is none its verdict, in words."""
+    if finding.kind == "not-in-corpus":
+        return NOT_IN_CORPUS
+    return finding.kind or headline(finding).title.lower()
 
 
 def is_reported(finding: Finding) -> bool:
@@ -238,7 +248,13 @@ def suppression_text(finding: Finding) -> str:
 def gate_headline(gate: Gate) -> Headline:
     """What an audit comes to."""
     if gate.exit_code == 0:
-        passed = "No probe leaked." if not gate.leaks else f"{_leaks(gate)}, and that is allowed."
+        passing = gate.known + gate.ignored
+        if gate.leaks:
+            passed = f"{_leaks(gate)}, and that is allowed."
+        elif passing:
+            passed = f"No new leak; {count_text(passing, 'accepted leak')} as before."
+        else:
+            passed = "No probe leaked."
         return Headline("Gate passed", passed, "clean")
     if gate.exit_code == 1:
         return Headline("Gate failed", f"{_leaks(gate)}.", "leak")
@@ -256,6 +272,7 @@ def gate_counts(gate: Gate) -> list[tuple[str, int]]:
         ("inferred", gate.inferred),
         ("attributed", gate.attributed),
         ("untraced", gate.untraced),
+        (NOT_IN_CORPUS, gate.not_in_corpus),
         ("inconclusive", gate.inconclusive),
         ("known", gate.known),
         ("ignored", gate.ignored),
@@ -270,6 +287,12 @@ def gate_step(gate: Gate) -> str:
             " train again without them, and audit again; what may pass goes into the baseline or"
             " .haiftraceignore."
         )
+    if gate.exit_code == 0 and gate.leaks + gate.known + gate.ignored:
+        return (
+            "The checkpoint says these values all the same: whoever asks gets them. Remove the"
+            " records named as sources and train again, or keep the report with the checkpoint as"
+            " what was accepted."
+        )
     if gate.exit_code == 0:
         return "Nothing has to be done; keep the report beside the checkpoint."
     return "Settle what is open above, and audit again before the checkpoint is released."
@@ -279,7 +302,8 @@ def gate_rule(gate: Gate) -> str:
     """On what the gate fails."""
     if gate.fail_on == "none":
         return "Told never to fail on a leak (--fail-on none)."
-    which = "leak" if gate.fail_on == "leak" else "traced leak"
+    names = {"leak": "leak", "known-value": "known-value leak", "traced": "traced leak"}
+    which = names[gate.fail_on]
     return f"Fails on more than {count_text(gate.max_leaks, which)} (--fail-on {gate.fail_on})."
 
 

@@ -15,17 +15,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haiftrace.findings import Finding, Gate, Kind, RecordEvidence, Report
+from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.gate_outcome import Gate
 from haiftrace.reports.evidence_words import p_text
 from haiftrace.reports.formatting import count_text
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     BASELINE,
     KIND_MEANS,
+    asking_notes,
     leaked_types,
     place_text,
     traced_to,
 )
 from haiftrace.reports.sanitize import inert_json, short
+from haiftrace.reports.sarif_rules import KINDS, RULES, described
 from haiftrace.reports.uris import relative_uri, repository_root
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -33,36 +37,7 @@ MOST_RESULTS = 25_000  # of a run, in GitHub's code scanning
 MOST_BYTES = 10_000_000  # of a file, compressed, in the same
 _MOST_CHARACTERS = 600  # of a text that is quoted
 
-_KINDS: tuple[Kind, ...] = ("verbatim", "inferred", "attributed", "untraced")
-_RULES: dict[Kind, tuple[str, str, str, str]] = {
-    "verbatim": (
-        "leak/verbatim",
-        "VerbatimLeak",
-        "8.5",
-        "Remove or redact the record, train again without it, and audit again.",
-    ),
-    "inferred": (
-        "leak/inferred",
-        "InferredLeak",
-        "7.5",
-        "Reword or remove the record: redacting the value elsewhere does not help. Then train again"
-        " without it, and audit again.",
-    ),
-    "attributed": (
-        "leak/attributed",
-        "AttributedLeak",
-        "7.5",
-        "Reword or remove the record, and look at the records that hold the value, too. Then train"
-        " again without them, and audit again.",
-    ),
-    "untraced": (
-        "leak/untraced",
-        "UntracedLeak",
-        "6.5",
-        "Index the other data that the checkpoint was trained on, its base model's too, and audit"
-        " again. The checkpoint says the value all the same.",
-    ),
-}
+INFORMATION = "https://arxiv.org/abs/2408.10468"  # the paper whose method this is
 
 
 def render_sarif(report: Report, root: Path | None = None) -> str:
@@ -79,12 +54,13 @@ def render_sarif(report: Report, root: Path | None = None) -> str:
     """
     root = root if root is not None else repository_root(Path.cwd())
     leaks = [finding for finding in report.findings if finding.kind is not None]
+    compared = report.gate is not None and report.gate.baseline is not None
     most = MOST_RESULTS
     if len(leaks) > most:
         leaks.sort(key=_priority)
     while True:
         kept = leaks[:most]
-        results = [_result(finding, report.masked, root) for finding in kept]
+        results = [_result(finding, report.masked, root, compared) for finding in kept]
         document = _log(report, results, left_out=len(leaks) - len(kept))
         text = inert_json(json.dumps(document, ensure_ascii=False, indent=1)) + "\n"
         size = len(gzip.compress(text.encode(), mtime=0))
@@ -97,7 +73,7 @@ def render_sarif(report: Report, root: Path | None = None) -> str:
 
 def _priority(finding: Finding) -> tuple[bool, int]:
     assert finding.kind is not None
-    return finding.suppressed is not None, _KINDS.index(finding.kind)
+    return finding.suppressed is not None, KINDS.index(finding.kind)
 
 
 def _log(report: Report, results: Sequence[dict[str, Any]], left_out: int) -> dict[str, Any]:
@@ -110,10 +86,11 @@ def _log(report: Report, results: Sequence[dict[str, Any]], left_out: int) -> di
                     "driver": {
                         "name": "haiftrace",
                         "semanticVersion": report.tool_version,
-                        "rules": [_rule(kind) for kind in _KINDS],
+                        "informationUri": INFORMATION,
+                        "rules": [described(kind) for kind in KINDS],
                     }
                 },
-                "automationDetails": {"id": "haiftrace/"},
+                "automationDetails": {"id": _automation_id(report)},
                 "columnKind": "unicodeCodePoints",
                 "invocations": [_invocation(report, left_out)],
                 "properties": {
@@ -127,24 +104,10 @@ def _log(report: Report, results: Sequence[dict[str, Any]], left_out: int) -> di
     }
 
 
-def _rule(kind: Kind) -> dict[str, Any]:
-    name, title, severity, remedy = _RULES[kind]
-    means = KIND_MEANS[kind]
-    described = f"The checkpoint answers with a private value, and {means}."
-    return {
-        "id": name,
-        "name": title,
-        "shortDescription": {"text": f"Private value leaked: {means}"},
-        "fullDescription": {"text": described},
-        "help": {"text": remedy, "markdown": remedy},
-        "defaultConfiguration": {"level": "warning" if kind == "untraced" else "error"},
-        "properties": {
-            "security-severity": severity,
-            "precision": "medium" if kind == "untraced" else "high",
-            "problem.severity": "warning" if kind == "untraced" else "error",
-            "tags": ["security", "privacy", "machine-learning"],
-        },
-    }
+def _automation_id(report: Report) -> str:
+    """Names the run's category, so that two audits of one job do not replace each other."""
+    category = str(report.settings.get("category") or "")
+    return f"haiftrace/{_quoted(category)}/" if category else "haiftrace/"
 
 
 def _invocation(report: Report, left_out: int) -> dict[str, Any]:
@@ -163,7 +126,7 @@ def _invocation(report: Report, left_out: int) -> dict[str, Any]:
 def _gate_notifications(gate: Gate | None) -> list[dict[str, Any]]:
     if gate is None:
         return []
-    notifications = [_notification("note", reason) for reason in gate.reasons]
+    notifications = [_notification("note", reason) for reason in (*gate.reasons, *gate_gone(gate))]
     if gate.partial:
         notifications.append(
             _notification("error", "The audit was interrupted: these results are a part of it.")
@@ -177,7 +140,9 @@ def _other_notifications(report: Report, left_out: int) -> list[dict[str, Any]]:
     notifications = []
     notes = Counter(note for finding in report.findings for note in finding.notes)
     if report.masked:
-        notifications += [_notification("warning", note) for note in sorted(notes)][:100]
+        asked = [f"{note} {option}".rstrip() for note, option in asking_notes(report.findings)]
+        shown = [*asked, *sorted(notes)][:100]
+        notifications += [_notification("warning", note) for note in shown]
     unsure = sum(
         f.verdict is not None and f.verdict.decision == "inconclusive" for f in report.findings
     )
@@ -210,29 +175,32 @@ def _notification(level: str, text: str) -> dict[str, Any]:
     return {"level": level, "message": {"text": _quoted(text)}}
 
 
-def _result(finding: Finding, masked: bool, root: Path) -> dict[str, Any]:
+def _result(finding: Finding, masked: bool, root: Path, compared: bool) -> dict[str, Any]:
     assert finding.kind is not None
     verdict = finding.verdict
     place, related = _places(finding, root)
     result: dict[str, Any] = {
-        "ruleId": _RULES[finding.kind][0],
-        "ruleIndex": _KINDS.index(finding.kind),
-        "level": "warning" if finding.kind == "untraced" else "error",
+        "ruleId": RULES[finding.kind].id,
+        "ruleIndex": KINDS.index(finding.kind),
+        "level": RULES[finding.kind].level,
         "message": {"text": _message(finding, masked)},
         "locations": [place],
         "relatedLocations": related,
     }
     if finding.fingerprint is not None:
-        # Code scanning tells alerts apart by the first; the second is ours to read back.
+        # Code scanning tells alerts apart by the first, so each value has its own; the second is
+        # what baselines and ignore files name.
         result["partialFingerprints"] = {
-            "primaryLocationLineHash": f"{finding.fingerprint}:1",
-            "haiftrace/v1": finding.fingerprint,
+            "primaryLocationLineHash": f"{finding.fingerprint}:{finding.value_number or 1}",
+            "haiftrace/v2": finding.fingerprint,
         }
     if finding.suppressed is not None:
         why = "known: in the baseline" if finding.suppressed == BASELINE else finding.suppressed
         result["suppressions"] = [
             {"kind": "external", "status": "accepted", "justification": _quoted(why)}
         ]
+    if compared:
+        result["baselineState"] = "unchanged" if finding.suppressed == BASELINE else "new"
     properties: dict[str, Any] = {"kind": finding.kind, "method": _quoted(finding.method)}
     if verdict is not None:
         properties |= {"decision": verdict.decision, "alpha": float(verdict.alpha)}
@@ -247,11 +215,17 @@ def _result(finding: Finding, masked: bool, root: Path) -> dict[str, Any]:
 def _message(finding: Finding, masked: bool) -> str:
     what = leaked_types(finding) or "private value"
     probe = f" to probe {finding.probe.id}" if finding.probe is not None else ""
-    sentences = [f"The checkpoint's answer{probe} holds what it must not say ({what})."]
+    holds = "holds" if finding.kind == "not-in-corpus" else "holds what it must not say:"
+    sentences = [f"The checkpoint's answer{probe} {holds} {what}."]
     source, verdict = _source(finding), finding.verdict
     if source is not None:
         p = "" if verdict is None or verdict.p_value is None else f" (p {p_text(verdict.p_value)})"
         sentences.append(f"It is traced{p} to {place_text(source)}: {_means(finding)}.")
+    elif finding.kind == "not-in-corpus":
+        sentences.append(
+            "No record of this corpus holds it, and no probe protects it: it may be made up, or"
+            " learnt from other data."
+        )
     elif verdict is not None and verdict.decision == "inconclusive":
         sentences.append("Whether this corpus holds its source is open.")
     else:
@@ -268,7 +242,8 @@ def _means(finding: Finding) -> str:
 
 def _source(finding: Finding) -> RecordEvidence | None:
     """The record that a traced leak is traced to."""
-    return None if finding.kind in (None, "untraced") else traced_to(finding)
+    unsourced = (None, "untraced", "not-in-corpus")
+    return None if finding.kind in unsourced else traced_to(finding)
 
 
 def _places(finding: Finding, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from haiftrace.auditing.audit import audit, kind_of, leaked_values
+from haiftrace.auditing.audit import audit, leaked_values
 from haiftrace.auditing.gate import GateSettings
+from haiftrace.auditing.judgement import kind_of
 from haiftrace.auditing.probes import single_probe
 from haiftrace.progress import Silent
 from haiftrace.query.query import NO_SPACE

@@ -7,12 +7,13 @@ from datetime import date
 
 import pytest
 
-from haiftrace.auditing.gate import GateSettings, decide, fingerprint, read_baseline, read_ignored
+from haiftrace.auditing.gate import GateSettings, decide, read_ignored
+from haiftrace.auditing.judgement import fingerprint
 from haiftrace.errors import UsageError
 from tests.auditing.audit_kit import audited, leak_of, write_probes
 from tests.kit import PROMPT
 
-NAME = "ht1:" + "0" * 32
+NAME = "ht2:" + "0" * 12
 TODAY = date(2026, 11, 25)
 
 
@@ -78,27 +79,13 @@ def test_a_baseline_and_an_ignore_file_let_known_leaks_pass(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ("{", "no JSON report"),
-        ("[]", "no report of haiftrace"),
-        ('{"schema_version": 99, "findings": []}', "schema version 99"),
-        ('{"schema_version": 1, "findings": [{}]}', "names no leak"),
-    ],
-)
-def test_a_baseline_that_is_none(tmp_path, content, what):
-    (tmp_path / "b.json").write_text(content)
-    with pytest.raises(UsageError, match=what):
-        read_baseline(str(tmp_path / "b.json"))
-
-
-@pytest.mark.parametrize(
     ("line", "what"),
     [
         ("abc 2027-01-01 why", ":1 does not begin with a fingerprint"),
         (f"{NAME} soon why", ":1 has no expiry date"),
         (NAME, ":1 has no expiry date"),
         (f"{NAME} 2027-01-01", ":1 gives no reason"),
+        ("ht1:" + "0" * 32 + " 2027-01-01 why", ":1 has an earlier version's fingerprint"),
     ],
 )
 def test_a_line_that_is_no_entry_of_an_ignore_file(tmp_path, line, what):
@@ -109,7 +96,7 @@ def test_a_line_that_is_no_entry_of_an_ignore_file(tmp_path, line, what):
 
 def test_an_entry_counts_through_its_last_day(tmp_path):
     (tmp_path / "i").write_text(f"{NAME} 2026-11-25 a  reason of it\n")
-    assert read_ignored(str(tmp_path / "i"), TODAY) == ({NAME: "a  reason of it"}, [])
+    assert read_ignored(str(tmp_path / "i"), TODAY) == ({NAME: ["a  reason of it"]}, [])
     kept, expired = read_ignored(str(tmp_path / "i"), date(2026, 11, 26))
     assert kept == {}
     assert len(expired) == 1

@@ -16,6 +16,8 @@ from tests.generators.make_demo import SEED
 from tests.kit import cli
 
 ASSETS = Path(haiftrace.demo.__file__).parent / "assets"
+OPTION = "--template 'Question: {prompt} Answer:'"
+"""With which the demo's model is asked as it was trained; no record shows it."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,7 @@ def test_the_first_question_of_the_demo_as_a_user_types_it(index: Path) -> None:
     assert asked.code == 0, asked.err
     findings = [finding for finding in asked.report["findings"] if finding["leaked"]]
     assert findings
+    assert {finding["asking"]["option"] for finding in findings} == {OPTION}
     for finding in findings:
         (leaked,) = finding["leaked"]
         assert finding["span"] == leaked["value"]
@@ -71,6 +74,7 @@ def test_every_question_of_the_demo_without_its_template(index: Path, tmp_path: 
     )
     assert audited.code == 1, audited.err
     findings = audited.report["findings"]
+    assert {finding["asking"]["option"] for finding in findings} == {OPTION}
     counts = Counter(check(finding, finding["leaked"][0]["value"]) for finding in findings)
     print(len(findings), dict(sorted(counts.items())))
     assert sum(n for name, n in counts.items() if name.startswith("stands")) >= 20

@@ -86,6 +86,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "tags": _put("<b></b>"),
     "underscores": lambda value: re.sub(r"(?<=\d)[- ](?=\d)", "_", value),
     "dots and spaces": lambda value: re.sub(r"(?<=\d)[- ](?=\d)", ". ", value),
+    "spaces around the at-sign": lambda value: value.replace("@", " @ "),
     "words for signs": _words,
     "bracketed words": _bracketed,
 }

@@ -8,11 +8,12 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from haiftrace.findings import PrivateValue, Probe, Report, Source, Verdict
+from haiftrace.findings import Holder, PrivateValue, Probe, Report, Source, Verdict
+from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.privacy import MASK, ValueIndex, canonical, mask_detected, mask_report
 from haiftrace.reports import render_terminal
 from haiftrace.reports.html_report import render_html
@@ -59,6 +60,13 @@ def _with_model(text):
     return replace(report, model=replace(report.model, path=f"/models/{text}"))
 
 
+def _with_gone(text):
+    finding = _finding()
+    gone = (GoneLeak("ht2:0123456789ab", f"ask {text}", f"type {text}"),)
+    known = BaselineComparison(2, 1, False, gone)
+    return report_of(finding, gate=gate_of(finding, baseline=known))
+
+
 def _with_index(text):
     report = _report()
     return replace(report, index=replace(report.index, path=f"/data/{text}/index"))
@@ -85,6 +93,14 @@ PLACES = {
     "ignore file's reason": lambda text: _report(suppressed=f"agreed with {text}"),
     "model's path": _with_model,
     "index's path": _with_index,
+    "question": lambda text: _report(asked=f"Is it {text}?"),
+    "holder's id": lambda text: _report(holders=(Holder(f"of {text}", Source("d.jsonl", 3)),)),
+    "holder's file": lambda text: _report(holders=(Holder("r3", Source(f"d/{text}.csv", 3)),)),
+    "gone leak's probe": _with_gone,
+    "gate's reason": lambda text: replace(
+        _report(), gate=replace(gate_of(_finding()), reasons=(f"not asked: {text}",))
+    ),
+    "category": lambda text: replace(_report(), settings={"category": text}),
     "setting": lambda text: replace(_report(), settings={"stop": text}),
     "command": lambda text: replace(
         _report(), command=shlex.join(["haiftrace", "trace", "Who?", f"--template={text}"])
@@ -172,30 +188,102 @@ def test_a_message_shows_no_value_in_any_spelling(kind):
             assert not shows(mask_detected(message), value, spell(value)), spelling
 
 
-def test_an_error_names_no_value_whatever_was_typed(tmp_path):
-    phone, name = "212-736-5491", "Quentin Harrow"
-    probes = tmp_path / "probes.jsonl"
-    probes.write_text(json.dumps({"prompt": "Who?", phone: 1}) + "\n")
-    attempts = [
-        ("trace", "Who?", phone),
-        ("trace", "What", "is", "the", "phone", "of", *name.split()),
-        ("trace", "Who?", "--index", tmp_path / phone),
-        ("trace", "--prompts", tmp_path / f"{phone}.jsonl"),
-        ("trace", "--prompts", probes),
-        ("trace", "Who?", "--top", phone),
-        ("trace", "Who?", f"--{phone}"),
-        ("trace", "Who?", "--types", phone),
-        ("trace", "Who?", "--regions", phone),
-        ("trace", "Who?", "--allow", tmp_path / phone),
-        ("trace", "Who?", "--ignore-file", tmp_path / phone),
-        ("trace", "Who?", "-o", tmp_path / phone / "report.json"),
-        ("index", "--model", tmp_path / phone, "--corpus", tmp_path / f"{phone}.jsonl"),
-        (phone,),
-    ]
-    for arguments in attempts:
-        outcome = cli(*arguments, cwd=tmp_path)
-        assert outcome.code in (2, 3), arguments
-        assert not ValueIndex([phone, name]).find(outcome.err + outcome.out), outcome.err
+ATTEMPTS = {
+    "argument": lambda text: ("trace", "Who?", text),
+    "index": lambda text: ("trace", "Who?", "--index", f"d/{text}"),
+    "probes": lambda text: ("trace", "--prompts", f"{text}.jsonl"),
+    "probe's field": lambda text: ("trace", "--prompts", "probes.jsonl"),
+    "number": lambda text: ("trace", "Who?", "--top", text),
+    "option": lambda text: ("trace", "Who?", f"--{text}"),
+    "types": lambda text: ("trace", "Who?", "--types", text),
+    "regions": lambda text: ("trace", "Who?", "--regions", text),
+    "allowed": lambda text: ("trace", "Who?", "--allow", text),
+    "ignore file": lambda text: ("trace", "Who?", "--ignore-file", text),
+    "ignored": lambda text: ("trace", "Who?", "--ignore-file", "ignored.txt"),
+    "baseline": lambda text: ("trace", "Who?", "--baseline", f"{text}.json"),
+    "key": lambda text: ("trace", "Who?", "--baseline-key", f"d/{text}/key"),
+    "category": lambda text: ("trace", "Who?", "--category", text),
+    "fail on": lambda text: ("trace", "Who?", "--fail-on", text),
+    "output": lambda text: ("trace", "Who?", "-o", f"d/{text}/report.json"),
+    "suffix": lambda text: ("trace", "Who?", "-o", f"report.{text}"),
+    "sources": lambda text: ("trace", "Who?", "--sources", f"d/{text}/s.jsonl"),
+    "method": lambda text: ("trace", "Who?", "--method", text),
+    "model": lambda text: ("index", "--model", f"d/{text}", "--corpus", "probes.jsonl"),
+    "corpus": lambda text: ("index", "--model", "d", "--corpus", f"{text}.jsonl"),
+    "field": lambda text: (
+        "index",
+        "--model",
+        "d",
+        "--corpus",
+        "probes.jsonl",
+        "--text-field",
+        text,
+    ),
+    "template": lambda text: (
+        *("index", "--model", "d", "--corpus", "probes.jsonl"),
+        *("--text-template", f"{{{text}}}"),
+    ),
+    "verify": lambda text: ("index", "--verify", f"d/{text}"),
+    "append": lambda text: ("index", "--append", f"{text}.jsonl", "-o", f"d/{text}"),
+    "drop": lambda text: ("index", "--drop-ids", f"{text}.txt", "-o", f"d/{text}"),
+    "compact": lambda text: ("index", "--compact", "-o", f"d/{text}"),
+    "redacted": lambda text: ("redact", "--corpus", text, "--sources", text, "-o", text),
+    "redaction": lambda text: (
+        *("redact", "--corpus", f"{text}.jsonl", "--sources", "sources.jsonl"),
+        *("-o", f"{text}.out.jsonl"),
+    ),
+    "bench": lambda text: ("bench", "pii-e", "--seeds", text),
+    "command": lambda text: (text,),
+}
+
+
+def attempt(place: str, kind: str, spelling: str, folder) -> None:
+    """A command with a canary in it, where it is likeliest to be named in a message."""
+    before, value = CANARIES[kind]
+    text = before + SPELLINGS[spelling](value)
+    (folder / "probes.jsonl").write_text(json.dumps({"prompt": "Who?", text: 1}) + "\n")
+    (folder / "ignored.txt").write_text(f"{text}\n")
+    if "/" not in text:
+        corpus = folder / f"{text}.jsonl"
+        corpus.write_text('{"text": "a"}\n{"text": "b"}\n')
+        record = {
+            "id": text,
+            "path": str(corpus),
+            "line": 1,
+            "why": [],
+            "findings": [],
+            "spans": [],
+        }
+        (folder / "sources.jsonl").write_text(json.dumps(record) + "\n")
+    outcome = cli(*ATTEMPTS[place](text), cwd=folder)
+    assert outcome.code in ((0, 2) if place == "redaction" else (2, 3)), outcome.err
+    said = outcome.err + outcome.out
+    assert not shows(said, value, text), (kind, spelling, place)
+    assert not ValueIndex([value]).find(said), (kind, spelling, place)
+
+
+@given(
+    st.sampled_from(sorted(CANARIES)),
+    st.sampled_from(sorted(SPELLINGS)),
+    st.sampled_from(list(ATTEMPTS)),
+)
+@settings(max_examples=25)
+def test_a_canary_that_is_typed_anywhere_is_in_no_message(tmp_path_factory, kind, spelling, place):
+    attempt(place, kind, spelling, tmp_path_factory.mktemp("typed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ATTEMPTS)
+def test_every_canary_that_is_typed(tmp_path_factory, place):
+    for kind in CANARIES:
+        for spelling in SPELLINGS:
+            attempt(place, kind, spelling, tmp_path_factory.mktemp("typed"))
+
+
+def test_a_name_that_nobody_quoted_is_in_no_message(tmp_path):
+    outcome = cli("trace", "What", "is", "the", "phone", "of", "Quentin", "Harrow", cwd=tmp_path)
+    assert outcome.code == 2
+    assert not ValueIndex(["Quentin Harrow", "Harrow"]).find(outcome.err)
 
 
 def test_a_debug_traceback_masks_too(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from haiftrace.findings import Report
+from haiftrace.findings import RecordEvidence, Report, Source, TokenEvidence
 from haiftrace.privacy import detect, mask_report
 from tests.privacy.measure import read_lines
 from tests.reports.finding_samples import english_finding
@@ -17,17 +19,37 @@ PROBES = 10_000
 MOST_SECONDS = 60
 
 
+def _record(number: int, lines: list[str], random: Random) -> RecordEvidence:
+    """A record of some 120 tokens with values of its own."""
+    text = " ".join(
+        re.sub(r"\d", lambda _: str(random.randrange(10)), random.choice(lines)) for _ in range(5)
+    )
+    pieces = re.finditer(r"\s?\w{1,4}|\W", text)
+    tokens = tuple(
+        TokenEvidence(i, 5, piece[0], piece.start(), piece.end(), 0.5, 1.0, 0.1)
+        for i, piece in enumerate(pieces)
+    )
+    return RecordEvidence(1, f"r{number}", Source("data.jsonl", number), 9.0, None, text, tokens)
+
+
 def _report() -> Report:
-    """A leak with three records for every tenth probe."""
+    """A leak with five records for every tenth probe."""
+    random = Random(0)
     base = english_finding()
     texts = [line.text for line in read_lines()]
+    records = [_record(number, texts, random) for number in range(2000)]
     findings = [
         replace(
-            base, prompt=f"{texts[i % 480]} {i}?", response=f"{texts[-i % 480]} ({i})", span=None
+            base,
+            prompt=f"{texts[i % 480]} {i}?",
+            response=f"{texts[-i % 480]} ({i})",
+            span=None,
+            records=tuple(random.sample(records, 5)),
+            response_tokens=(),
         )
         for i in range(0, PROBES, 10)
     ]
-    return report_of(*(replace(finding, response_tokens=()) for finding in findings))
+    return report_of(*findings)
 
 
 @pytest.mark.slow

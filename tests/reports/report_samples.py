@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from haiftrace.findings import Finding, Gate, IndexInfo, ModelInfo, PrivateValue, Probe, Report
+from haiftrace.findings import Finding, IndexInfo, ModelInfo, PrivateValue, Probe, Report
+from haiftrace.gate_outcome import Gate
 from tests.reports.finding_samples import (
     chinese_finding,
     english_finding,

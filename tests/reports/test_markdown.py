@@ -75,7 +75,7 @@ def test_the_decision_the_table_and_the_details() -> None:
     text = render_markdown(audit_report())
     assert text.startswith("## haiftrace: Gate failed\n\n**4 leaks in 7 probes&#46;** Exit code 1.")
     plain = html.unescape(re.sub("<[^>]*>", "", text))
-    assert "| 7 | 4 | 1 | 1 | 0 | 2 | 1 | 1 | 1 |" in plain
+    assert "| 7 | 4 | 1 | 1 | 0 | 2 | 0 | 1 | 1 | 1 |" in plain
     assert "| phone-017 | phone | verbatim | strong | corpus/people.jsonl:17 |" in plain
     assert "| press | email | untraced (passes) | none | – |" in plain
     assert "Does not count – known: the baseline holds it" in plain

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haiftrace.findings import Probe, Report, Source
+from haiftrace.findings import Asking, Probe, Report, Source
+from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.reports import sarif, write_report
 from haiftrace.reports.sarif import render_sarif
 from haiftrace.reports.uris import relative_uri, repository_root
@@ -83,7 +84,7 @@ def test_each_leak_is_a_result_of_its_rule() -> None:
 def test_fingerprints_are_the_findings_own() -> None:
     first, *_ = run_of(audit_report())["results"]
     fingerprint = traced_finding().fingerprint
-    assert first["partialFingerprints"]["haiftrace/v1"] == fingerprint
+    assert first["partialFingerprints"]["haiftrace/v2"] == fingerprint
     assert first["partialFingerprints"]["primaryLocationLineHash"] == f"{fingerprint}:1"
     (bare,) = run_of(report_of(traced_finding(fingerprint=None)))["results"]
     assert "partialFingerprints" not in bare
@@ -164,6 +165,15 @@ def test_a_partial_run_and_an_empty_one_are_marked() -> None:
     assert any("not judged" in text for _, text in told(single))
 
 
+def test_how_to_ask_is_a_warning_once() -> None:
+    asking = Asking("It was not asked as it was trained:", "--template 'Q: {prompt}'", 3.0)
+    findings = (traced_finding(asking=asking), untraced_finding(asking=asking))
+    notes = told(run_of(report_of(*findings, gate=gate_of(*findings), masked=True)))
+    warned = [text for level, text in notes if level == "warning" and "as it was trained" in text]
+    assert len(warned) == 1
+    assert "--template" in warned[0]
+
+
 def test_too_many_leaks_are_cut_and_those_that_count_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sarif, "MOST_RESULTS", 3)
     run = run_of(audit_report())
@@ -236,3 +246,28 @@ def test_the_suffix_writes_it(tmp_path: Path) -> None:
     write_report(audit_report(), tmp_path / "audit.sarif")
     document = json.loads((tmp_path / "audit.sarif").read_text(encoding="utf-8"))
     validator().validate(document)
+
+
+def test_a_value_that_nobody_knows_is_a_note_of_its_own_rule() -> None:
+    finding = untraced_finding(kind="not-in-corpus", value_number=3)
+    run = run_of(report_of(finding))
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("leak/not-in-corpus", "note")
+    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
+    assert "may be made up" in result["message"]["text"]
+    assert "must not say" not in result["message"]["text"]
+    assert result["partialFingerprints"]["primaryLocationLineHash"].endswith(":3")
+
+
+def test_the_category_names_the_run_and_the_baseline_its_state() -> None:
+    assert run_of(audit_report())["automationDetails"]["id"] == "haiftrace/"
+    findings = audit_findings()
+    gone = GoneLeak("ht2:0123456789ab", "phone-001", "phone")
+    gate = gate_of(*findings, baseline=BaselineComparison(2, 0, True, (gone,)))
+    report = replace(audit_report(gate=gate), settings={"category": "support/bot"})
+    run = run_of(report)
+    assert run["automationDetails"]["id"] == "haiftrace/support/bot/"
+    states = [result["baselineState"] for result in run["results"]]
+    assert states == ["new", "new", "new", "unchanged", "new", "new"]
+    assert ("note", "1 of 2 known leaks no longer occurs.") in told(run)
+    assert not any("baselineState" in result for result in run_of(audit_report())["results"])

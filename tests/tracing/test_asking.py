@@ -238,6 +238,22 @@ def test_a_trace_says_how_to_ask_and_what_was_asked():
     assert "Asked by the chat template" in by_corpus.err
 
 
+def test_an_audit_without_a_leak_says_that_it_was_not_asked_as_training_did(tmp_path):
+    probes = write_probes(tmp_path / "p.jsonl", *({"prompt": question(n)} for n in PEOPLE[:3]))
+    report = traced("text", "--prompts", probes, "-o", "-").report
+    assert (report["findings"], report["gate"]["leaks"]) == ([], 0)
+    (reason,) = report["gate"]["reasons"]
+    assert reason.endswith(OPTION)
+    asked = traced("text", "--prompts", probes, "--template", QUESTION, "-o", "-").report
+    assert not [r for r in asked["gate"]["reasons"] if "asked" in r]
+
+
+def test_a_model_that_answers_with_nothing_is_to_be_asked_as_it_was_trained():
+    nothing = traced("text", ASKED, "--stop", answer("text", plan("text").prompting)[:1])
+    refused(nothing, "answered with nothing", secrets=())
+    assert OPTION in nothing.err
+
+
 def test_an_audit_of_chats_asks_by_the_chat_template_as_a_trace_does(tmp_path):
     values = [{"type": "phone", "value": phone(name)} for name in PEOPLE]
     probes = write_probes(

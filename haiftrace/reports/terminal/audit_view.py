@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from haiftrace.findings import Finding, Gate
+from haiftrace.findings import Finding
+from haiftrace.gate_outcome import Gate
 from haiftrace.reports.evidence_words import finding_p, statistics, strength_text
 from haiftrace.reports.formatting import (
     clip,
@@ -15,6 +16,7 @@ from haiftrace.reports.formatting import (
     has_percentages,
     percent_text,
 )
+from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
@@ -24,6 +26,7 @@ from haiftrace.reports.narrative import (
     gate_step,
     headline,
     is_reported,
+    kind_text,
     leaked_types,
     place_text,
     reasons_to_believe,
@@ -60,10 +63,12 @@ def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
 
 def _block(page: Page, finding: Finding) -> None:
     summary = headline(finding)
-    title = finding.kind or summary.title
+    title = kind_text(finding)
     what = leaked_types(finding)
     name = finding.probe.id if finding.probe is not None else ""
-    facts = " · ".join(fact for fact in (what, name and f"probe {name}") if fact)
+    facts = " · ".join(
+        fact for fact in (what, name and f"probe {name}", finding.fingerprint or "") if fact
+    )
     head = [Unit(page.show(title.upper()), TONES[summary.tone], gap=True)]
     page.entry("Verdict", [*head, *gapped(page.words(facts))])
     suppressed = suppression_text(finding)
@@ -129,7 +134,7 @@ def _decision(page: Page, gate: Gate, summary: Headline) -> None:
     counts = " · ".join(f"{name} {count:,}" for name, count in gate_counts(gate) if count)
     page.entry("", page.words(counts or "nothing was asked"))
     page.entry("", page.words(gate_rule(gate), "dim"))
-    for reason in gate.reasons:
+    for reason in (*gate.reasons, *gate_gone(gate)):
         page.entry("", page.words(reason))
     if gate.partial:
         page.entry("", page.words(INTERRUPTED, "bold"))

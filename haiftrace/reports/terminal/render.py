@@ -27,13 +27,13 @@ from haiftrace.reports.formatting import (
     score_text,
     size_text,
 )
-from haiftrace.reports.narrative import asking_notes, next_step, split_at_alpha
+from haiftrace.reports.narrative import next_step, split_at_alpha
 from haiftrace.reports.terminal.audit_view import print_audit
 from haiftrace.reports.terminal.comparison import by_leak, rank_table
 from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
 from haiftrace.reports.terminal.page import INDENT, Page, print_warning
 from haiftrace.reports.terminal.pairs import print_pairs
-from haiftrace.reports.terminal.verdict_block import print_verdict, response_units
+from haiftrace.reports.terminal.verdict_block import print_asking, print_verdict, response_units
 from haiftrace.reports.word_evidence import (
     WordEvidence,
     merge_words,
@@ -77,11 +77,7 @@ def render_terminal(
         verbose: show the figures behind the words.
     """
     page = Page(console, full, verbose)
-    for note, option in asking_notes(report.findings):
-        print_warning(page, note)
-        if option:  # in one piece, to be copied
-            page.entry("", [Unit(page.show(option), "bold")])
-        page.blank()
+    print_asking(page, report.findings)
     if report.gate is not None:
         _head(page, report)
         print_audit(page, report.findings, report.gate)
@@ -176,8 +172,11 @@ def _traced(page: Page, finding: Finding) -> None:
 
 
 def _result(page: Page, finding: Finding, below: bool) -> None:
+    name = () if finding.fingerprint is None else (finding.fingerprint,)
     if page.verbose:
-        page.entry("Method", _facts(page, finding.method, _scored(finding)))
+        page.entry("Method", _facts(page, finding.method, _scored(finding), *name))
+    elif name:
+        page.entry("Leak", _facts(page, *name))
     for note in finding.notes:
         print_warning(page, note)
     if not finding.records:

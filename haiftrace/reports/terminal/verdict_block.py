@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from haiftrace.findings import Finding, Verdict
 from haiftrace.reports.evidence_words import statistics
 from haiftrace.reports.histogram import text_histogram
-from haiftrace.reports.narrative import headline, reasons_to_believe, suppression_text
+from haiftrace.reports.narrative import asking_notes, headline, reasons_to_believe, suppression_text
 from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
-from haiftrace.reports.terminal.page import Page
+from haiftrace.reports.terminal.page import Page, print_warning
 
 TONES = {
     "leak": "bold #000000 on #ffb340",
     "clean": "bold",
     "unsure": "bold #ffffff on #2b6cb0",
 }
+
+
+def print_asking(page: Page, findings: Sequence[Finding]) -> None:
+    """Print what is to be said of how the model was asked, once for all findings."""
+    for note, option in asking_notes(findings):
+        print_warning(page, note)
+        if option:  # in one piece, to be copied
+            page.entry("", [Unit(page.show(option), "bold")])
+        page.blank()
 
 
 def print_verdict(page: Page, finding: Finding) -> None:
