@@ -70,7 +70,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _StoredPart:
     """A directory with a part."""
 
     path: Path
@@ -131,7 +131,7 @@ def merge_parts(
         )
 
 
-def _find(path: Path, output: Path) -> _Found:
+def _find(path: Path, output: Path) -> _StoredPart:
     if path.resolve() == output.resolve():
         raise UsageError(
             f"{path} is a part, and cannot be what the parts are put together in.",
@@ -149,16 +149,16 @@ def _find(path: Path, output: Path) -> _Found:
             f"{path} was made by haiftrace {manifest.tool_version}, and this is {__version__}.",
             "Make all parts, and put them together, with one version.",
         )
-    return _Found(
+    return _StoredPart(
         path, manifest, Part(part["number"], part["of"]), int(part["shards"]), str(part["plan"])
     )
 
 
-def _all_parts(found: Sequence[_Found]) -> list[_Found]:
+def _all_parts(stored: Sequence[_StoredPart]) -> list[_StoredPart]:
     """The parts in order, all of one index and each finished."""
-    first = found[0]
-    by_number: dict[int, _Found] = {}
-    for each in found:
+    first = stored[0]
+    by_number: dict[int, _StoredPart] = {}
+    for each in stored:
         what = difference(first.manifest, each.manifest, but=["part"])
         if not what and (each.part.of, each.shards) != (first.part.of, first.shards):
             what = f"{first.part.of} parts there and {each.part.of} here"
@@ -184,7 +184,7 @@ def _all_parts(found: Sequence[_Found]) -> list[_Found]:
             f"Name its directory with --merge too, or make it with --part"
             f" {missing[0]}/{first.part.of}.",
         )
-    for each in found:
+    for each in stored:
         wanted = set(each.part.range_of(each.shards))
         lacking = len(wanted - {shard.number for shard in each.manifest.shards})
         if lacking:
@@ -195,7 +195,7 @@ def _all_parts(found: Sequence[_Found]) -> list[_Found]:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _keep_whitening(writer: IndexWriter, parts: Sequence[_Found], progress: Progress) -> None:
+def _keep_whitening(writer: IndexWriter, parts: Sequence[_StoredPart], progress: Progress) -> None:
     """Every part has found it by itself, from the same sample of the corpus."""
     import torch
 
