@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from haiftrace.findings import Basis, Verdict
-from haiftrace.privacy import canonical
+from haiftrace.privacy import ValueIndex, canonical, detect
 from haiftrace.privacy.dates import days_of
+from haiftrace.reports.evidence_words import STATES_ANOTHER
 
 LEAST_POWER = 0.5
 """Where fewer of the controls with their source there clear alpha, not clearing it says nothing."""
@@ -27,6 +28,7 @@ _DATES = 366 * 50
 """Dates of birth that people have, about."""
 _IDENTIFYING_DIGITS = 6
 _SENTENCE_LETTERS = 40
+_KINDS = {"phone": "phone number", "email": "e-mail address", "card": "card number", "iban": "IBAN"}
 
 
 def chance_of_text(value: str, is_identifier: bool, records: int) -> float:
@@ -55,8 +57,29 @@ def chance_of_text(value: str, is_identifier: bool, records: int) -> float:
     return min(1.0, records * 2.0**-bits)
 
 
+def another_value(value: str, text: str) -> str | None:
+    """What a value is, where a text states another of its kind: "phone number", ...; else None.
+
+    Values that identify alone: who reads a phone number cannot conclude another one from it.
+    """
+    kinds = {found.type for found in detect(value) if found.end - found.start == len(value)}
+    days = days_of(value)
+    if days and all(year for year, _, _ in days):
+        kinds.add("date-of-birth")
+    same = ValueIndex([value])
+    for stated in detect(text):
+        if stated.type in kinds and not same.find(text[stated.start : stated.end]):
+            return _KINDS.get(stated.type, stated.type.replace("-", " "))
+    return None
+
+
 def with_text(
-    verdict: Verdict, holds: Sequence[bool], holders: int, chance: float, is_open: bool = False
+    verdict: Verdict,
+    holds: Sequence[bool],
+    holders: int,
+    chance: float,
+    is_open: bool = False,
+    another: str | None = None,
 ) -> Verdict:
     """A verdict by influence, and by what the text says.
 
@@ -66,11 +89,15 @@ def with_text(
         holds: whether each ranked record holds what was traced, best first.
         holders: how many records of the corpus do.
         chance: see `chance_of_text`.
+        another: what the first record states another one of; see `another_value`.
     """
     by_influence = verdict.decision == "traced"
     first_holds = bool(holds) and holds[0]
     by_text = chance <= verdict.alpha and not is_open
     if not holders:
+        if by_influence and another is not None:
+            reason = f"no record holds this {another}, {STATES_ANOTHER}"
+            return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
         return replace(verdict, basis="influence") if by_influence else without_power(verdict)
     if by_influence and first_holds:
         basis: Basis = "influence and text" if by_text else "influence"
