@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from haiftrace.findings import Basis, Verdict
 from haiftrace.privacy import ValueIndex, canonical, detect
-from haiftrace.privacy.dates import days_of
+from haiftrace.privacy.dates import Day, days_of, find_dates, is_same_day
+from haiftrace.privacy.folding import fold_numbers
 from haiftrace.reports.evidence_words import STATES_ANOTHER
 
 LEAST_POWER = 0.5
@@ -62,15 +63,24 @@ def another_value(value: str, text: str) -> str | None:
 
     Values that identify alone: who reads a phone number cannot conclude another one from it.
     """
-    kinds = {found.type for found in detect(value) if found.end - found.start == len(value)}
     days = days_of(value)
-    if days and all(year for year, _, _ in days):
-        kinds.add("date-of-birth")
+    if days:
+        is_full = all(year for year, _, _ in days)
+        return "date" if is_full and _states_another_day(days, text) else None
+    kinds = {found.type for found in detect(value) if found.end - found.start == len(value)}
     same = ValueIndex([value])
     for stated in detect(text):
         if stated.type in kinds and not same.find(text[stated.start : stated.end]):
             return _KINDS.get(stated.type, stated.type.replace("-", " "))
     return None
+
+
+def _states_another_day(days: frozenset[Day], text: str) -> bool:
+    """Whether a text has a date with a year, and not that of these days."""
+    return any(
+        all(year for year, _, _ in span.days) and not is_same_day(days, span.days)
+        for span in find_dates(fold_numbers(text).text)
+    )
 
 
 def with_text(
