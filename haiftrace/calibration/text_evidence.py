@@ -8,6 +8,7 @@ explain that the value stands there. Else the verdict is open, never "no source 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,6 +30,8 @@ _DATES = 366 * 50
 """Dates of birth that people have, about."""
 _IDENTIFYING_DIGITS = 6
 _SENTENCE_LETTERS = 40
+_NUMBER_DIGITS = 4
+_WORD = re.compile(r"\w+(?:[-/.]\w+)*")
 _KINDS = {"phone": "phone number", "email": "e-mail address", "card": "card number", "iban": "IBAN"}
 
 
@@ -61,7 +64,8 @@ def chance_of_text(value: str, is_identifier: bool, records: int) -> float:
 def another_value(value: str, text: str) -> str | None:
     """What a value is, where a text states another of its kind: "phone number", ...; else None.
 
-    Values that identify alone: who reads a phone number cannot conclude another one from it.
+    Values that identify alone, by their type or as numbers of the same form: who reads a phone
+    number cannot conclude another one from it.
     """
     days = days_of(value)
     if days:
@@ -72,7 +76,15 @@ def another_value(value: str, text: str) -> str | None:
     for stated in detect(text):
         if stated.type in kinds and not same.find(text[stated.start : stated.end]):
             return _KINDS.get(stated.type, stated.type.replace("-", " "))
-    return None
+    if sum(sign.isdigit() for sign in value) < _NUMBER_DIGITS:
+        return None
+    alike = (word[0] for word in _WORD.finditer(text) if _shape(word[0]) == _shape(value))
+    return "number" if any(not same.find(word) for word in alike) else None
+
+
+def _shape(word: str) -> str:
+    """What an order's or a customer's number looks like: `INV-204` is `aaa-999`."""
+    return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", word))
 
 
 def _states_another_day(days: frozenset[Day], text: str) -> bool:
@@ -115,10 +127,13 @@ def with_text(
     if by_text:
         reasons = (*verdict.reasons, *_other_first(verdict))
         return replace(verdict, decision="traced", basis="text", reasons=reasons)
-    if by_influence:  # a value that stands in other records as well, as chance has it
-        return replace(verdict, basis="influence")
     where = "a record holds it" if holders == 1 else f"{holders:,} records hold it"
-    reason = where if is_open else f"{where}, which chance may explain"
+    if by_influence and another is None:  # it stands in other records as well, as chance has it
+        return replace(verdict, basis="influence")
+    if by_influence:
+        reason = f"{where}, and the record that influence names first states another {another}"
+    else:
+        reason = where if is_open else f"{where}, which chance may explain"
     return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
 
 

@@ -179,7 +179,7 @@ class Tracer:
                 holds = [window.window.record in held for window in ranking.records]
                 if verdict is not None:
                     another = None
-                    if not holders and ranking.records:
+                    if holds and not holds[0]:
                         another = another_value(traced_text(query), ranking.records[0].window.text)
                     verdict = with_text(
                         verdict, holds, len(holders), chance, bool(reasons), another

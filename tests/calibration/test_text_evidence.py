@@ -89,6 +89,10 @@ def test_chances_are_those_of_the_value_s_form():
         ("May 3, 1980", "For Mara, life began on May 4, 1980.", "date"),
         ("May 3, 1980", "Mara was born on May 4.", None),
         ("May 3, 1980", "Mara was born on 1980-05-03.", None),
+        ("91095", "Order 48085 is on its way.", "number"),
+        ("91095", "Order 91095 is on its way.", None),
+        ("91095", "Order 4808 is on its way, 123456 left.", None),
+        ("INV-204-0017", "Invoice INV-311-0018 was sent.", "number"),
         # A date without a year, and words, can be concluded.
         ("October 31", "Mara was born on 3 May 1980.", None),
         ("Massachusetts", "Mara lives at 12 Oak Street, Springfield, IL.", None),
@@ -105,4 +109,7 @@ def test_influence_alone_does_not_name_a_record_that_states_another_value():
     assert "no record holds this phone number" in combined.reasons[0]
     held = with_text(TRACED, [True], 1, 1.0, another="phone number")
     assert held.decision == "traced"
+    elsewhere = with_text(TRACED, [False, True], 1, 0.5, another="number")
+    assert elsewhere.decision == "inconclusive"
+    assert elsewhere.reasons[0].startswith("a record holds it")
     assert with_text(NONE, [False], 0, 1.0, another="phone number") is NONE
