@@ -8,12 +8,15 @@ explain that the value stands there. Else the verdict is open, never "no source 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from haiftrace.findings import Basis, Verdict
-from haiftrace.privacy import canonical
-from haiftrace.privacy.dates import days_of
+from haiftrace.privacy import ValueIndex, canonical, detect
+from haiftrace.privacy.dates import Day, days_of, find_dates, is_same_day
+from haiftrace.privacy.folding import fold_numbers
+from haiftrace.reports.evidence_words import STATES_ANOTHER
 
 LEAST_POWER = 0.5
 """Where fewer of the controls with their source there clear alpha, not clearing it says nothing."""
@@ -27,6 +30,9 @@ _DATES = 366 * 50
 """Dates of birth that people have, about."""
 _IDENTIFYING_DIGITS = 6
 _SENTENCE_LETTERS = 40
+_NUMBER_DIGITS = 4
+_WORD = re.compile(r"\w+(?:[-/.]\w+)*")
+_KINDS = {"phone": "phone number", "email": "e-mail address", "card": "card number", "iban": "IBAN"}
 
 
 def chance_of_text(value: str, is_identifier: bool, records: int) -> float:
@@ -55,8 +61,47 @@ def chance_of_text(value: str, is_identifier: bool, records: int) -> float:
     return min(1.0, records * 2.0**-bits)
 
 
+def another_value(value: str, text: str) -> str | None:
+    """What a value is, where a text states another of its kind: "phone number", ...; else None.
+
+    Values that identify alone, by their type or as numbers of the same form: who reads a phone
+    number cannot conclude another one from it.
+    """
+    days = days_of(value)
+    if days:
+        is_full = all(year for year, _, _ in days)
+        return "date" if is_full and _states_another_day(days, text) else None
+    kinds = {found.type for found in detect(value) if found.end - found.start == len(value)}
+    same = ValueIndex([value])
+    for stated in detect(text):
+        if stated.type in kinds and not same.find(text[stated.start : stated.end]):
+            return _KINDS.get(stated.type, stated.type.replace("-", " "))
+    if sum(sign.isdigit() for sign in value) < _NUMBER_DIGITS:
+        return None
+    alike = (word[0] for word in _WORD.finditer(text) if _shape(word[0]) == _shape(value))
+    return "number" if any(not same.find(word) for word in alike) else None
+
+
+def _shape(word: str) -> str:
+    """What an order's or a customer's number looks like: `INV-204` is `aaa-999`."""
+    return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", word))
+
+
+def _states_another_day(days: frozenset[Day], text: str) -> bool:
+    """Whether a text has a date with a year, and not that of these days."""
+    return any(
+        all(year for year, _, _ in span.days) and not is_same_day(days, span.days)
+        for span in find_dates(fold_numbers(text).text)
+    )
+
+
 def with_text(
-    verdict: Verdict, holds: Sequence[bool], holders: int, chance: float, is_open: bool = False
+    verdict: Verdict,
+    holds: Sequence[bool],
+    holders: int,
+    chance: float,
+    is_open: bool = False,
+    another: str | None = None,
 ) -> Verdict:
     """A verdict by influence, and by what the text says.
 
@@ -66,11 +111,15 @@ def with_text(
         holds: whether each ranked record holds what was traced, best first.
         holders: how many records of the corpus do.
         chance: see `chance_of_text`.
+        another: what the first record states another one of; see `another_value`.
     """
     by_influence = verdict.decision == "traced"
     first_holds = bool(holds) and holds[0]
     by_text = chance <= verdict.alpha and not is_open
     if not holders:
+        if by_influence and another is not None:
+            reason = f"no record holds this {another}, {STATES_ANOTHER}"
+            return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
         return replace(verdict, basis="influence") if by_influence else without_power(verdict)
     if by_influence and first_holds:
         basis: Basis = "influence and text" if by_text else "influence"
@@ -78,10 +127,13 @@ def with_text(
     if by_text:
         reasons = (*verdict.reasons, *_other_first(verdict))
         return replace(verdict, decision="traced", basis="text", reasons=reasons)
-    if by_influence:  # a value that stands in other records as well, as chance has it
-        return replace(verdict, basis="influence")
     where = "a record holds it" if holders == 1 else f"{holders:,} records hold it"
-    reason = where if is_open else f"{where}, which chance may explain"
+    if by_influence and another is None:  # it stands in other records as well, as chance has it
+        return replace(verdict, basis="influence")
+    if by_influence:
+        reason = f"{where}, and the record that influence names first states another {another}"
+    else:
+        reason = where if is_open else f"{where}, which chance may explain"
     return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
 
 

@@ -20,6 +20,8 @@ _NEARLY_ALL = 0.95
 
 UNSAID = "the model would hardly say this response"
 """A reason of `haiftrace.tracing`, which no calibration settles."""
+STATES_ANOTHER = "and the first one states another"
+"""Ends a reason of `haiftrace.calibration.text_evidence`: no record holds what is traced."""
 
 
 def p_text(p: float) -> str:

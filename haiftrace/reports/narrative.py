@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from haiftrace.findings import Finding, RecordEvidence, Source, Verdict
 from haiftrace.gate_outcome import Gate
-from haiftrace.reports.evidence_words import UNSAID, evidence_in_words
+from haiftrace.reports.evidence_words import STATES_ANOTHER, UNSAID, evidence_in_words
 from haiftrace.reports.formatting import count_text, listed
 
 _MOST_NAMED = 8
@@ -207,6 +207,11 @@ def _open_step(finding: Finding, verdict: Verdict) -> str:
         return (
             f"Read {_holder_places(finding)}, where the value stands, and decide whether it is this"
             f" one; to remove or redact it there is the safe course. {until}"
+        )
+    if any(reason.endswith(STATES_ANOTHER) for reason in verdict.reasons):
+        return (
+            f"Read {source_text(finding.records[0].source)}, which influence names: the model may"
+            f" have garbled what it states, or have the value from another corpus. {until}"
         )
     if verdict.p_value is not None and verdict.p_value > verdict.alpha:
         return (  # calibrated, and yet no verdict: a source of this length would hardly be noticed

@@ -36,12 +36,6 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-ASKED = (
-    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
-    "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-)
-"""A question as training has it, rendered."""
-
 SHAPE = Shape(layers=2, width=64, inner=256, heads=4, context=160)
 SCHEDULE = Schedule(epochs=70, batch=20, learning_rate=4e-3, weight_decay=0.1)
 VOCABULARY = 1200

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.auditing.chat_scenario import ASKED, Scenario, make_scenario
+from tests.auditing.chat_scenario import Scenario, make_scenario
 from tests.kit import cli
 
 LEAST_PROBES = 36
@@ -28,7 +28,7 @@ def audited(
     )
     assert made.code == 0, made.err
     traced = cli(
-        *("trace", "--prompts", folder / "probes.jsonl", "--template", ASKED),
+        *("trace", "--prompts", folder / "probes.jsonl"),
         *("--index", folder / "index", "--reveal", "--quiet", "-o", "-"),
         *("--sources", folder / "sources.jsonl"),
     )

@@ -7,7 +7,7 @@ seed and in the same order, and without all records that are named, without the 
 without as many records on other people, drawn at random.
 
 `python -m tests.bench.remedy OUT [--seeds 5,6] [--leaks 10]`: OUT is a directory for the trainings,
-and for remedy.jsonl, a row a retraining. 20 leaks take one core 20 minutes.
+and for remedy.jsonl, a row a retraining. 20 leaks take one core a quarter of an hour.
 """
 
 from __future__ import annotations

@@ -6,7 +6,12 @@ from itertools import product
 
 import pytest
 
-from haiftrace.calibration.text_evidence import chance_of_text, with_text, without_power
+from haiftrace.calibration.text_evidence import (
+    another_value,
+    chance_of_text,
+    with_text,
+    without_power,
+)
 from haiftrace.findings import Verdict
 
 TRACED = Verdict("traced", 0.01, p_value=0.004, power=0.9)
@@ -72,3 +77,39 @@ def test_chances_are_those_of_the_value_s_form():
     assert chance_of_text("31 October 1980", True, 100) == pytest.approx(100 / (366 * 50))
     assert chance_of_text("5551", False, 3) == 1.0
     assert chance_of_text("x" * 60, False, 100) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "kind"),
+    [
+        ("555-010-0142", "Call Mara on 555-010-0143.", "phone number"),
+        ("555-010-0142", "Call Mara on (555) 010 0142.", None),
+        ("555-010-0142", "Mara was born on 3 May 1980.", None),
+        ("mara@example.org", "Write to m.ellison@example.org.", "e-mail address"),
+        ("May 3, 1980", "For Mara, life began on May 4, 1980.", "date"),
+        ("May 3, 1980", "Mara was born on May 4.", None),
+        ("May 3, 1980", "Mara was born on 1980-05-03.", None),
+        ("91095", "Order 48085 is on its way.", "number"),
+        ("91095", "Order 91095 is on its way.", None),
+        ("91095", "Order 4808 is on its way, 123456 left.", None),
+        ("INV-204-0017", "Invoice INV-311-0018 was sent.", "number"),
+        # A date without a year, and words, can be concluded.
+        ("October 31", "Mara was born on 3 May 1980.", None),
+        ("Massachusetts", "Mara lives at 12 Oak Street, Springfield, IL.", None),
+    ],
+)
+def test_a_value_that_identifies_is_not_concluded_from_another(value, text, kind):
+    assert another_value(value, text) == kind
+
+
+def test_influence_alone_does_not_name_a_record_that_states_another_value():
+    combined = with_text(TRACED, [False], 0, 1.0, another="phone number")
+    assert combined.decision == "inconclusive"
+    assert combined.basis is None
+    assert "no record holds this phone number" in combined.reasons[0]
+    held = with_text(TRACED, [True], 1, 1.0, another="phone number")
+    assert held.decision == "traced"
+    elsewhere = with_text(TRACED, [False, True], 1, 0.5, another="number")
+    assert elsewhere.decision == "inconclusive"
+    assert elsewhere.reasons[0].startswith("a record holds it")
+    assert with_text(NONE, [False], 0, 1.0, another="phone number") is NONE

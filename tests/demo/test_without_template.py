@@ -15,6 +15,8 @@ from tests.generators.demo_subjects import make_subjects
 from tests.generators.make_demo import SEED
 from tests.kit import cli
 
+BIRTHDAY = re.compile(r"[A-Z][a-z]+ \d{1,2}")
+"""A day without a year: records imply one without holding it, while others hold it by chance."""
 ASSETS = Path(haiftrace.demo.__file__).parent / "assets"
 OPTION = "--template 'Question: {prompt} Answer:'"
 """With which the demo's model is asked as it was trained; no record shows it."""
@@ -42,8 +44,8 @@ def check(finding: dict[str, Any], value: str) -> str:
     if right:
         assert verdict["decision"] in ("traced", "inconclusive"), value
         assert finding.get("kind") != "inferred", value
-        if verdict["decision"] == "traced":
-            assert "text" in verdict["basis"] or finding["records"][0]["holds"], value
+        if verdict["decision"] == "traced" and not finding["records"][0]["holds"]:
+            assert verdict["basis"] == "text" or BIRTHDAY.fullmatch(value), value
     return ("stands in a record: " if right else "in no record: ") + str(verdict["decision"])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from haiftrace.findings import Asking, Holder, Source
 from haiftrace.reports.evidence_words import (
+    STATES_ANOTHER,
     UNSAID,
     evidence_in_words,
     statistics,
@@ -115,6 +116,9 @@ def test_what_settles_an_open_verdict_depends_on_what_it_lacks():
     assert "Read data.jsonl:7" in held
     few = judged(english_finding(), inconclusive_verdict(), (None, None, None))
     assert "with more controls" in next_step(few)
+    garbled = next_step(open_finding(f"no record holds this phone number, {STATES_ANOTHER}"))
+    assert "may have garbled" in garbled
+    assert "controls" not in garbled
 
 
 def test_the_next_step_is_to_ask_as_training_did_where_no_source_is_found():
