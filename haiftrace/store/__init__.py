@@ -1,10 +1,12 @@
 """The index on disk: private, atomic, resumable. All that is public is named here."""
 
+from haiftrace.store.inverted_file import AUTO, FLAT, check_factory
 from haiftrace.store.manifest import (
     FORMAT_VERSION,
     AppendedCorpus,
     DroppedRecord,
     FileEntry,
+    InvertedEntry,
     Layout,
     Manifest,
     ShardEntry,
@@ -19,6 +21,8 @@ from haiftrace.store.token_codes import encode_signs
 from haiftrace.store.writer import SHARD_ROWS, IndexWriter, ResumePoint
 
 __all__ = [
+    "AUTO",
+    "FLAT",
     "FORMAT_VERSION",
     "SCALAR_COLUMNS",
     "SHARD_ROWS",
@@ -28,6 +32,7 @@ __all__ = [
     "Index",
     "IndexWriter",
     "IndexedWindow",
+    "InvertedEntry",
     "Layout",
     "Manifest",
     "ResumePoint",
@@ -38,5 +43,6 @@ __all__ = [
     "SupplementWriter",
     "Totals",
     "WindowRow",
+    "check_factory",
     "encode_signs",
 ]

@@ -20,7 +20,8 @@ from haiftrace.store.basis import basis_of
 from haiftrace.store.checked_files import CheckedFiles
 from haiftrace.store.claim import Claim, claim
 from haiftrace.store.durable import storage_errors
-from haiftrace.store.manifest import Layout, Manifest, Totals, plain
+from haiftrace.store.inverted_recall import keep_inverted_file
+from haiftrace.store.manifest import InvertedEntry, Layout, Manifest, Totals, plain
 from haiftrace.store.rows import WindowRow, check_path, check_row
 from haiftrace.store.shard_buffer import BufferedRecord, write_shard
 from haiftrace.store.staged_tokens import remove_staged, write_token_file
@@ -129,6 +130,11 @@ class IndexWriter:
     def totals(self) -> Totals:
         """Sizes of the index as far as it is durable."""
         return self._state.manifest.totals
+
+    @property
+    def inverted(self) -> InvertedEntry | None:
+        """The inverted file over the tokens of a finished index; None where all are scanned."""
+        return self._state.manifest.token_ivf
 
     def append_record(self, rows: Sequence[WindowRow], cursor: int) -> None:
         """As `append_records`, of one record: its windows, at least one, and its cursor."""
@@ -252,10 +258,12 @@ class IndexWriter:
             )
         self._uncertain = True
         with storage_errors(self._root):
+            searched = write_token_file(self._root, manifest)
             manifest = replace(
                 manifest,
                 # The search index takes the place of the shards' vectors.
-                token_faiss=write_token_file(self._root, manifest),
+                token_faiss=searched,
+                token_ivf=keep_inverted_file(self._root, manifest, manifest.generation, searched),
                 shards=tuple(replace(shard, tokens=None) for shard in manifest.shards),
                 complete=True,
                 finished=_now(),
