@@ -188,15 +188,17 @@ def _outcome(index: Index, method: Method) -> str:
 def _keep_groups(writer: SupplementWriter, index: Index, progress: Progress) -> np.ndarray:
     import torch
 
-    fields = _field_values(index)
-    settings = {"format": FORMAT, "alike": ALIKE, "field": any(f is not None for f in fields)}
+    has_field = any(value is not None for value in _field_values(index))
+    settings = {"format": FORMAT, "alike": ALIKE, "field": has_field}
     if writer.begin(GROUPS, settings) < 0:
         groups = read_groups(index)
         assert groups is not None
         return groups
     writer.restart(GROUPS)
     progress.start("looking for near copies", None)
-    groups = joined_groups(near_copy_groups(_texts(index)), fields)
+    groups = near_copy_groups(_texts(index))
+    if has_field:
+        groups = joined_groups(groups, _field_values(index))
     writer.add_tensors(GROUPS, {"groups": torch.from_numpy(groups)}, {})
     writer.finish(GROUPS)
     return groups
@@ -208,7 +210,10 @@ def _texts(index: Index) -> Iterator[str]:
         yield "\n".join(window.text for window in windows)
 
 
-def _field_values(index: Index) -> list[str | None]:
+def _field_values(index: Index) -> Iterator[str | None]:
+    """The value of each record's group field; nothing where the corpus has no such field."""
     if index.settings["corpus"].get("group_field") is None:
-        return [None] * index.manifest.totals.records
-    return [window.group for window in index.iter_windows() if window.window == 0]
+        return
+    for table in index.shard_tables(["window", "group"]):
+        of_first = table.filter(table.column("window").to_numpy() == 0)
+        yield from of_first.column("group").to_pylist()

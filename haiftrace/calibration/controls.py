@@ -13,6 +13,7 @@ either, and with all of it the source would be found by its own context alone.
 from __future__ import annotations
 
 import re
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,20 +158,22 @@ def records_holding(
     for span in spans:
         by_length[len(span)][_hashes(span, len(span), multipliers)[0]] = span
     wanted = {length: np.array(sorted(known), np.uint64) for length, known in by_length.items()}
-    holders: dict[tuple[int, ...], set[int]] = {span: set() for span in spans}
+    holders = {span: array("q") for span in spans}
     common: set[tuple[int, ...]] = set()
     for window in index.iter_windows():
         for length, known in wanted.items():
             hashes = np.array(_hashes(window.token_ids, length, multipliers), np.uint64)
             for value in np.intersect1d(hashes, known).tolist():
                 span = by_length[length][value]
-                if span not in common:
-                    holders[span].add(window.record)
-                    if len(holders[span]) > limit:
-                        common.add(span)
-                        holders[span] = set()
+                records = holders[span]
+                if span in common or (records and records[-1] == window.record):
+                    continue
+                records.append(window.record)
+                if len(records) > limit:
+                    common.add(span)
+                    holders[span] = array("q")
     return {
-        span: None if span in common else np.array(sorted(records), dtype=np.int64)
+        span: None if span in common else np.array(records, dtype=np.int64)
         for span, records in holders.items()
     }
 

@@ -10,13 +10,15 @@ corpus.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import Counter, defaultdict
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
+from haiftrace.calibration.term_tables import TermTables
 from haiftrace.text.terms import terms
 
 ALIKE = 0.5
@@ -34,55 +36,61 @@ def near_copy_groups(texts: Iterable[str]) -> np.ndarray:
     """[R] the group of each record, numbered from 0 in order of their first records.
 
     Args:
-        texts: one a record. The terms of all of them are held in memory as numbers.
+        texts: one a record. Their terms are kept on disk; memory holds a number for each of these.
+
+    Raises:
+        IndexStoreError: the disk refuses.
     """
-    numbers: dict[str, int] = {}
-    records = [
-        np.unique([numbers.setdefault(t.text, len(numbers)) for t in terms(text)]).astype(np.int64)
-        for text in texts
-    ]
-    counts = Counter(int(term) for record in records for term in record)
-    idf = np.zeros(len(numbers))
-    for term, count in counts.items():
-        idf[term] = math.log(1 + len(records) / count) if count > 1 else 0.0
-    records = [record[idf[record] > 0] for record in records]
-    return _clustered(records, idf)
+    with TermTables() as tables:
+        for text in texts:
+            tables.add(term.text for term in terms(text))
+        return _clustered(tables, _inverse_frequencies(tables))
 
 
-def _clustered(records: Sequence[np.ndarray], idf: np.ndarray) -> np.ndarray:
-    groups = np.zeros(len(records), dtype=np.int64)
-    leaders: list[tuple[np.ndarray, float]] = []
-    holding: dict[int, list[int]] = defaultdict(list)  # term -> groups whose leader has it
-    for number, record in enumerate(records):
+def _inverse_frequencies(tables: TermTables) -> np.ndarray:
+    """[terms] idf; 0 of a term that a single record has."""
+    counts, place = np.unique(tables.counts(), return_inverse=True)
+    idf = [math.log(1 + tables.records / n) if n > 1 else 0.0 for n in counts.tolist()]
+    return np.array(idf)[place]
+
+
+def _clustered(tables: TermTables, idf: np.ndarray) -> np.ndarray:
+    def shared_terms(number: int) -> np.ndarray:
+        record = tables.record(number)
+        return record[idf[record] > 0]
+
+    groups = np.zeros(tables.records, dtype=np.int64)
+    leaders, norms = array("q"), array("d")
+    for number in range(tables.records):
+        record = shared_terms(number)
         norm = float(np.linalg.norm(idf[record]))
         rarest = record[np.argsort(-idf[record], kind="stable")][:_RAREST].tolist()
         nearest, most = -1, ALIKE
-        for group in islice(_sharing_term(rarest, holding), _COMPARED):
-            other, other_norm = leaders[group]
-            shared = np.intersect1d(record, other, assume_unique=True)
-            alike = float((idf[shared] ** 2).sum()) / max(norm * other_norm, 1e-300)
+        for group in islice(_sharing_term(rarest, tables), _COMPARED):
+            shared = np.intersect1d(record, shared_terms(leaders[group]), assume_unique=True)
+            alike = float((idf[shared] ** 2).sum()) / max(norm * norms[group], 1e-300)
             if alike >= most and (alike > most or nearest < 0):
                 nearest, most = group, alike
         if nearest < 0:
             nearest = len(leaders)
-            leaders.append((record, norm))
-            for term in rarest:
-                holding[term].append(nearest)
+            leaders.append(number)
+            norms.append(norm)
+            tables.hold(rarest, nearest)
         groups[number] = nearest
     return groups
 
 
-def _sharing_term(rarest: Sequence[int], holding: dict[int, list[int]]) -> Iterator[int]:
-    """Groups that share a term, each once, rarest term first."""
+def _sharing_term(rarest: Sequence[int], tables: TermTables) -> Iterator[int]:
+    """Groups whose leader shares a term, each once, rarest term first."""
     seen: set[int] = set()
     for term in rarest:
-        for group in holding.get(term, ()):
+        for group in tables.holding(term):
             if group not in seen:
                 seen.add(group)
                 yield group
 
 
-def joined_groups(groups: np.ndarray, fields: Sequence[str | None]) -> np.ndarray:
+def joined_groups(groups: np.ndarray, fields: Iterable[str | None]) -> np.ndarray:
     """Groups where records that share a field's value are together too.
 
     Args:
@@ -92,7 +100,7 @@ def joined_groups(groups: np.ndarray, fields: Sequence[str | None]) -> np.ndarra
     Returns:
         [R] connected components, numbered in order of their first records.
     """
-    parent = list(range(len(groups)))
+    parent = array("q", range(len(groups)))
 
     def root(number: int) -> int:
         while parent[number] != number:
@@ -100,14 +108,16 @@ def joined_groups(groups: np.ndarray, fields: Sequence[str | None]) -> np.ndarra
             number = parent[number]
         return number
 
-    first: dict[tuple[str, object], int] = {}
-    for number, (group, value) in enumerate(zip(groups.tolist(), fields, strict=True)):
-        keys: list[tuple[str, object]] = [("group", group)]
+    def join(number: int, other: int) -> None:
+        a, b = root(number), root(other)
+        parent[max(a, b)] = min(a, b)
+
+    _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+    first_of_value: dict[int, int] = {}
+    for number, value in enumerate(fields):
+        join(int(first[place[number]]), number)
         if value is not None:
-            keys.append(("field", value))
-        for key in keys:
-            a, b = root(first.setdefault(key, number)), root(number)
-            parent[max(a, b)] = min(a, b)
-    order: dict[int, int] = {}
-    roots = (root(number) for number in range(len(groups)))
-    return np.array([order.setdefault(r, len(order)) for r in roots], dtype=np.int64)
+            digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+            join(first_of_value.setdefault(int.from_bytes(digest, "big"), number), number)
+    roots = np.fromiter(map(root, range(len(groups))), np.int64, len(groups))
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)

@@ -130,6 +130,15 @@ class IndexOptions:
     token_vectors: Annotated[
         int, Option(help="Dimensions of a token's vector, a bit each; 0 keeps none.")
     ] = 2048
+    faiss: Annotated[
+        str,
+        Option(
+            metavar="STRING",
+            help="Search over token vectors: Flat scans all, a factory string of FAISS such as"
+            " BIVF1024 or IVF1024,PQ32 makes an inverted file; auto makes one beyond 200,000"
+            " tokens.",
+        ),
+    ] = "auto"
     whitening_damping: Annotated[
         float, Option(help="λ of the whitening of direct gradients, in mean eigenvalues.")
     ] = 0.1
@@ -156,6 +165,7 @@ class IndexOptions:
             context=self.context,
             append_eos=self.append_eos,
             token_vectors=self.token_vectors,
+            faiss=self.faiss,
             whitening_damping=self.whitening_damping,
             seed=self.seed,
             shard_records=self.shard_records,

@@ -27,7 +27,7 @@ from haiftrace.scoring.indexed_gradients import (
     choose_gradients,
 )
 from haiftrace.scoring.layerwise.similarity import WHITENING, layers_of
-from haiftrace.store import Index, IndexWriter, Revision
+from haiftrace.store import FLAT, Index, IndexWriter, Revision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,7 @@ def append_records(
         census = reader.census(Reservoir(WHITENING_WINDOWS, settings.seed), planner, progress)
         described = {
             **index.settings,
+            "faiss": FLAT,  # they are searched once they are in the index
             "corpus": {**corpus.kept(), "paths": list(corpus.paths)},
         }
         fingerprints = {**index.fingerprints, "corpus": fingerprint}

@@ -28,7 +28,7 @@ from haiftrace.scoring.indexed_gradients import (
     choose_gradients,
 )
 from haiftrace.scoring.layerwise.similarity import layers_of
-from haiftrace.store import IndexWriter, Totals
+from haiftrace.store import AUTO, FLAT, IndexWriter, InvertedEntry, Totals, check_factory
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
@@ -52,6 +52,8 @@ class IndexSettings:
         token_vectors: dimensions of a token's projected gradient; 0 keeps none.
         whitening_damping: λ of the whitening of direct gradients.
         seed: of the projection and of the sample that whitening is found from.
+        faiss: factory string of the inverted file over token vectors; "auto" for one beyond 200,000
+            tokens, "Flat" for none.
         shard_records: a file of records is closed when it has so many, or much work in it; windows
             count where a record has several.
         overwrite: replace another index in that directory.
@@ -66,6 +68,7 @@ class IndexSettings:
     token_vectors: int = 2048
     whitening_damping: float = 0.1
     seed: int = 0
+    faiss: str = AUTO
     shard_records: int = SHARD_RECORDS
     overwrite: bool = False
     memory: int = 512 << 20
@@ -140,7 +143,13 @@ def build_index(
             "resumed": resumed,
             "form": _form(checkpoint, census).kept(),
         }
-        totals = writer.finish(extra) if part is None else _leave(writer, extra)
+        if part is not None:
+            totals = _leave(writer, extra)
+        else:
+            totals = writer.finish(extra)
+            searched = _searched_by(settings.faiss, writer.manifest.token_ivf)
+            if searched:
+                progress.say(searched)
     return IndexOutcome(totals, left_out, report.bad, time.monotonic() - began)
 
 
@@ -181,6 +190,7 @@ def _check(settings: IndexSettings) -> None:
             f" multiple of {DIMENSION_STEP}.",
             "Use --token-vectors 2048, or 0, which keeps none.",
         )
+    check_factory(settings.faiss, settings.token_vectors)
     if not 0 < settings.whitening_damping < math.inf:
         raise UsageError(
             f"{settings.whitening_damping:g} is no damping of the whitening: it takes a positive"
@@ -192,6 +202,18 @@ def _check(settings: IndexSettings) -> None:
             f"A file of {settings.shard_records} records holds none.",
             "Leave --shard-records out for 512.",
         )
+
+
+def _searched_by(wanted: str, inverted: InvertedEntry | None) -> str:
+    """What is to be said of the search over tokens; "" of a scan that nobody asked not to have."""
+    if inverted is not None:
+        return (
+            f"Search by the inverted file {inverted.factory}, {inverted.probes:,} cells of it: it"
+            f" gives {inverted.recall:.1%} of a token's 256 nearest."
+        )
+    if wanted in (AUTO, FLAT):
+        return ""
+    return f"Note: there are too few tokens to train {wanted} with; a search scans all of them."
 
 
 def _context(checkpoint: Checkpoint, settings: IndexSettings) -> int:
@@ -226,6 +248,7 @@ def _manifest_settings(
         "whitening_damping": settings.whitening_damping if chosen.kind == "direct" else None,
         "seed": settings.seed,
         "shard_records": settings.shard_records,
+        **({} if settings.faiss == AUTO else {"faiss": settings.faiss}),
         "scope": chosen.scope,
         "corpus": {
             "paths": [str(Path(path).absolute()) for path in corpus.paths],

@@ -16,7 +16,7 @@ from haiftrace.store import Index, SupplementWriter
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEYS_OF_A_FILE = 1 << 23
+_KEYS_OF_A_FILE = 1 << 21
 """Keys that are sorted together: memory does not grow with the corpus."""
 
 

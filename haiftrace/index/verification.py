@@ -150,7 +150,11 @@ def _vectors(index: Index) -> Check:
     if index.token_search is None:
         return Check("search index", True, "none is kept")
     dim = index.layout.token_vectors
-    return Check("search index", True, f"a vector of {dim:,} bits for every label token")
+    detail = f"a vector of {dim:,} bits for every label token"
+    inverted = index.manifest.token_ivf
+    if inverted is not None:
+        detail += f"; the inverted file {inverted.factory} gives {inverted.recall:.1%} of a scan's"
+    return Check("search index", True, detail)
 
 
 def _load(index: Index, load: Callable[[Index], Checkpoint]) -> tuple[Checkpoint | None, Check]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from haiftrace.scoring.layerwise.estimates import Estimates
+from haiftrace.scoring.layerwise.nearest_windows import NearestWindows
 from haiftrace.scoring.layerwise.reference import ReferenceSample
 from haiftrace.store import Index
 
@@ -57,5 +58,8 @@ class Candidates:
         return count < len(self._index) and self._index.token_search is not None
 
     @cached_property
-    def _estimates(self) -> Estimates:
+    def _estimates(self) -> Estimates | NearestWindows:
+        search = self._index.token_search
+        if search is not None and not search.scans:
+            return NearestWindows(self._index, self._similarity(), self._sample)
         return Estimates(self._index, self._similarity(), self._sample.usual)

@@ -1,11 +1,13 @@
 """The index on disk: private, atomic, resumable. All that is public is named here."""
 
 from haiftrace.store.claim import difference
+from haiftrace.store.inverted_file import AUTO, FLAT, check_factory
 from haiftrace.store.manifest import (
     FORMAT_VERSION,
     AppendedCorpus,
     DroppedRecord,
     FileEntry,
+    InvertedEntry,
     Layout,
     Manifest,
     ShardEntry,
@@ -23,6 +25,8 @@ from haiftrace.store.token_codes import encode_signs
 from haiftrace.store.writer import IndexWriter, kept_tensors
 
 __all__ = [
+    "AUTO",
+    "FLAT",
     "FORMAT_VERSION",
     "SCALAR_COLUMNS",
     "AppendedCorpus",
@@ -31,6 +35,7 @@ __all__ = [
     "Index",
     "IndexWriter",
     "IndexedWindow",
+    "InvertedEntry",
     "Layout",
     "Manifest",
     "Revision",
@@ -42,6 +47,7 @@ __all__ = [
     "SupplementWriter",
     "Totals",
     "WindowRow",
+    "check_factory",
     "copied_shard",
     "difference",
     "encode_signs",

@@ -92,11 +92,12 @@ def _precedes_rows(entry: SupplementEntry) -> bool:
 
 
 def _rows_digest(manifest: Manifest) -> str:
-    searched = manifest.token_faiss
+    searched, inverted = manifest.token_faiss, manifest.token_ivf
     return digest_of(
         {
             "shards": [asdict(shard.records) for shard in manifest.shards],
             "token_faiss": None if searched is None else asdict(searched),
+            **({} if inverted is None else {"token_ivf": asdict(inverted)}),
             "appended": [asdict(corpus) for corpus in manifest.appended],
             "dropped": [asdict(record) for record in manifest.dropped],
         }

@@ -1,4 +1,4 @@
-"""A flat FAISS index of bits as a file: written while its codes pass through, mapped when read.
+"""A flat FAISS index of bits as a file: written while its codes pass through, read by parts.
 
 FAISS writes an index that it holds in memory. Ours need not fit there: the file is FAISS's own of
 an empty index, with the counts put in, and then the codes.
@@ -6,6 +6,7 @@ an empty index, with the counts put in, and then the codes.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,19 +61,56 @@ def _header(empty: Any, count: int) -> bytes | None:
     return header(count) if expected == faiss.serialize_index_binary(single).tobytes() else None
 
 
-def code_blocks(index: Any) -> Iterator[np.ndarray]:
-    """[n, dim/8] uint8: all codes of an opened index, in order."""
-    for first in range(0, index.ntotal, _BLOCK):
-        block: np.ndarray = index.reconstruct_n(first, min(_BLOCK, index.ntotal - first))
-        yield block
+class FlatCodes:
+    """The codes of a flat index's file, read from it as they are asked for.
 
+    They are not mapped: the pages of a mapping that was scanned count as this process's memory.
 
-def open_codes(path: Path, dim: int, count: int) -> Any:
-    """FAISS's index of a file, mapped into memory where FAISS can do so.
-
-    Raises:
-        DamagedIndexError: FAISS cannot read it, or it has another shape than [count, dim].
+    Attributes:
+        count, dim: how many codes of how many bits.
     """
+
+    def __init__(self, path: Path, dim: int, count: int) -> None:
+        """Open the file.
+
+        Raises:
+            DamagedIndexError: FAISS cannot read it, or it has another shape than [count, dim].
+        """
+        index = _mapped(path, dim, count)
+        self.count, self.dim = count, dim
+        self._size = dim // 8
+        self._file = path.open("rb")
+        # FAISS writes the codes last.
+        self._begin = path.stat().st_size - count * self._size
+        for row in {0, count - 1} if count else ():
+            if not np.array_equal(self.rows(row, 1), index.reconstruct_n(row, 1)):
+                raise DamagedIndexError(
+                    f"The index is damaged: FAISS laid {path} out in an unknown way.", REBUILD_HINT
+                )
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """[count, dim/8] uint8: consecutive codes."""
+        nbytes = count * self._size
+        data = os.pread(self._file.fileno(), nbytes, self._begin + first * self._size)
+        return np.frombuffer(data, np.uint8, nbytes).reshape(count, self._size)
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """[n, dim/8] uint8: the codes of rows in any order."""
+        codes = [self.rows(row, 1) for row in rows.tolist()]
+        return np.concatenate([np.zeros((0, self._size), np.uint8), *codes])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """[n, dim/8] uint8: all codes, in order."""
+        for first in range(0, self.count, _BLOCK):
+            yield self.rows(first, min(_BLOCK, self.count - first))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _mapped(path: Path, dim: int, count: int) -> Any:
+    """FAISS's index of a file, mapped into memory where FAISS can do so."""
     import faiss
 
     try:

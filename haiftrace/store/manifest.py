@@ -41,6 +41,22 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class InvertedEntry:
+    """The inverted file over label tokens (see `inverted_file`).
+
+    Attributes:
+        factory: FAISS's string for it.
+        probes: cells that are searched for a query.
+        recall: share of the 256 tokens that are nearest by a scan of all, as measured.
+    """
+
+    file: FileEntry
+    factory: str
+    probes: int
+    recall: float
+
+
+@dataclass(frozen=True)
 class ShardEntry:
     """One Parquet file of record windows, and the vectors of its tokens for the time being.
 
@@ -173,6 +189,7 @@ class Manifest:
         created, finished: times in ISO 8601; `finished` is None until the index is complete.
         token_faiss: the search index over label tokens; None until the index is complete, and
             where no token vectors are kept.
+        token_ivf: the inverted file over them; None where all of them are scanned.
         appended: corpus files whose records were added later, in order.
         dropped: masked records, in order.
         generation: how often files of the complete index were replaced or added to; it is a part
@@ -188,6 +205,7 @@ class Manifest:
     complete: bool = False
     finished: str | None = None
     token_faiss: FileEntry | None = None
+    token_ivf: InvertedEntry | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     supplements: dict[str, SupplementEntry] = field(default_factory=dict)
     appended: tuple[AppendedCorpus, ...] = ()
@@ -222,7 +240,8 @@ class Manifest:
     def files(self) -> list[FileEntry]:
         """Every file of the index but the manifest and the supplements'."""
         named = [entry for shard in self.shards for entry in shard.files]
-        return named if self.token_faiss is None else [*named, self.token_faiss]
+        ivf = None if self.token_ivf is None else self.token_ivf.file
+        return [*named, *(entry for entry in (self.token_faiss, ivf) if entry is not None)]
 
     def supplement_files(self) -> list[FileEntry]:
         """Every file of the supplements."""
@@ -250,8 +269,13 @@ def token_faiss_file(generation: int = 0) -> str:
     return f"tokens{_suffix(generation)}.faiss"
 
 
-TOKEN_FAISS_FILE = re.compile(r"tokens(-[1-9]\d*)?\.faiss|\.tokens(-[1-9]\d*)?\.faiss\.tmp")
-"""Names of the search index over tokens in any generation."""
+def token_ivf_file(generation: int = 0) -> str:
+    """Relative name of the inverted file over tokens."""
+    return f"tokens-ivf{_suffix(generation)}.faiss"
+
+
+TOKEN_FAISS_FILE = re.compile(r"\.?tokens(-ivf)?(-[1-9]\d*)?\.faiss(\.tmp)?|\.tokens-ivf\.\d+\.tmp")
+"""Names of the search indexes over tokens in any generation, and of their parts."""
 
 
 def _suffix(generation: int) -> str:

@@ -22,6 +22,7 @@ from haiftrace.store.manifest import (
     AppendedCorpus,
     DroppedRecord,
     FileEntry,
+    InvertedEntry,
     Manifest,
     ShardEntry,
     SupplementEntry,
@@ -30,6 +31,7 @@ from haiftrace.store.manifest import (
     shard_file,
     supplement_file,
     token_faiss_file,
+    token_ivf_file,
 )
 
 
@@ -135,6 +137,7 @@ def _decode(content: dict[str, Any]) -> Manifest:
         token_faiss=None
         if token_faiss is None
         else _file_entry(token_faiss, {token_faiss_file(g) for g in generations}),
+        token_ivf=_inverted(content.get("token_ivf"), {token_ivf_file(g) for g in generations}),
         extra=_typed(content["extra"], dict, "extra"),
         supplements=_supplements(content["supplements"]),
         appended=tuple(map(_appended, _typed(content["appended"], list, "appended"))),
@@ -190,6 +193,9 @@ def _check_token_files(manifest: Manifest) -> None:
     searched, labels = manifest.token_faiss, manifest.stored_totals.label_tokens
     if (searched is not None) != (manifest.complete and vectors and labels > 0):
         raise ValueError("the search index of tokens is not in its place")
+    inverted = manifest.token_ivf
+    if inverted is not None and (searched is None or inverted.file.rows != searched.rows):
+        raise ValueError("the inverted file of tokens has another number of rows than the shards")
     if searched is not None and searched.rows != labels:
         raise ValueError("the search index of tokens has another number of rows than the shards")
 
@@ -252,6 +258,17 @@ def _file_entry(content: Any, expected: set[str]) -> FileEntry:
         bytes=_count(content["bytes"], "bytes"),
         rows=_count(content["rows"], "rows"),
     )
+
+
+def _inverted(content: Any, expected: set[str]) -> InvertedEntry | None:
+    if content is None:
+        return None
+    probes = _count(content["probes"], "probes")
+    recall = _typed(content["recall"], float, "recall")
+    if not probes or not 0 <= recall <= 1:
+        raise ValueError("the inverted file of tokens has no valid recall")
+    factory = _typed(content["factory"], str, "factory")
+    return InvertedEntry(_file_entry(content["file"], expected), factory, probes, recall)
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:

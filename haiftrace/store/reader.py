@@ -18,6 +18,7 @@ import numpy as np
 
 from haiftrace.errors import DamagedIndexError, IndexStoreError
 from haiftrace.store.checked_files import CheckedFiles
+from haiftrace.store.inverted_file import InvertedFile
 from haiftrace.store.live_rows import LiveRows
 from haiftrace.store.manifest import (
     MANIFEST_NAME,
@@ -157,10 +158,13 @@ class Index:
         column = np.concatenate(columns)
         return self._live.record_numbers(column) if name == "record" else column
 
-    def label_losses(self) -> np.ndarray:
-        """[all label tokens] float32: their losses in nats, those of a window together."""
-        columns = [table.column("token_loss") for table in self.shard_tables(["token_loss"])]
-        return np.concatenate([column.combine_chunks().flatten().to_numpy() for column in columns])
+    def label_losses(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A shard at a time: [J] float32 losses of its label tokens in nats, those of a window
+        together, and [windows] how many each window has.
+        """
+        for table in self.shard_tables(["token_loss", "label_count"]):
+            losses = table.column("token_loss").combine_chunks().flatten().to_numpy()
+            yield losses, table.column("label_count").to_numpy()
 
     def shard_tables(self, names: Sequence[str], *, masked: bool = False) -> Iterator[pa.Table]:
         """Columns of every shard's windows, in order; "record" has the numbers that are stored.
@@ -196,7 +200,10 @@ class Index:
         path, dim = self._files.path(entry), self.layout.token_vectors
         tables = self.shard_tables(["label_count"], masked=True)
         counts = np.concatenate([table.column("label_count").to_numpy() for table in tables])
-        return TokenSearch(path, dim, counts, entry.rows, self._live.mask)
+        inverted = None
+        if (kept := self.manifest.token_ivf) is not None:
+            inverted = InvertedFile(self._files.path(kept.file), kept.file.rows, kept.probes)
+        return TokenSearch(path, dim, counts, entry.rows, self._live.mask, inverted)
 
     def stored_codes(self, row: int) -> np.ndarray | None:
         """[m, K/8] uint8: the codes of a window's label tokens; None where none are kept."""
@@ -242,7 +249,9 @@ class Index:
     def close(self) -> None:
         """Close the files."""
         self._shards.clear()
-        self.__dict__.pop("token_search", None)
+        search = self.__dict__.pop("token_search", None)
+        if search is not None:
+            search.close()
 
     def __enter__(self) -> Self:
         """Nothing but the index itself."""

@@ -26,7 +26,8 @@ from haiftrace.store.durable import (
     replace_durably,
     storage_errors,
 )
-from haiftrace.store.faiss_file import code_blocks, open_codes
+from haiftrace.store.faiss_file import FlatCodes
+from haiftrace.store.inverted_recall import keep_inverted_file
 from haiftrace.store.live_rows import LiveRows
 from haiftrace.store.manifest import (
     PENDING,
@@ -118,10 +119,12 @@ class Revision:
                     name = shard_file("records", len(shards), generation)
                     shards.append(self._write_shard(table, records, name, shard.cursor))
             blocks = self._live_blocks(live.mask)
+            searched = self._write_faiss(generation, manifest.totals.label_tokens, blocks)
             manifest = replace(
                 manifest,
                 shards=tuple(shards),
-                token_faiss=self._write_faiss(generation, manifest.totals.label_tokens, blocks),
+                token_faiss=searched,
+                token_ivf=keep_inverted_file(self._root, manifest, generation, searched),
                 appended=tuple(
                     replace(
                         each,
@@ -164,10 +167,12 @@ class Revision:
                 yield from self._blocks(files, pending)
 
             added = AppendedCorpus(tuple(paths), fingerprint, stored.records)
+            searched = self._write_faiss(generation, count, blocks())
             manifest = replace(
                 manifest,
                 shards=tuple(shards),
-                token_faiss=self._write_faiss(generation, count, blocks()),
+                token_faiss=searched,
+                token_ivf=keep_inverted_file(self._root, manifest, generation, searched),
                 appended=(*manifest.appended, added),
                 generation=generation,
             )
@@ -296,8 +301,11 @@ class Revision:
     def _blocks(self, files: CheckedFiles, manifest: Manifest) -> Iterator[np.ndarray]:
         entry = manifest.token_faiss
         if entry is not None:
-            codes = open_codes(files.path(entry), manifest.layout.token_vectors, entry.rows)
-            yield from code_blocks(codes)
+            codes = FlatCodes(files.path(entry), manifest.layout.token_vectors, entry.rows)
+            try:
+                yield from codes.blocks()
+            finally:
+                codes.close()
 
     def _live_blocks(self, mask: np.ndarray) -> Iterator[np.ndarray]:
         counts = [

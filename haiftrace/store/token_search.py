@@ -1,21 +1,22 @@
 """tokens.faiss: the label tokens' vectors, for inner products with those of query tokens.
 
 A flat FAISS index of bits (see `token_codes`). Its row r is the r-th label token of the index, so
-windows own consecutive rows. All of it is scanned, since a score is of all tokens of a window:
-a million tokens of 2,048 signs take a core about four seconds, for one query token or ten.
+windows own consecutive rows. A scan of all of it takes a core about four seconds for a million
+tokens of 2,048 signs, for one query token or ten; beside a large one there is an inverted file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from haiftrace.errors import DamagedIndexError
 from haiftrace.store.durable import HashingSink
-from haiftrace.store.faiss_file import open_codes, write_codes
+from haiftrace.store.faiss_file import FlatCodes, write_codes
+from haiftrace.store.inverted_file import SHORTLISTED, InvertedFile
 from haiftrace.store.manifest import REBUILD_HINT
 from haiftrace.store.token_codes import decode_signs
 
@@ -30,8 +31,23 @@ def write_token_index(
     write_codes(sink, dim, count, blocks)
 
 
+@dataclass(frozen=True)
+class NearestTokens:
+    """Tokens with the largest inner products with a query, best first.
+
+    Attributes:
+        rows: of their windows.
+        tokens: their numbers among all stored label tokens.
+        products: the estimated inner products.
+    """
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    products: np.ndarray
+
+
 class TokenSearch:
-    """The index of a file, mapped into memory where FAISS can do so."""
+    """The index of a file, read as it is searched."""
 
     def __init__(
         self,
@@ -40,6 +56,7 @@ class TokenSearch:
         label_counts: np.ndarray,
         count: int,
         live: np.ndarray | None = None,
+        inverted: InvertedFile | None = None,
     ) -> None:
         """Open the file.
 
@@ -47,6 +64,7 @@ class TokenSearch:
             label_counts: [N] how many label tokens each window has.
             count: how many there are by the manifest.
             live: [N] which windows are given; the others are masked. None for all.
+            inverted: proposes tokens without a scan; None where the index has none.
 
         Raises:
             DamagedIndexError: FAISS cannot read it, or it does not hold these tokens.
@@ -58,16 +76,16 @@ class TokenSearch:
                 f" {count} that its manifest tells.",
                 REBUILD_HINT,
             )
-        self._index: Any = open_codes(path, dim, count)
+        self._codes = FlatCodes(path, dim, count)
         self._dim = dim
         self._live = live
+        self._inverted = inverted
         self._given = np.concatenate([[0], np.cumsum(live)]) if live is not None else None
 
     def codes(self, row: int) -> np.ndarray:
         """[m, K/8] uint8: the stored codes of a window's label tokens; masked ones count too."""
         first, after = int(self._starts[row]), int(self._starts[row + 1])
-        codes: np.ndarray = self._index.reconstruct_n(first, after - first)
-        return codes
+        return self._codes.rows(first, after - first)
 
     def products(self, queries_QK: np.ndarray) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
         """Estimated inner products of every token's vector with queries', in blocks of windows.
@@ -81,10 +99,7 @@ class TokenSearch:
             Rows of the windows; [n] how many label tokens each has; and [tokens, Q] float32, the
             tokens of a window after those of the one before it.
         """
-        queries_QK = np.asarray(queries_QK, dtype=np.float32)
-        queries_KQ = np.ascontiguousarray(queries_QK.T)
-        if queries_QK.shape[1:] != (self._dim,) or not np.isfinite(queries_QK).all():
-            raise ValueError(f"queries must have {self._dim} finite numbers each")
+        queries_KQ = np.ascontiguousarray(self._checked(queries_QK).T)
         block_tokens = max(1, _BLOCK_BYTES // (4 * self._dim))
         windows, first = len(self._starts) - 1, 0
         while first < windows:
@@ -92,7 +107,7 @@ class TokenSearch:
             after = int(np.searchsorted(self._starts, begin + block_tokens, side="right")) - 1
             after = max(after, first + 1)  # a window that is larger than a block
             tokens = int(self._starts[after]) - begin
-            codes = self._index.reconstruct_n(begin, tokens)
+            codes = self._codes.rows(begin, tokens)
             counts = np.diff(self._starts[first : after + 1])
             rows = range(first, after)
             if self._live is not None and self._given is not None:
@@ -102,3 +117,48 @@ class TokenSearch:
             if len(rows):
                 yield rows, counts, decode_signs(codes) @ queries_KQ
             first = after
+
+    @property
+    def scans(self) -> bool:
+        """Whether every token is looked at: there is no inverted file."""
+        return self._inverted is None
+
+    def nearest(self, queries_QK: np.ndarray, count: int) -> list[NearestTokens]:
+        """The tokens with the largest inner products, for each query, without a scan of all.
+
+        Args:
+            queries_QK: finite numbers.
+            count: how many tokens, at most.
+        """
+        assert self._inverted is not None
+        queries_QK = self._checked(queries_QK)
+        nearest = []
+        shortlists = self._inverted.search(queries_QK, SHORTLISTED * count)
+        for query_K, tokens in zip(queries_QK, shortlists, strict=True):
+            rows = np.searchsorted(self._starts, tokens, side="right") - 1
+            if self._live is not None and self._given is not None:
+                live = self._live[rows]
+                tokens, rows = tokens[live], self._given[rows[live]]
+            products = decode_signs(self._codes.at(tokens)) @ query_K
+            order = np.argsort(-products, kind="stable")[:count]
+            nearest.append(NearestTokens(rows[order], tokens[order], products[order]))
+        return nearest
+
+    def products_of(
+        self, rows: Sequence[int], queries_QK: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """As `products`, of some windows: the row of each, and [m, Q] float32."""
+        queries_KQ = np.ascontiguousarray(self._checked(queries_QK).T)
+        stored = rows if self._live is None else np.flatnonzero(self._live)[np.asarray(rows)]
+        for row, window in zip(rows, stored, strict=True):
+            yield row, decode_signs(self.codes(int(window))) @ queries_KQ
+
+    def close(self) -> None:
+        """Close the file."""
+        self._codes.close()
+
+    def _checked(self, queries_QK: np.ndarray) -> np.ndarray:
+        queries_QK = np.asarray(queries_QK, dtype=np.float32)
+        if queries_QK.shape[1:] != (self._dim,) or not np.isfinite(queries_QK).all():
+            raise ValueError(f"queries must have {self._dim} finite numbers each")
+        return queries_QK

@@ -24,6 +24,7 @@ from haiftrace.store.basis import basis_of
 from haiftrace.store.checked_files import CheckedFiles
 from haiftrace.store.claim import Claim, claim
 from haiftrace.store.durable import storage_errors
+from haiftrace.store.inverted_recall import keep_inverted_file
 from haiftrace.store.manifest import Layout, Manifest, Totals, plain
 from haiftrace.store.rows import check_path
 from haiftrace.store.shard_buffer import StagedShard
@@ -199,18 +200,18 @@ class IndexWriter:
             raise ValueError("a shard is missing")
         self._uncertain = True
         with storage_errors(self.root):
-            token_faiss = write_token_file(self.root, manifest)
-        self._replace(
-            replace(
+            searched = write_token_file(self.root, manifest)
+            manifest = replace(
                 manifest,
                 # The search index takes the place of the shards' vectors.
-                token_faiss=token_faiss,
+                token_faiss=searched,
+                token_ivf=keep_inverted_file(self.root, manifest, manifest.generation, searched),
                 shards=tuple(replace(shard, tokens=None) for shard in manifest.shards),
                 complete=True,
                 finished=_now(),
                 extra=extra,
             )
-        )
+        self._replace(manifest)
         remove_staged(self.root)
         return totals
 

@@ -16,7 +16,7 @@ from haiftrace.scoring.candidates import Candidates, SearchBudget
 from haiftrace.scoring.gradient.family import BY_DIRECT
 from haiftrace.scoring.layerwise import estimates
 from haiftrace.scoring.layerwise.reference import ReferenceSample
-from haiftrace.store import Index
+from haiftrace.store import Index, inverted_file
 from haiftrace.tracing.settings import Leak
 from haiftrace.tracing.tracer import Tracer
 from tests import kit
@@ -180,3 +180,20 @@ def test_a_shortlist_finds_the_first_record_that_exact_finds(number):
 def test_most_of_the_first_records_are_not_in_the_reference():
     own = set(range(150, 150 + len(SENTENCES)))
     assert len(own & set(ReferenceSample(larger().index, REFERENCE).rows)) < len(own) / 2
+
+
+def test_an_inverted_file_proposes_what_a_scan_does(monkeypatch):
+    """Where it gives all tokens, and the reference is all windows."""
+    monkeypatch.setattr(inverted_file, "_LEAST_SAMPLE", 4)
+    over = tracer(faiss="BIVF2")
+    assert not over.index.token_search.scans
+    questions = asked(over)
+    proposing = Candidates(
+        over.index, lambda: over.session.model.similarity, ReferenceSample(over.index)
+    )
+    with kit.precisely():
+        given = proposing.of(questions, SearchBudget(candidates=5))
+        assert proposing.of([], SearchBudget(candidates=5)) == []
+    for question, rows in zip(questions, given, strict=True):
+        right = by_loops(over, question)
+        assert list(rows) == np.argsort(-np.array(right), kind="stable")[:5].tolist()

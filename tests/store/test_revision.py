@@ -58,7 +58,9 @@ def check(path: Path, numbers: list[int], records=RECORDS) -> None:
         assert index.column("record").tolist() == expected
         assert index.column("loss").tolist() == [row.loss for row in rows]
         losses = [row.token_loss[np.array(row.labels)] for row in rows]
-        np.testing.assert_array_equal(index.label_losses(), np.concatenate(losses))
+        np.testing.assert_array_equal(
+            np.concatenate([each for each, _ in index.label_losses()]), np.concatenate(losses)
+        )
         assert list(itertools.chain(*index.shard_rows())) == list(range(len(rows)))
         search = index.token_search
         assert search is not None

@@ -20,7 +20,8 @@ from haiftrace.store import Index
 if TYPE_CHECKING:
     from haiftrace.engine import Batch, TokenSimilarity
 
-_MATRIX_BYTES = 256 << 20
+_MATRIX_BYTES = 64 << 20
+"""Of the pooled similarities of all windows that are held at a time."""
 
 
 class Estimates:
@@ -37,10 +38,8 @@ class Estimates:
         assert search is not None
         self._search = search
         self._windows = len(index)
-        self._dimension, self._seed = index.layout.token_vectors, index.settings["seed"]
         self._similarity = similarity
-        window_J = np.repeat(np.arange(len(index)), index.column("label_count"))
-        self._weights_J = learnt_weights(index.label_losses(), window_J, usual)
+        self._index, self._usual = index, usual
 
     def proposed(self, queries: Sequence[Batch], count: int) -> list[list[int]]:
         """Of each query the rows of the windows with the largest estimates, best first.
@@ -55,7 +54,7 @@ class Estimates:
 
     def _scores(self, queries: Sequence[Batch]) -> Iterator[np.ndarray]:
         """[N] the estimated score of every window, a query each."""
-        vectors = [self._vectors(query) for query in queries]
+        vectors = [query_vectors(self._index, self._similarity, query) for query in queries]
         room = max(1, _MATRIX_BYTES // (8 * self._windows))
         start = 0
         while start < len(vectors):
@@ -65,33 +64,57 @@ class Estimates:
                 end += 1
             pooled_NQ = self._pooled(np.concatenate(vectors[start:end]))
             pooled_NQ1 = pooled_NQ[:, :, None]
-            contributions_NQ = Reference.of(pooled_NQ1).contributions(pooled_NQ1)[..., 0]
+            reference = Reference.of(pooled_NQ1)
             at = 0
             for of_query in vectors[start:end]:
-                yield contributions_NQ[:, at : at + len(of_query)].sum(1)
+                own = slice(at, at + len(of_query))
+                yield reference.subset(own).contributions(pooled_NQ1[:, own])[..., 0].sum(1)
                 at += len(of_query)
             start = end
-
-    def _vectors(self, query: Batch) -> np.ndarray:
-        """[Q, K] of a query's tokens."""
-        vectors_BTK = self._similarity.measures(query, self._dimension, self._seed).vectors_BTK
-        assert vectors_BTK is not None
-        vectors_QK: np.ndarray = vectors_BTK[query.labels_BT].float().cpu().numpy()
-        return vectors_QK
 
     def _pooled(self, queries_QK: np.ndarray) -> np.ndarray:
         """[N, Q] the estimated pooled similarity."""
         sums_NQ = np.zeros((self._windows, len(queries_QK)))
         counts_N = np.ones(self._windows)
-        first = 0
+        weights = LearntWeights(self._index, self._usual)
         for rows, counts, cosines_JQ in self._search.products(queries_QK):
-            after = first + len(cosines_JQ)
             filled = np.flatnonzero(counts)
+            weights_J = weights.take(len(cosines_JQ))
             if len(filled):
                 powers_JQ = np.maximum(cosines_JQ, 0.0) ** POWER
-                powers_JQ = powers_JQ * self._weights_J[first:after, None]
+                powers_JQ = powers_JQ * weights_J[:, None]
                 starts = np.cumsum(counts) - counts
                 sums_NQ[rows.start + filled] = np.add.reduceat(powers_JQ, starts[filled], axis=0)
                 counts_N[rows.start + filled] = counts[filled]
-            first = after
-        return np.asarray((sums_NQ / np.sqrt(counts_N)[:, None]) ** (1 / POWER))
+        sums_NQ /= np.sqrt(counts_N)[:, None]
+        sums_NQ **= 1 / POWER
+        return sums_NQ
+
+
+def query_vectors(index: Index, similarity: TokenSimilarity, query: Batch) -> np.ndarray:
+    """[Q, K] the vectors of a query's tokens, as the index has those of its labels."""
+    dimension, seed = index.layout.token_vectors, index.settings["seed"]
+    vectors_BTK = similarity.measures(query, dimension, seed).vectors_BTK
+    assert vectors_BTK is not None
+    vectors_QK: np.ndarray = vectors_BTK[query.labels_BT].float().cpu().numpy()
+    return vectors_QK
+
+
+class LearntWeights:
+    """The weights of an index's label tokens, in order, as many at a time as are asked for."""
+
+    def __init__(self, index: Index, usual: float) -> None:
+        self._of_shards = (
+            learnt_weights(losses_J, np.repeat(np.arange(len(counts)), counts), usual)
+            for losses_J, counts in index.label_losses()
+        )
+        self._left = np.zeros(0)
+
+    def take(self, count: int) -> np.ndarray:
+        """[count] the next ones."""
+        parts = [self._left]
+        while sum(map(len, parts)) < count:
+            parts.append(next(self._of_shards))
+        taken = np.concatenate(parts)
+        self._left = taken[count:]
+        return taken[:count]
