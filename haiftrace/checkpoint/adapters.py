@@ -144,7 +144,8 @@ def merged(
     """
     require_peft()
     require_whole([adapter.weights])
-    from peft import PeftModel, get_peft_model_state_dict
+    with silence():  # what it imports has notices of its own
+        from peft import PeftModel, get_peft_model_state_dict
 
     rows = _embedding_rows(adapter.weights)
     resized = rows is not None and rows != model.get_input_embeddings().weight.shape[0]

@@ -37,7 +37,7 @@ def tokenizer_note(directory: Path, tokenizer: PreTrainedTokenizerFast) -> str |
     except Exception:  # transformers has loaded it: what it cannot read is not compared
         return None
     theirs = written.encode(_SAMPLE, add_special_tokens=False).ids
-    ours = tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"]
+    ours = tokenizer(_SAMPLE, add_special_tokens=False, verbose=False)["input_ids"]
     if theirs == ours:
         return None
     return (

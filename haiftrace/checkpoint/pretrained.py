@@ -237,13 +237,16 @@ def silence() -> Iterator[None]:
     from transformers.utils import logging as console
 
     verbosity, bars = console.get_verbosity(), console.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable  # of other libraries that a model brings in
     console.set_verbosity(logging.CRITICAL)
     console.disable_progress_bar()
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(disabled)
         console.set_verbosity(verbosity)
         if bars:
             console.enable_progress_bar()
