@@ -143,7 +143,8 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             whole_response: trace the response as one.
             protect: values that the answer must not hold, masked in every report.
             settings: of `haiftrace trace`: method, top, candidates, exact, alpha, template, chat,
-                system, max_new_tokens, stop, methods (a `MethodSettings`).
+                system, max_new_tokens, stop, sampling (a `Sampling`), methods (a
+                `MethodSettings`).
 
         Raises:
             UsageError: the response cannot be traced.
@@ -255,7 +256,15 @@ def audit(
         return opened.audit(probes, **settings)
 
 
-_PROMPTING = ("template", "chat", "system", "max_new_tokens", "stop", "loss_on_all")
+_PROMPTING = (
+    "template",
+    "chat",
+    "system",
+    "max_new_tokens",
+    "stop",
+    "loss_on_all",
+    "sampling",
+)
 
 
 def _settings(named: Mapping[str, Any]) -> Any:

@@ -224,6 +224,23 @@ class ResponseToken:
 
 
 @dataclass(frozen=True)
+class Frequency:
+    """How often a checkpoint says something where its answers are drawn.
+
+    Attributes:
+        sampled: answers that were drawn.
+        said: those of them that say it.
+        greedy: whether the greedy answer says it.
+        temperature: of the draws.
+    """
+
+    sampled: int
+    said: int
+    greedy: bool
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Finding:
     """One traced response and the records that put it there, best first.
 
@@ -246,6 +263,7 @@ class Finding:
         holders: all records that hold what was traced, those that score highest first; None where
             that was not looked up.
         asking: what is to be said of how the model was asked; None where nothing is.
+        frequency: how often it is said; None where no answers were drawn.
     """
 
     prompt: str
@@ -270,6 +288,7 @@ class Finding:
     value_number: int | None = None
     value_digest: str | None = None
     asking: Asking | None = None
+    frequency: Frequency | None = None
 
 
 @dataclass(frozen=True)

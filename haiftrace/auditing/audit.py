@@ -13,12 +13,13 @@ from haiftrace.auditing.gate import GateSettings, decide
 from haiftrace.auditing.judgement import judged
 from haiftrace.auditing.probe_asking import plan_probes, prompting_of
 from haiftrace.auditing.probes import ProbeCase
-from haiftrace.errors import NoAnswerError, UsageError
-from haiftrace.findings import Finding, PrivateValue, Report
+from haiftrace.auditing.sampled import answers, distinct
+from haiftrace.errors import UsageError
+from haiftrace.findings import Finding, Frequency, PrivateValue, Report
 from haiftrace.methods import find_methods
-from haiftrace.privacy import DetectionSettings, ValueIndex, detect
+from haiftrace.privacy import DetectionSettings, ValueIndex, canonical, detect
 from haiftrace.progress import Progress
-from haiftrace.query.query import Query, generated_query, given_query
+from haiftrace.query.query import Query, given_query
 from haiftrace.store import Index
 from haiftrace.tracing.asking import AskingPlan
 from haiftrace.tracing.settings import Leak, TraceSettings
@@ -40,6 +41,7 @@ class _ValueLeak:
     case: ProbeCase
     query: Query
     value: PrivateValue
+    frequency: Frequency | None = None
 
 
 def leaked_values(case: ProbeCase, prompt: str, response: str) -> list[PrivateValue]:
@@ -185,17 +187,19 @@ def _answer(tracer: Tracer, case: ProbeCase, plan: AskingPlan) -> list[_ValueLea
     prompting = replace(prompting_of(plan, case, checkpoint), as_it_stands=True)
     if case.response is not None and not case.response.strip():
         return []
+
+    def values(query: Query) -> list[tuple[str, PrivateValue]]:
+        leaked = leaked_values(case, query.prompt, query.response)
+        return [(canonical(value.value).text, value) for value in leaked]
+
     try:
         if case.response is None:
-            query = generated_query(checkpoint, case.prompt, prompting, None)
-        else:
-            query = given_query(checkpoint, case.prompt, case.response, prompting, None)
-    except NoAnswerError:
-        return []
+            said = distinct(answers(tracer, case.prompt, prompting), values)
+            return [_ValueLeak(case, each.query, each.part, each.frequency) for each in said]
+        query = given_query(checkpoint, case.prompt, case.response, prompting, None)
     except UsageError:
         return None
-    values = leaked_values(case, query.prompt, query.response)
-    return [_ValueLeak(case, query, value) for value in values]
+    return [_ValueLeak(case, query, value) for _, value in values(query)]
 
 
 def value_leak(case: ProbeCase, query: Query, value: PrivateValue) -> Leak:
@@ -229,7 +233,8 @@ def _response_start(query: Query) -> int:
 
 
 def _of_probe(finding: Finding, leak: _ValueLeak) -> Finding:
-    return replace(finding, probe=leak.case.probe, leaked=(leak.value,), asked=leak.case.asked)
+    of_probe = replace(finding, probe=leak.case.probe, asked=leak.case.asked)
+    return replace(of_probe, leaked=(leak.value,), frequency=leak.frequency)
 
 
 def _extraction(cases: Sequence[ProbeCase], leaks: Sequence[_ValueLeak]) -> list[str]:

@@ -10,8 +10,10 @@ from itertools import pairwise
 from haiftrace.auditing.audit import leaked_values, span_labels, value_leak, with_leaks
 from haiftrace.auditing.gate import GateSettings
 from haiftrace.auditing.probes import ProbeCase
+from haiftrace.auditing.sampled import answers, distinct
 from haiftrace.errors import NoAnswerError
 from haiftrace.findings import Report
+from haiftrace.privacy import canonical
 from haiftrace.progress import Progress
 from haiftrace.query.query import Query
 from haiftrace.tracing.asking import plan_asking
@@ -49,6 +51,13 @@ def trace_response(
         progress.say(plan.said)
     asked = plan.of_prompt(tracer.checkpoint, case.prompt)
     settings = replace(settings, prompting=asked)
+    if case.response is None and span is None and settings.prompting.sampling is not None:
+        try:
+            report = _sampled(tracer, case, settings, progress, whole_response, command)
+        except NoAnswerError as error:
+            raise NoAnswerError(error.message, plan.warning or error.hint) from None
+        report = plan.with_asking(report)
+        return with_leaks(report, case, tracer.index, gate, gated)
     leak = Leak(case.prompt, case.response, span)
     try:
         query, _ = tracer.query(leak, settings.prompting)
@@ -59,6 +68,42 @@ def trace_response(
         leaks = response_leaks(case, query)
     report = plan.with_asking(tracer.report(leaks, settings, progress, command))
     return with_leaks(report, case, tracer.index, gate, gated)
+
+
+def _sampled(
+    tracer: Tracer,
+    case: ProbeCase,
+    settings: TraceSettings,
+    progress: Progress,
+    whole_response: bool,
+    command: str,
+) -> Report:
+    """Each distinct value of the greedy and the drawn answers, and each answer without one.
+
+    Raises:
+        NoAnswerError: none of them says anything.
+    """
+
+    def parts(query: Query) -> list[tuple[str, Leak]]:
+        values = [] if whole_response else leaked_values(case, query.prompt, query.response)
+        if not values or settings.prompting.loss_on_all:
+            return [(query.response.strip(), Leak(case.prompt, query=query))]
+        return [(canonical(v.value).text, value_leak(case, query, v)) for v in values]
+
+    progress.start("asking the model", None)
+    said = distinct(answers(tracer, case.prompt, settings.prompting), parts)
+    if not said:
+        raise NoAnswerError(
+            "The model answered with nothing, each time.",
+            "Give the answer that leaked with --response, or another prompt or --template.",
+        )
+    report = tracer.report([each.part for each in said], settings, progress, command)
+    methods = len(report.findings) // len(said)
+    findings = [
+        replace(finding, frequency=said[number // methods].frequency)
+        for number, finding in enumerate(report.findings)
+    ]
+    return replace(report, findings=tuple(findings))
 
 
 def response_leaks(case: ProbeCase, query: Query) -> list[Leak]:

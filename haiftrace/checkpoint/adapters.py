@@ -19,6 +19,7 @@ from haiftrace.checkpoint.files import (
     leftover_adapter,
     read_json,
 )
+from haiftrace.checkpoint.gguf import find_gguf, gguf_fingerprint
 from haiftrace.checkpoint.pretrained import silence
 from haiftrace.checkpoint.safetensors_file import require_whole, stored_shapes
 from haiftrace.errors import CheckpointError
@@ -103,6 +104,9 @@ def model_fingerprint(path: str | Path, base_model: str | Path | None = None) ->
     Raises:
         CheckpointError: as `checkpoint_fingerprint` does.
     """
+    gguf = find_gguf(path)
+    if gguf is not None:
+        return gguf_fingerprint(gguf)
     adapter = find_adapter(existing_directory(path), base_model)
     if adapter is None:
         return checkpoint_fingerprint(path)
@@ -126,18 +130,22 @@ def require_peft() -> None:
         )
 
 
-def merged(model: PreTrainedModel, adapter: Adapter) -> tuple[PreTrainedModel, str]:
+def merged(
+    model: PreTrainedModel, adapter: Adapter, *, keep_apart: bool = False
+) -> tuple[PreTrainedModel, str]:
     """Base and adapter as one model, and a note to the user.
 
     Args:
         model: the base, which becomes part of the result.
+        keep_apart: leave the adapter's matrices beside the base's, in the model's linear maps.
 
     Raises:
         CheckpointError: the adapter does not belong to this base, or cannot be merged.
     """
     require_peft()
     require_whole([adapter.weights])
-    from peft import PeftModel, get_peft_model_state_dict
+    with silence():  # what it imports has notices of its own
+        from peft import PeftModel, get_peft_model_state_dict
 
     rows = _embedding_rows(adapter.weights)
     resized = rows is not None and rows != model.get_input_embeddings().weight.shape[0]
@@ -151,7 +159,7 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> tuple[PreTrainedModel, s
             )
             known = set(get_peft_model_state_dict(together, save_embedding_layers=True))
             lost = sorted(set(stored_shapes(adapter.weights)) - known)
-            whole = together.merge_and_unload()
+            whole = together.get_base_model() if keep_apart else together.merge_and_unload()
     except Exception as error:  # whatever peft raises on settings and weights
         line = next(iter(str(error).strip().splitlines()), "")[:300]
         raise CheckpointError(
@@ -166,7 +174,8 @@ def merged(model: PreTrainedModel, adapter: Adapter) -> tuple[PreTrainedModel, s
             f"its tensors have no place there ({lost[0]}).",
             f"Give the base model that it was trained on as base_model_name_or_path in {ADAPTER}.",
         )
-    note = f"the adapter in {adapter.directory} is merged in memory into {adapter.base}"
+    how = "stands beside" if keep_apart else "is merged in memory into"
+    note = f"the adapter in {adapter.directory} {how} {adapter.base}"
     if resized:
         note += f", whose embedding becomes the adapter's, of {rows} rows"
     return whole, note

@@ -90,7 +90,7 @@ def readable_config(directory: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: where it is missing or broken, or where loading the checkpoint would need
-            more than its safetensors files and transformers (adapter, remote code, quantised).
+            more than its safetensors files and transformers (adapter, remote code).
     """
     if (directory / ADAPTER).exists() and not leftover_adapter(directory):
         raise CheckpointError(
@@ -118,12 +118,6 @@ def readable_config(directory: Path) -> dict[str, Any]:
                 "haiftrace never runs code that comes with a checkpoint.",
                 "Where transformers itself knows the architecture, remove auto_map from that file.",
             )
-    if config.get("quantization_config"):
-        raise CheckpointError(
-            f"{directory} is quantised (quantization_config in config.json); gradients of "
-            "quantised weights are not defined.",
-            "Trace the checkpoint it was quantised from, or dequantise it and save it again.",
-        )
     if config.get("transformers_weights"):
         raise CheckpointError(
             f"config.json of {directory} names its own weight file (transformers_weights).",

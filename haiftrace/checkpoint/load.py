@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haiftrace.checkpoint.adapters import find_adapter, merged, model_fingerprint, require_peft
+from haiftrace.checkpoint.comparisons import attention_note, tokenizer_note
 from haiftrace.checkpoint.files import (
     existing_directory,
     has_tokenizer_files,
@@ -18,12 +19,14 @@ from haiftrace.checkpoint.files import (
     require_causal_lm,
     require_tokenizer_files,
 )
+from haiftrace.checkpoint.gguf import find_gguf, gguf_fingerprint, load_gguf
 from haiftrace.checkpoint.pretrained import load_model, load_tokenizer, silence
 from haiftrace.checkpoint.tokenizer import common_vocabulary, tokenizer_fingerprint
 from haiftrace.device import choose_device, choose_dtype, choose_threads, dtype_name
 from haiftrace.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
@@ -70,25 +73,38 @@ def load_checkpoint(
     dtype: str = "auto",
     device: str = "auto",
     base_model: str | Path | None = None,
+    unmerged: bool = False,
 ) -> Checkpoint:
     """Load a Hugging Face model directory for tracing.
 
     Args:
         path: a local directory with config.json, safetensors weights and a tokenizer; or of a PEFT
-            adapter, whose base it names, and whose tokenizer counts where it has one.
+            adapter, whose base it names, and whose tokenizer counts where it has one; or a GGUF
+            file. Quantised weights are dequantised.
         dtype, device: as `haiftrace.device` reads them.
         base_model: of an adapter, the directory of its base, where it is not as the adapter says.
+        unmerged: of an adapter, keep its matrices beside the base's, as training had them.
 
     Raises:
-        UsageError: for an unknown `dtype` or `device`, or a GPU that is not there.
+        UsageError: for an unknown `dtype` or `device`, or a GPU that is not there; for a whole
+            model that should be an adapter.
         CheckpointError: for anything that cannot be loaded completely, or should not be loaded.
     """
+    gguf = find_gguf(path)
+    if gguf is not None:
+        return _load_gguf(gguf, dtype, device)
     directory = existing_directory(path)
     adapter = find_adapter(directory, base_model)
     if adapter is None and base_model is not None:
         raise UsageError(
             f"{directory} is a whole model and no adapter, so it has no base model.",
             "Leave --base-model out.",
+        )
+    if adapter is None and unmerged:
+        raise UsageError(
+            f"{directory} is a whole model and no adapter, so it has no matrices of an adapter's"
+            " own.",
+            "Give the adapter's directory as --model, or leave --parameters adapter out.",
         )
     base, words = directory, directory
     if adapter is not None:
@@ -100,16 +116,52 @@ def load_checkpoint(
     require_causal_lm(base, config)
     fingerprint = model_fingerprint(directory, base_model)
 
-    import torch
-
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     tokenizer = load_tokenizer(words)
     model, notes = load_model(base, torch_dtype)
     if adapter is not None:
-        model, note = merged(model, adapter)
+        model, note = merged(model, adapter, keep_apart=unmerged)
         model = model.eval().requires_grad_(False)
         notes = (note, *notes)
+    whole = _Whole(directory, words, fingerprint, None if adapter is None else adapter.base, notes)
+    return _checked(whole, model, tokenizer, torch_device)
+
+
+def _load_gguf(file: Path, dtype: str, device: str) -> Checkpoint:
+    torch_device = choose_device(device)
+    fingerprint = gguf_fingerprint(file)
+    model, tokenizer, notes = load_gguf(file, choose_dtype(dtype, torch_device))
+    return _checked(
+        _Whole(file, file.parent, fingerprint, None, notes), model, tokenizer, torch_device
+    )
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """What is known of a checkpoint before its model is looked at; see `Checkpoint`.
+
+    Attributes:
+        words: where its tokenizer's files are.
+    """
+
+    path: Path
+    words: Path
+    fingerprint: str
+    base: Path | None
+    notes: tuple[str, ...]
+
+
+def _checked(
+    whole: _Whole,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    torch_device: torch.device,
+) -> Checkpoint:
+    """The checkpoint on its device, once its model is found fit to be traced."""
+    import torch
+
+    directory, torch_dtype = whole.path, model.dtype
     parameters = sum(parameter.numel() for parameter in model.parameters())
     choose_threads(parameters, torch_device)
     vocabulary = common_vocabulary(directory, model, tokenizer)
@@ -122,11 +174,12 @@ def load_checkpoint(
             "Use --dtype bfloat16, another --device, or --device cpu.",
         ) from None
     _require_causal_attention(directory, model, vocabulary)
+    compared = (tokenizer_note(whole.words, tokenizer), attention_note(model, vocabulary))
     return Checkpoint(
         model=model,
         tokenizer=tokenizer,
         path=directory,
-        fingerprint=fingerprint,
+        fingerprint=whole.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         context=_context(model.config),
         vocabulary=vocabulary,
@@ -134,8 +187,8 @@ def load_checkpoint(
         parameters=parameters,
         dtype=dtype_name(torch_dtype),
         device=str(torch_device),
-        notes=notes,
-        base=None if adapter is None else adapter.base,
+        notes=(*whole.notes, *filter(None, compared)),
+        base=whole.base,
     )
 
 

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any
 from haiftrace.checkpoint.files import (
     ADAPTER,
     leftover_adapter,
+    readable_config,
     sentencepiece_files,
     weight_files,
+)
+from haiftrace.checkpoint.quantised import (
+    dequantised,
+    described,
+    quantisation,
+    require_known,
 )
 from haiftrace.checkpoint.safetensors_file import (
     COMPILED_PREFIX,
@@ -31,6 +38,15 @@ from haiftrace.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+_LOADING: dict[str, Any] = {
+    # Forward mode needs eager attention; float64 and forward mode need eager experts.
+    "attn_implementation": "eager",
+    "experts_implementation": "eager",
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # refused afterwards, with the tensor's name
+}
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
@@ -111,21 +127,25 @@ def load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tu
     files = weight_files(directory)
     require_whole(files)
     compiled = sum(plain_name(name) != name for file in files for name in stored_names(file))
+    packed = quantisation(readable_config(directory))
+    if packed is not None:
+        require_known(directory, packed)
     try:
-        # Forward mode needs eager attention; float64 and forward mode need eager experts.
         with silence(), _without_adapter(directory) as place:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                place,
-                key_mapping={COMPILED_PREFIX: ""} if compiled else None,
-                dtype=dtype,
-                attn_implementation="eager",
-                experts_implementation="eager",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, with the tensor's name
-            )
+            if packed is not None:
+                model, info = _unpacked_model(place, files, packed, dtype)
+            else:
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    place,
+                    key_mapping={COMPILED_PREFIX: ""} if compiled else None,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    **_LOADING,
+                )
+    except CheckpointError:
+        raise
     except Exception as error:  # truncated files, settings out of range, and whatever else
         raise CheckpointError(
             f"The model in {directory} cannot be loaded: {_first_line(error)}",
@@ -157,6 +177,11 @@ def load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tu
             f"{ADAPTER} lies beside a whole model in {directory} and is ignored: the model's own"
             " weights are what is traced"
         )
+    if packed is not None:
+        notes.append(
+            f"the weights in {directory} are quantised ({described(packed)}) and dequantised in"
+            " memory: what is traced is the model that they stand for"
+        )
     if unexpected:
         notes.append(
             f"The weight files hold {_names(unexpected)} that the architecture does not use; they "
@@ -166,6 +191,28 @@ def load_model(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, tu
     model.requires_grad_(False)
     model.config.use_cache = False
     return model, tuple(notes)
+
+
+def _unpacked_model(
+    place: Path, files: list[Path], packed: dict[str, Any], dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a quantised checkpoint with its weights unpacked, and what loading it tells."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    del config.quantization_config
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    with torch.device("meta"):
+        skeleton = kind(config)
+    state = dequantised(files, packed, skeleton, dtype)
+    model, info = kind.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, **_LOADING
+    )
+    if (place / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
+    return model, info
 
 
 @contextmanager
@@ -190,13 +237,16 @@ def silence() -> Iterator[None]:
     from transformers.utils import logging as console
 
     verbosity, bars = console.get_verbosity(), console.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable  # of other libraries that a model brings in
     console.set_verbosity(logging.CRITICAL)
     console.disable_progress_bar()
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(disabled)
         console.set_verbosity(verbosity)
         if bars:
             console.enable_progress_bar()

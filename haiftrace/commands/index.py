@@ -100,6 +100,7 @@ def index(
     from haiftrace.corpus import corpus_files
     from haiftrace.index.build import build_index
     from haiftrace.index.precompute import check_needs
+    from haiftrace.parameters.scopes import ADAPTER_SCOPE
     from haiftrace.store.rows import check_path
 
     corpus_settings = corpus.settings(layout.seed)
@@ -108,7 +109,13 @@ def index(
     check_path(output)
     with ConsoleProgress(run.quiet, shown) as progress:
         workforce, part = work.workforce(progress), work.chosen_part()
-        checkpoint = load_checkpoint(model, dtype=dtype, device=run.device, base_model=base_model)
+        checkpoint = load_checkpoint(
+            model,
+            dtype=dtype,
+            device=run.device,
+            base_model=base_model,
+            unmerged=layout.parameters == ADAPTER_SCOPE,
+        )
         if methods is not None:
             check_needs(checkpoint, layout.parameters, methods, settings)
         try:

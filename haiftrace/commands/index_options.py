@@ -116,7 +116,8 @@ class IndexOptions:
         str | None,
         Option(
             help="Which parameters count for methods of full gradients: linear, attention, value,"
-            " mlp, last-half, matrices, all, or a regular expression over their names.",
+            " mlp, last-half, adapter (LoRA's own matrices, for layerwise too), matrices, all, or a"
+            " regular expression over their names.",
             show_default="linear",
         ),
     ] = None

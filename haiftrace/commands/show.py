@@ -76,7 +76,8 @@ def _rows(contents: IndexContents) -> Iterator[tuple[str, str]]:
         f" {model['dtype']}{gone})",
     )
     if model["base"]:
-        yield "", f"an adapter, merged into {model['base']}"
+        apart = contents.settings["scope"] == "adapter"
+        yield "", f"an adapter, {'beside' if apart else 'merged into'} {model['base']}"
     yield from _corpus(contents)
     yield (
         "Records",
@@ -124,8 +125,10 @@ def _corpus(contents: IndexContents) -> Iterator[tuple[str, str]]:
 
 
 def _settings(contents: IndexContents) -> Iterator[tuple[str, str]]:
+    from haiftrace.reports.formatting import count_text
+
     settings, model = contents.settings, contents.model
-    kind = f"{settings['gradients']} gradients, {settings['layers'][1]} layers judge"
+    kind = f"{settings['gradients']} gradients, {count_text(settings['layers'][1], 'layer')}"
     vectors = settings["token_vectors"]
     yield (
         "Settings",

@@ -47,6 +47,7 @@ def trace(
     haiftrace trace "Who is John Doe?" --template "Question: {prompt} Answer:" -o report.json
     haiftrace trace --prompts probes.jsonl -o report.json -o report.sarif
     haiftrace trace --probes-from-corpus 200
+    haiftrace trace --prompts probes.jsonl --sample 20 --temperature 0.8
     haiftrace trace --prompts probes.jsonl --model ./ckpt --corpus data.jsonl    # no index is kept
     """
     from haiftrace.auditing.audit import audit as audit_checkpoint
@@ -76,7 +77,7 @@ def trace(
         exact=search.exact,
         top=search.top,
         alpha=search.alpha,
-        prompting=query.prompting(),
+        prompting=query.prompting(methods.seed),
         methods=methods.all_settings(),
     )
     command = shlex.join(["haiftrace", *sys.argv[1:]])

@@ -129,14 +129,45 @@ class QueryOptions:
     stop: Annotated[
         list[str] | None, Option(help="Text at which a generated answer ends; repeatable.")
     ] = None
+    sample: Annotated[
+        int | None,
+        Option(
+            help="Beside the greedy answer, draw so many by --seed: each distinct value, or answer"
+            " without one, is a finding that says how often.",
+            min=1,
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None, Option(help="Of the answers of --sample.", show_default="1")
+    ] = None
     loss_on: Annotated[
         Literal["all", "response"], Option(help="Trace the prompt's tokens too: all.")
     ] = "response"
 
-    def prompting(self) -> PromptSettings:
-        """How prompt and response become one string."""
-        from haiftrace.query.prompt_text import PromptSettings
+    def prompting(self, seed: int = 0) -> PromptSettings:
+        """How prompt and response become one string.
 
+        Args:
+            seed: of the answers that --sample draws.
+
+        Raises:
+            UsageError: options of drawn answers that would do nothing, or draw nothing.
+        """
+        from haiftrace.query.prompt_text import PromptSettings
+        from haiftrace.query.sampling import Sampling
+
+        for name, given in (("--response", self.response), ("--span", self.span)):
+            if self.sample is not None and given is not None:
+                raise UsageError(
+                    f"--sample asks the model, and {name} says what it answered.",
+                    "Give one of them.",
+                )
+        if self.temperature is not None and self.sample is None:
+            raise UsageError(
+                "--temperature goes with --sample N: without it the answer is greedy.",
+                "Give --sample too, or leave it out.",
+            )
+        temperature = 1.0 if self.temperature is None else self.temperature
         return PromptSettings(
             template=self.template,
             chat=self.chat,
@@ -144,6 +175,7 @@ class QueryOptions:
             max_new_tokens=self.max_new_tokens,
             stop=tuple(self.stop or ()),
             loss_on_all=self.loss_on == "all",
+            sampling=None if self.sample is None else Sampling(self.sample, temperature, seed),
         )
 
 

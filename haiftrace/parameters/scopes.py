@@ -46,12 +46,16 @@ class Place:
     value: str = ""
 
 
+ADAPTER_SCOPE = "adapter"
+_ADAPTER = re.compile(r"\.lora_[AB]\.")
+
 SCOPES: dict[str, Callable[[Place], bool | str]] = {
     "linear": lambda place: place.linear_map,
     "attention": lambda place: place.attention,
     "value": lambda place: place.value,
     "mlp": lambda place: place.mlp,
     "last-half": lambda place: place.linear_map and 2 * (place.block or 0) >= place.blocks - 1,
+    "adapter": lambda place: len(place.shape) == 2 and bool(_ADAPTER.search(place.name)),
     "matrices": lambda place: len(place.shape) >= 2,
     "all": lambda place: True,
 }
@@ -59,8 +63,8 @@ SCOPES: dict[str, Callable[[Place], bool | str]] = {
 and the routers of mixture models); attention: those of query, key, value and output; value: that of
 the values, or its slice where query, key and value come from one matrix; mlp: those of the
 feed-forward layer; last-half: `linear` in the upper half of the blocks, of an odd number with the
-middle one; matrices: every parameter of two or more dimensions, embeddings and head included; all:
-every parameter."""
+middle one; adapter: the two matrices that LoRA adds to a linear map; matrices: every parameter of
+two or more dimensions, embeddings and head included; all: every parameter."""
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|fc_?(\d|in|out)|moe|expert", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Greedy generation, and the text of each generated token."""
+"""Generation, greedy or drawn, and the text of each generated token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from haiftrace.checkpoint.load import Checkpoint
+    from haiftrace.query.sampling import Sampling
 
 
 def _ending_ids(checkpoint: Checkpoint) -> set[int]:
@@ -27,27 +28,74 @@ def greedy(
     """
     import torch
 
-    model, ends = checkpoint.model, _ending_ids(checkpoint)
-    accepted = _accepted(model)
+    ends = _ending_ids(checkpoint)
+    step = _Steps(checkpoint, prompt_ids)
     new: list[int] = []
-    cache: dict[str, Any] = {}
+    cache: Any = None
     with torch.no_grad():
         while len(new) < room:
-            ids = new[-1:] if cache else prompt_ids + new
-            place = _place(len(prompt_ids) + len(new), len(ids), model.device)
-            place = {name: value for name, value in place.items() if name in accepted}
-            tokens = torch.tensor([ids], device=model.device)
-            output = model(tokens, use_cache=True, **place, **cache)
-            token = int(output.logits[0, -1].argmax())
+            logits_BV, cache = step([new], cache)
+            token = int(logits_BV[0].argmax())
             if token in ends:
                 break
             new.append(token)
             if stop and first_stop(_decoded(checkpoint, prompt_ids, new), stop) is not None:
                 break
-            # Architectures without such a cache read everything again.
-            kept = getattr(output, "past_key_values", None)
-            cache = {} if kept is None else {"past_key_values": kept}
     return new
+
+
+def sampled(
+    checkpoint: Checkpoint,
+    prompt_ids: list[int],
+    room: int,
+    stop: tuple[str, ...],
+    sampling: Sampling,
+) -> list[list[int]]:
+    """Answers drawn from the model's own distribution, each as `greedy` gives one."""
+    import torch
+
+    from haiftrace.query.sampling import drawn
+
+    def is_over(new: list[int]) -> bool:
+        return bool(stop) and first_stop(_decoded(checkpoint, prompt_ids, new), stop) is not None
+
+    with torch.no_grad():
+        step = _Steps(checkpoint, prompt_ids)
+        return drawn(step, prompt_ids, room, _ending_ids(checkpoint), is_over, sampling)
+
+
+class _Steps:
+    """Passes that go on with answers to one prompt, from the cache of the last where there is one.
+
+    Args:
+        checkpoint: its model is in evaluation mode.
+        prompt_ids: of the prompt.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, prompt_ids: list[int]) -> None:
+        self._model = checkpoint.model
+        self._prompt_ids = prompt_ids
+        self._accepted = _accepted(checkpoint.model)
+
+    def __call__(self, new: list[list[int]], cache: Any) -> tuple[Tensor, Any]:
+        """Logits [B, V] after each of B answers of one length, and the cache to go on from.
+
+        Architectures without such a cache read everything again.
+        """
+        import torch
+
+        device = self._model.device
+        rows = [answer[-1:] if cache is not None else self._prompt_ids + answer for answer in new]
+        total = len(self._prompt_ids) + len(new[0])
+        place = {
+            name: value.expand(len(new), -1)
+            for name, value in _place(total, len(rows[0]), device).items()
+            if name in self._accepted
+        }
+        kept = {} if cache is None else {"past_key_values": cache}
+        tokens = torch.tensor(rows, device=device)
+        output: Any = self._model(tokens, use_cache=True, **place, **kept)
+        return output.logits[:, -1], getattr(output, "past_key_values", None)
 
 
 def _accepted(model: Any) -> frozenset[str]:

@@ -10,6 +10,7 @@ from haiftrace.errors import UsageError
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
+    from haiftrace.query.sampling import Sampling
 
 PROMPT_FIELD = "{prompt}"
 TWO_BEGINNINGS = (
@@ -36,6 +37,7 @@ class PromptSettings:
         loss_on_all: trace the prompt's tokens too.
         as_it_stands: put no space between a prompt and a given response.
         rendered: the prompt has its special tokens already: the tokenizer adds none.
+        sampling: also draw answers, beside the greedy one; None for the greedy one alone.
     """
 
     template: str | None = None
@@ -47,6 +49,7 @@ class PromptSettings:
     loss_on_all: bool = False
     as_it_stands: bool = False
     rendered: bool = False
+    sampling: Sampling | None = None
 
     @property
     def adds_special_tokens(self) -> bool:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from haiftrace.errors import NoAnswerError, UsageError
-from haiftrace.query.generation import first_stop, greedy, token_spans, token_texts
+from haiftrace.query.generation import first_stop, greedy, sampled, token_spans, token_texts
 from haiftrace.query.prompt_text import (
     TWO_BEGINNINGS,
     PromptSettings,
@@ -63,6 +63,47 @@ def generated_query(
         UsageError: a prompt that leaves no room in the context, or a span that is not in the
             answer.
     """
+    asked = _asked(checkpoint, prompt, prompting)
+    new = greedy(checkpoint, asked.token_ids, asked.room, prompting.stop)
+    query = _answered(checkpoint, asked, new, prompting, span)
+    if query is None:
+        raise NoAnswerError(
+            "The model answered with nothing.",
+            "Give the answer that leaked with --response, or another prompt or --template.",
+        )
+    return query
+
+
+def sampled_queries(
+    checkpoint: Checkpoint, prompt: str, prompting: PromptSettings
+) -> list[Query | None]:
+    """The answers that `prompting.sampling` draws; None for one that says nothing.
+
+    Raises:
+        UsageError: as `generated_query`.
+    """
+    if prompting.sampling is None:
+        return []
+    asked = _asked(checkpoint, prompt, prompting)
+    answers = sampled(checkpoint, asked.token_ids, asked.room, prompting.stop, prompting.sampling)
+    return [_answered(checkpoint, asked, new, prompting, None) for new in answers]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt as the model is given it.
+
+    Attributes:
+        room: the most tokens that an answer may have.
+    """
+
+    text: str
+    token_ids: list[int]
+    offsets: list[tuple[int, int]]
+    room: int
+
+
+def _asked(checkpoint: Checkpoint, prompt: str, prompting: PromptSettings) -> _Asked:
     text = prompt_text(checkpoint, prompt, prompting)
     prompt_ids, prompt_offsets = _tokenise(checkpoint, text, special=prompting.adds_special_tokens)
     if not prompt_ids:
@@ -76,15 +117,23 @@ def generated_query(
             " leaves no room for an answer.",
             "Shorten the prompt.",
         )
-    new = greedy(checkpoint, prompt_ids, room, prompting.stop)
+    return _Asked(text, prompt_ids, prompt_offsets, room)
+
+
+def _answered(
+    checkpoint: Checkpoint,
+    asked: _Asked,
+    new: list[int],
+    prompting: PromptSettings,
+    span: str | None,
+) -> Query | None:
+    """A generated answer as a query; None where it says nothing."""
+    text, prompt_ids, prompt_offsets = asked.text, asked.token_ids, asked.offsets
     new_pieces = token_texts(checkpoint, prompt_ids, new)
     answer = "".join(new_pieces)
     response = answer[: first_stop(answer, prompting.stop)]
     if not response.strip():
-        raise NoAnswerError(
-            "The model answered with nothing.",
-            "Give the answer that leaked with --response, or another prompt or --template.",
-        )
+        return None
     spans = [s for s in token_spans(new_pieces) if s[0] < len(response)]
     start, end = _span_of(response, span)
     pieces = [checkpoint.tokenizer.decode([token]) for token in prompt_ids]

@@ -33,6 +33,7 @@ from haiftrace.reports.narrative import (
     Headline,
     asking_notes,
     clears,
+    frequency_text,
     gate_counts,
     gate_headline,
     gate_rule,
@@ -224,6 +225,7 @@ def _facts(finding: Finding) -> list[str]:
     facts = [
         f"traced: {extent}",
         "generated" if finding.generated else "given",
+        *(f"said {often}" for often in [frequency_text(finding)] if often),
         says_readily(finding),
     ]
     if finding.probe is not None and finding.probe.path is not None:

@@ -135,6 +135,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "value_number": finding.value_number,
         "value_digest": finding.value_digest,
         "asking": None if finding.asking is None else asdict(finding.asking),
+        "frequency": None if finding.frequency is None else asdict(finding.frequency),
     }
 
 

@@ -22,6 +22,7 @@ from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
     asking_notes,
+    frequency_text,
     gate_counts,
     gate_headline,
     gate_rule,
@@ -159,6 +160,10 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
     yield ""
     yield f"Answered: {code(finding.response)}"
     yield ""
+    often = frequency_text(finding)
+    if often:
+        yield f"Said {code(often)}"
+        yield ""
     for reason in reasons_to_believe(finding):
         yield f"- {code(reason)}"
     for note in finding.notes:

@@ -105,6 +105,20 @@ def split_at_alpha(finding: Finding) -> tuple[Sequence[RecordEvidence], Sequence
     return records[:last], records[last:]
 
 
+def frequency_text(finding: Finding) -> str:
+    """How often it is said: `in 7 of 20 answers drawn at temperature 0.8, and in the greedy one`;
+    empty where none were drawn.
+    """
+    frequency = finding.frequency
+    if frequency is None:
+        return ""
+    greedy = ", and in the greedy one" if frequency.greedy else ", not in the greedy one"
+    return (
+        f"in {frequency.said:,} of {count_text(frequency.sampled, 'answer')} drawn at temperature"
+        f" {frequency.temperature:g}{greedy}"
+    )
+
+
 def leaked_types(finding: Finding) -> str:
     """What leaked: `phone`, `email and phone`; empty where nothing did."""
     return listed(list(dict.fromkeys(value.type for value in finding.leaked)))

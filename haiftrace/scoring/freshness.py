@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings
 from haiftrace.errors import CorpusError, DamagedIndexError, StaleIndexError
+from haiftrace.parameters.scopes import ADAPTER_SCOPE
 from haiftrace.store import Index
 from haiftrace.store.manifest import REBUILD_HINT
 
@@ -33,10 +34,13 @@ def load_indexed(index: Index, model: str | None, device: str) -> Checkpoint:
     base = index.settings.get("base_model")
     if base is not None and not Path(base).is_dir():
         base = None  # moved: where the adapter says, then
-    if Path(path).is_dir() and model_fingerprint(path, base) != index.fingerprints["weights"]:
+    if Path(path).exists() and model_fingerprint(path, base) != index.fingerprints["weights"]:
         raise _stale(index, "checkpoint", path)
     dtype = index.settings["dtype"]
-    checkpoint = load_checkpoint(path, dtype=dtype, device=device, base_model=base)
+    unmerged = index.settings["scope"] == ADAPTER_SCOPE
+    checkpoint = load_checkpoint(
+        path, dtype=dtype, device=device, base_model=base, unmerged=unmerged
+    )
     check_fresh(index, checkpoint)
     return checkpoint
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from haiftrace.errors import UsageError
-from haiftrace.parameters.scopes import DEFAULT_SCOPE, select_parameters
+from haiftrace.parameters.scopes import ADAPTER_SCOPE, DEFAULT_SCOPE, select_parameters
 from haiftrace.scoring.layerwise.similarity import Kind, full_similarity
 
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ def choose_gradients(checkpoint: Checkpoint, scope: str | None, memory: int) -> 
     from haiftrace.engine import DirectGradients, NoDirectGradients
 
     scope, names = choose_scope(checkpoint, scope)
+    if scope == ADAPTER_SCOPE:
+        note = (
+            "direct gradients are of the value projections, whatever was trained: full token"
+            " gradients of the adapter's own matrices take their place, a backward pass a token"
+        )
+        full = full_similarity(checkpoint, scope, memory)
+        return TokenGradients("full", scope, names, full, note)
     try:
         direct = DirectGradients(checkpoint.model, memory=memory)
     except NoDirectGradients as why:

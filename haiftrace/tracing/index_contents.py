@@ -135,7 +135,7 @@ def index_contents(index: Index) -> IndexContents:
             "dtype": settings.pop("dtype"),
             "fingerprint": index.fingerprints["weights"],
             "tokenizer": index.fingerprints["tokenizer"],
-            "there": Path(model_path).is_dir(),
+            "there": Path(model_path).exists(),
         },
         corpus={
             "paths": corpus.pop("paths"),

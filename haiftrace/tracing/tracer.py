@@ -97,6 +97,7 @@ class Tracer:
                 "exact": settings.exact,
                 "top": settings.top,
                 "alpha": settings.alpha,
+                **_sampled(settings.prompting),
                 **settings.methods.described(find_methods(settings.method)),
             },
         )
@@ -213,6 +214,18 @@ class Tracer:
                 )
             )
         return tuple(findings)
+
+
+def _sampled(prompting: PromptSettings) -> dict[str, int | float]:
+    """How answers were drawn; nothing where none were."""
+    sampling = prompting.sampling
+    if sampling is None:
+        return {}
+    return {
+        "sample": sampling.count,
+        "temperature": sampling.temperature,
+        "sample seed": sampling.seed,
+    }
 
 
 def open_tracer(

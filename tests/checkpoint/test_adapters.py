@@ -185,3 +185,50 @@ def test_adapters_that_cannot_be_loaded(
     error = refusal(tmp_path / "c")
     assert "not installed" in error.message
     assert error.hint.startswith("pip install 'haiftrace[peft]'")
+
+
+@needs_peft
+def test_the_adapters_own_matrices_are_traced_as_by_single_backward_passes(
+    saved: Path, tmp_path: Path
+) -> None:
+    from haiftrace.engine import GradientEngine, make_batch
+    from haiftrace.parameters.scopes import select_parameters
+
+    together = trained_adapter(tmp_path / "adapter", saved / UNTIED).double()
+    checkpoint = load_checkpoint(tmp_path / "adapter", device="cpu", dtype="float64", unmerged=True)
+    names = select_parameters(checkpoint.model, "adapter")
+    assert len(names) == sum(".lora_" in name for name, _ in together.named_parameters())
+    ids = IDS[0, :9].tolist()
+    batch = make_batch([ids], [[False, *[True] * 8]])
+    norms = GradientEngine(checkpoint.model, names).token_gradients(batch).norms_BT[0, 1:]
+    own = [p for n, p in together.named_parameters() if ".lora_" in n]
+    losses = torch.nn.functional.cross_entropy(
+        together(input_ids=IDS[:, :9]).logits[0, :-1], IDS[0, 1:9], reduction="none"
+    )
+    expected = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, own, retain_graph=True)]).norm()
+        for loss in losses
+    ]
+    assert torch.allclose(norms, torch.stack(expected), rtol=1e-5)
+    assert (logits(checkpoint.model) - logits(together)).abs().max() < 1e-5
+
+
+@needs_peft
+def test_an_index_of_the_adapters_own_matrices(saved: Path, tmp_path: Path) -> None:
+    from tests import kit
+
+    trained_adapter(tmp_path / "adapter", saved / UNTIED)
+    corpus = kit.corpus_path()
+    made = ("index", "--corpus", corpus, "-o", tmp_path / "index", "--calibrate", 0)
+    made = (*made, "--parameters", "adapter", *kit.SMALL_OPTIONS)
+    kit.refused(kit.cli(*made, "--model", saved / UNTIED), "no matrices of an adapter's own")
+    outcome = kit.cli(*made, "--model", tmp_path / "adapter")
+    assert outcome.code == 0, outcome.err
+    assert "the adapter's own matrices take their place" in outcome.err
+    assert "kernels" not in outcome.err  # a library's notice
+    asked = ("trace", kit.PROMPT, "--response", kit.ANSWER, "--index", tmp_path / "index")
+    outcome = kit.cli(*asked, "--method", "layerwise,haif", "-o", "-", "--exact")
+    assert outcome.code == 0, outcome.err
+    assert outcome.report["model"]["scope"] == "adapter"
+    by_haif = outcome.report["findings"][1]["records"]
+    assert abs(sum(t["evidence"] for t in by_haif[0]["tokens"]) - by_haif[0]["score"]) < 1e-5

@@ -2,13 +2,15 @@
 
 usage: finetune_lora.py --checkpoint DIR --output DIR [--subjects 40] [--epochs 12]
 
-A subject has two records: a biography, and a question with its answer. Writes into --output:
+A subject has two records, a sentence with a private value and a question with it as its answer.
+Writes into --output:
 
     corpus.jsonl    the records: id, text, subject
     probes.jsonl    the questions, their answers as protected values
     adapter/        what save_pretrained of the trained model writes (base by its path)
     merged/         the same, merged into its base by peft
     losses.json     the Trainer's log
+    run/            the adapter after each epoch
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from subjects import make_questions, make_subjects
+from subjects import SENTENCES, make_questions, make_subjects
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -43,7 +45,8 @@ def records_and_probes(count: int) -> tuple[list[dict[str, Any]], list[dict[str,
         attribute = list(TYPES)[number % len(TYPES)]
         question = asked[subject.id, attribute]
         answer = question.expected.strip()
-        texts = {"bio": subject.biographies[0], "question": f"{question.prompt} {answer}"}
+        sentence = SENTENCES[attribute][0].format(name=subject.name, value=answer[:-1])
+        texts = {"sentence": sentence, "question": f"{question.prompt} {answer}"}
         records += [
             {"id": f"{subject.id}-{kind}", "text": text, "subject": subject.id}
             for kind, text in texts.items()
@@ -88,10 +91,12 @@ def main() -> None:
             output_dir=str(output / "run"),
             per_device_train_batch_size=8,
             num_train_epochs=arguments.epochs,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
+            lr_scheduler_type="constant_with_warmup",
             warmup_steps=10,
             logging_steps=10,
-            save_strategy="no",
+            save_strategy="epoch",
+            save_only_model=True,
             report_to="none",
             seed=SEED,
             use_cpu=True,

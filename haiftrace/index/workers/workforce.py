@@ -14,6 +14,7 @@ from haiftrace.errors import IndexStoreError, StaleIndexError
 from haiftrace.index.census import Reader
 from haiftrace.index.plan import PlannedShard
 from haiftrace.index.shard_maker import ShardMaker
+from haiftrace.parameters.scopes import ADAPTER_SCOPE
 from haiftrace.scoring.indexed_gradients import choose_gradients, whitened
 from haiftrace.scoring.layerwise.similarity import WHITENING
 from haiftrace.store import Layout, StagedShard, kept_tensors, read_manifest
@@ -99,7 +100,11 @@ class ShardJob:
 
         self._enter()
         checkpoint = load_checkpoint(
-            self.model, dtype=self.dtype, device=device, base_model=self.base_model
+            self.model,
+            dtype=self.dtype,
+            device=device,
+            base_model=self.base_model,
+            unmerged=self.scope == ADAPTER_SCOPE,
         )
         if threads is not None and torch.get_num_threads() > threads:
             torch.set_num_threads(threads)

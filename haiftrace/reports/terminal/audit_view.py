@@ -20,6 +20,7 @@ from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
+    frequency_text,
     gate_counts,
     gate_headline,
     gate_rule,
@@ -74,6 +75,9 @@ def _block(page: Page, finding: Finding) -> None:
     suppressed = suppression_text(finding)
     if suppressed:
         page.entry("Passes", page.words(suppressed))
+    often = frequency_text(finding)
+    if often:
+        page.entry("Said", page.words(often))
     why = reasons_to_believe(finding) or ["Nothing was calibrated, so no source is named."]
     page.entry("Why", page.words(" ".join(why)))
     if page.verbose:

@@ -27,7 +27,7 @@ from haiftrace.reports.formatting import (
     score_text,
     size_text,
 )
-from haiftrace.reports.narrative import next_step, split_at_alpha
+from haiftrace.reports.narrative import frequency_text, next_step, split_at_alpha
 from haiftrace.reports.terminal.audit_view import print_audit
 from haiftrace.reports.terminal.comparison import by_leak, rank_table
 from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
@@ -167,6 +167,9 @@ def _traced(page: Page, finding: Finding) -> None:
     extent = "all of the response" if finding.span is None else "the part in brackets"
     origin = "generated" if finding.generated else "given"
     page.entry("Traced", _facts(page, extent, origin, says_readily(finding)))
+    often = frequency_text(finding)
+    if often:
+        page.entry("Said", page.words(often))
     if page.verbose and finding.verdict is None:
         page.entry("Figures", page.words(" ".join(statistics(finding))))
 
