@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from haiftrace.reports.sanitize import encodable, inert
-from haiftrace.reports.terminal.flow import Unit, excerpt, plain_units, wrap
+from haiftrace.reports.terminal.flow import Unit, excerpt, gapped, plain_units, wrap
 
 _WIDEST = 110  # cells; longer lines are hard to read
 _NARROWEST = 24
@@ -91,3 +91,12 @@ class Page:
 def print_warning(page: Page, note: str) -> None:
     """A note that must not be overlooked."""
     page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
+
+
+def facts(page: Page, *texts: str) -> list[Unit]:
+    """Texts in a line, with dots between."""
+    units: list[Unit] = []
+    for fact in texts:
+        units += [Unit("·", "dim", gap=True)] if units else []
+        units += gapped(page.words(fact) or [Unit("-")])
+    return units

@@ -8,52 +8,30 @@ by brackets, signs and numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import PurePath
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from haiftrace.findings import Finding, RecordEvidence, Report
-from haiftrace.reports.evidence_words import p_text, says_readily, statistics
+from haiftrace.reports.evidence_words import says_readily, statistics
 from haiftrace.reports.formatting import (
-    clip,
-    cosine_text,
     count_text,
-    has_percentages,
-    percent_text,
-    score_text,
     size_text,
 )
 from haiftrace.reports.narrative import frequency_text, next_step, split_at_alpha
 from haiftrace.reports.terminal.audit_view import print_audit
 from haiftrace.reports.terminal.comparison import by_leak, rank_table
-from haiftrace.reports.terminal.flow import Unit, gapped, plain_units
-from haiftrace.reports.terminal.page import INDENT, Page, print_warning
-from haiftrace.reports.terminal.pairs import print_pairs
+from haiftrace.reports.terminal.flow import Unit
+from haiftrace.reports.terminal.page import INDENT, Page, facts, print_warning
+from haiftrace.reports.terminal.record_view import record_head, record_text
 from haiftrace.reports.terminal.verdict_block import print_asking, print_verdict, response_units
 from haiftrace.reports.word_evidence import (
     WordEvidence,
     merge_words,
-    split_punctuation,
-    strongest,
 )
 from haiftrace.reports.word_pairs import ARROW
-
-_BAR = 8  # cells of the bar that compares a score with the highest
-_MARKED_WORDS = 5  # words with their number in the text
-_LISTED_WORDS = 8  # words in the line below it
-_LISTED_FROM = 0.03  # of the strongest word's evidence
-_MARKED_FROM = 0.1  # of the strongest word's evidence
-
-# By rising evidence, relative to the strongest word of all records: (from, for, against).
-_SHADES = (
-    (0.05, "underline", "underline"),
-    (0.2, "#000000 on #ffe3b3", "#000000 on #c5ddf5"),
-    (0.5, "bold #000000 on #ffb340", "bold #ffffff on #2b6cb0"),
-)
 
 
 def render_terminal(
@@ -109,7 +87,7 @@ def _head(page: Page, report: Report) -> None:
     name = PurePath(model.path).name or model.path
     page.entry(
         "Model",
-        _facts(
+        facts(
             page,
             name,
             model.architecture,
@@ -119,7 +97,7 @@ def _head(page: Page, report: Report) -> None:
     )
     page.entry(
         "Index",
-        _facts(
+        facts(
             page,
             index.path,
             count_text(index.records, "record"),
@@ -127,14 +105,6 @@ def _head(page: Page, report: Report) -> None:
             f"scope {model.scope}",
         ),
     )
-
-
-def _facts(page: Page, *facts: str) -> list[Unit]:
-    units: list[Unit] = []
-    for fact in facts:
-        units += [Unit("·", "dim", gap=True)] if units else []
-        units += gapped(page.words(fact) or [Unit("-")])
-    return units
 
 
 def _leak(page: Page, findings: Sequence[Finding], below: bool) -> None:
@@ -166,7 +136,7 @@ def _traced(page: Page, finding: Finding) -> None:
     page.entry("Response", response or [Unit("(empty)", "dim")])
     extent = "all of the response" if finding.span is None else "the part in brackets"
     origin = "generated" if finding.generated else "given"
-    page.entry("Traced", _facts(page, extent, origin, says_readily(finding)))
+    page.entry("Traced", facts(page, extent, origin, says_readily(finding)))
     often = frequency_text(finding)
     if often:
         page.entry("Said", page.words(often))
@@ -177,9 +147,9 @@ def _traced(page: Page, finding: Finding) -> None:
 def _result(page: Page, finding: Finding, below: bool) -> None:
     name = () if finding.fingerprint is None else (finding.fingerprint,)
     if page.verbose:
-        page.entry("Method", _facts(page, finding.method, _scored(finding), *name))
+        page.entry("Method", facts(page, finding.method, _scored(finding), *name))
     elif name:
-        page.entry("Leak", _facts(page, *name))
+        page.entry("Leak", facts(page, *name))
     for note in finding.notes:
         print_warning(page, note)
     if not finding.records:
@@ -191,8 +161,8 @@ def _result(page: Page, finding: Finding, below: bool) -> None:
     above, under = split_at_alpha(finding)
     for record, words in texts[: len(above)]:
         page.blank()
-        _record_head(page, record, best_score)
-        _record_text(page, record, words, peak)
+        record_head(page, record, best_score)
+        record_text(page, record, words, peak)
     if under:
         _below_the_line(page, finding, texts[len(above) :], best_score, shown=below)
     step = next_step(finding)
@@ -222,119 +192,14 @@ def _below_the_line(
     with page.faint():
         for record, words in texts:
             page.blank()
-            _record_head(page, record, best_score)
-            _record_text(page, record, words, math.inf)
+            record_head(page, record, best_score)
+            record_text(page, record, words, math.inf)
 
 
 def _scored(finding: Finding) -> str:
     windows = count_text(finding.scored, "record window")
     reach = f"all {windows}" if finding.exhaustive else f"a shortlist of {windows}"
     return f"{reach} scored exactly"
-
-
-def _record_text(
-    page: Page, record: RecordEvidence, words: Sequence[WordEvidence], peak: float
-) -> None:
-    """The text with its words marked (against the record's own strongest) and shaded (`peak`)."""
-    as_percent = has_percentages(record.score, [word.evidence for word in words])
-    figure = partial(percent_text, score=record.score, as_percent=as_percent)
-    marked = strongest(words, _MARKED_FROM)[:_MARKED_WORDS]
-    marks = {id(word): figure(word.evidence) for word in marked}
-    units, is_cut = page.cut(list(_record_units(page, record.text, words, marks, peak)))
-    page.block(units or [Unit("(no text)", "dim")], lead="│ ")
-    if is_cut:
-        page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
-    listed = strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
-    page.block(_listing(page, listed, figure, as_percent=as_percent))
-    print_pairs(page, record)
-
-
-def _record_head(page: Page, record: RecordEvidence, best_score: float) -> None:
-    rank = f"#{record.rank}".ljust(INDENT - 1) + " "
-    place = record.source.path
-    if record.source.line is not None:
-        place += f":{record.source.line}"
-    name = clip(page.show(record.id), page.width // 2)
-    figures = f"score {score_text(record.score)}"
-    if page.verbose and record.cosine is not None:
-        figures += f"  cosine {cosine_text(record.cosine)}"
-    if page.verbose and record.p_value is not None:
-        figures += f"  p {p_text(record.p_value)}"
-    figures += f"  {_bar(record.score, best_score)}"
-    room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
-    title = Text.assemble((rank, "bold"), (name, "bold"))
-    if room >= 2:
-        page.line(Text.assemble(title, " " * room, figures))
-    else:
-        page.line(title)
-        page.block(page.words(figures))
-    details = [] if record.id == place else [place]
-    if record.windows > 1:
-        details.append(f"best of {record.windows} windows, from token {record.window_start}")
-    if details:
-        page.block(_facts(page, *details))
-
-
-def _bar(score: float, best_score: float) -> str:
-    is_comparable = best_score > 0 and math.isfinite(score / best_score)
-    fraction = score / best_score if is_comparable else 0.0
-    filled = round(_BAR * min(max(fraction, 0.0), 1.0))
-    return "█" * filled + "░" * (_BAR - filled)
-
-
-def _record_units(
-    page: Page, text: str, words: Sequence[WordEvidence], marks: dict[int, str], peak: float
-) -> Iterator[Unit]:
-    """The record's text as units: words shaded by evidence, the marked ones in brackets."""
-    end, after_gap = 0, False
-    for word in words:
-        mark = marks.get(id(word))
-        covers_text = word.start < word.end and not text[word.start : word.end].isspace()
-        if not covers_text and mark is None:
-            continue  # a special token, or white space that the next gap shows
-        gap = after_gap or not covers_text
-        after_gap = not covers_text
-        if word.start < word.end:
-            between = text[end : word.start]
-            yield from plain_units(between, page.show)
-            gap = gap or between[-1:].isspace()
-            end = word.end
-        opening, core, closing = split_punctuation(word)
-        style = _shade(word.evidence, peak)
-        shown = page.show(core) if mark is None else f"[{clip(page.show(core))} {mark}]"
-        if opening:
-            yield Unit(page.show(opening), "", gap)
-        yield Unit(shown, style, gap and not opening, key=mark is not None)
-        if closing:
-            yield Unit(page.show(closing))
-    yield from plain_units(text[end:], page.show)
-
-
-def _shade(evidence: float, peak: float) -> str:
-    style = ""
-    for lowest, supporting, opposing in _SHADES:
-        if peak > 0 and abs(evidence) >= lowest * peak:
-            style = supporting if evidence > 0 else opposing
-    return style
-
-
-def _listing(
-    page: Page,
-    words: Sequence[WordEvidence],
-    figure: partial[str],
-    *,
-    as_percent: bool,
-) -> list[Unit]:
-    """The strongest words with their numbers, in a line."""
-    if not words:
-        return page.words("no word of it carries evidence", "dim")
-    title = "share of score" if as_percent else "evidence (the score nearly cancels out)"
-    units = page.words(f"{title}:", "dim")
-    for word in words:
-        _, core, _ = split_punctuation(word)
-        entry = f"{clip(page.show(core))} {figure(word.evidence)}"
-        units.append(Unit(entry if word is words[-1] else f"{entry},", gap=True))
-    return units
 
 
 def _foot(page: Page, report: Report) -> None:
