@@ -16,7 +16,7 @@ from haiftrace.auditing.probes import single_probe
 from haiftrace.errors import UsageError
 from haiftrace.privacy import identity
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.tracing.settings import TraceSettings
 from tests import kit
 from tests.auditing.audit_kit import audited, write_probes

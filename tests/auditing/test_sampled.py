@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from haiftrace.auditing.audit import leaked_values
 from haiftrace.auditing.sampled import Answers, distinct
-from haiftrace.query.query import PromptSettings, generated_query, sampled_queries
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import generated_query, sampled_queries
 from haiftrace.query.sampling import Sampling
 from tests import kit
 from tests.auditing.audit_kit import audited, case, write_probes

@@ -31,7 +31,7 @@ from haiftrace.corpus import CorpusSettings
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak
 from haiftrace.tracing.tracer import Tracer

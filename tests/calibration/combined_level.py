@@ -31,7 +31,7 @@ from haiftrace.index.value_index import keep_value_keys
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak, TraceSettings
 from haiftrace.tracing.tracer import Tracer

@@ -21,7 +21,7 @@ from haiftrace.findings import Finding
 from haiftrace.methods import DEFAULT_METHOD
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak, TraceSettings
 from tests import kit

@@ -14,7 +14,7 @@ from haiftrace.calibration.calibrate import CalibrationSettings, calibrated_with
 from haiftrace.calibration.controls import Control, sample_controls
 from haiftrace.calibration.null_distribution import GROUPS, ControlSample, read_groups, read_samples
 from haiftrace.calibration.p_values import RIVALS, Margin, RecordScores
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.scoring import indexed_model
 from haiftrace.scoring.gradient import full_gradients
 from haiftrace.scoring.layerwise import family as layerwise_family

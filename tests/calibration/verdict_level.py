@@ -39,7 +39,7 @@ from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.methods import DEFAULT_METHOD, METHODS
 from haiftrace.methods.settings import MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.scoring.family import ScoringQuery, ScoringRun
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak

@@ -16,7 +16,7 @@ from haiftrace.index.precompute import prepare
 from haiftrace.methods import METHODS, Adjustment, GradientMethod
 from haiftrace.methods.settings import DampingSetting, FactorSettings, MethodSettings
 from haiftrace.progress import Silent
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.store import Index
 from haiftrace.tracing.settings import Leak, TraceSettings
 from haiftrace.tracing.tracer import Tracer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from haiftrace.query.query import PromptSettings, given_query
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import given_query
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 

@@ -10,7 +10,8 @@ import torch
 
 from haiftrace.checkpoint.load import load_checkpoint
 from haiftrace.errors import UsageError
-from haiftrace.query.query import PromptSettings, generated_query
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import generated_query
 from haiftrace.text.words import group_words
 from tests import kit
 from tests.kit import PROMPT

@@ -9,7 +9,8 @@ from hypothesis import given as given_examples
 from hypothesis import strategies as st
 
 from haiftrace.errors import UsageError
-from haiftrace.query.query import PromptSettings, generated_query
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import generated_query
 from tests import kit
 from tests.kit import ANSWER, PROMPT
 from tests.query.query_kit import leak, traced_text

@@ -9,7 +9,8 @@ import torch
 
 from haiftrace.errors import UsageError
 from haiftrace.query.generation import sampled
-from haiftrace.query.query import PromptSettings, generated_query, sampled_queries
+from haiftrace.query.prompt_text import PromptSettings
+from haiftrace.query.query import generated_query, sampled_queries
 from haiftrace.query.sampling import Sampling, draw
 from tests import kit
 from tests.kit import PROMPT

@@ -57,7 +57,8 @@ def test_the_real_case_is_traced() -> None:
     from haiftrace.engine import inverse_norms, make_batch
     from haiftrace.index.build import IndexSettings, build_index
     from haiftrace.progress import ConsoleProgress
-    from haiftrace.query.query import PromptSettings, given_query
+    from haiftrace.query.prompt_text import PromptSettings
+    from haiftrace.query.query import given_query
     from haiftrace.store import Index
     from haiftrace.tracing.settings import Leak, TraceSettings
     from haiftrace.tracing.tracer import Tracer

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from haiftrace.methods.layerwise import LEAST_DEVIATION, RECENCY, SURPRISE
-from haiftrace.query.query import PromptSettings
+from haiftrace.query.prompt_text import PromptSettings
 from haiftrace.scoring import indexed_model
 from haiftrace.scoring.candidates import Candidates, SearchBudget
 from haiftrace.scoring.gradient.family import BY_DIRECT
