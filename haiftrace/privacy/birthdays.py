@@ -11,7 +11,8 @@ from haiftrace.privacy.dates import find_dates
 _BIRTH_WORD = re.compile(
     r"\bborn\b|\bbirth|\bD\.?O\.?B\b|\bcame into the world|\bb\. ?\Z|(?<!\S)\* ?\Z|\bbday\b"
     r"|\bbrought into the world"
-    r"|\bgeboren|\bgeb\. ?\Z|\bgeburt|\bnée? le\b|\bné\(e\)|\bnaissance|\bnaquit|\banniversaire"
+    r"|\bgeboren|\bgeb\. ?\Z|\bgeb\.?[ -]?(?:datum|tag|dat)\b|\bgeburt"
+    r"|\bnée? le\b|\bné\(e\)|\bnaissance|\bnaquit|\banniversaire"
     r"|\bnacid|\bnacimiento"
     r"|\bnació\b|\bcumpleaños|\bnat[oai] il\b|\bnat[oa]\b|\bnascita|\bcompleanno"
     r"|\bnascid|\bnascimento|\bnasceu|\baniversário|\bgeboorte|\burodz|\bfödd|\bfödelse|\bfødt"

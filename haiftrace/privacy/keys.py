@@ -64,7 +64,7 @@ _NAMED = re.compile(
     r"(?:api[ _-]?key|access[ _-]?key|account[ _-]?key|private[ _-]?key|auth[ _-]?token|secret"
     r"|token|bearer|pass(?:word|wd|phrase|code)?|pwd|passwor[td]|kennwort|mot de passe|contraseña"
     r"|senha|parola d'ordine|hasło|пароль|密码|口令|密钥|パスワード|비밀번호)"
-    r"(?P<link>[\"'\]]{0,2}\s{0,3}(?:(?:is|ist|est|es|è|é|jest)\s|=>?|:=?|是|为|は)\s{0,3}[\"'`]?"
+    r"(?P<link>[\"'\]]{0,2}\s{0,3}(?:(?:is|ist|lautet|est|es|è|é|jest)\s|=>?|:=?|是|为|は)\s{0,3}[\"'`]?"
     r"|\s+[\"'`])"
     r"(?P<value>[^\s\"'`;,，。；]{6,200})",
     re.IGNORECASE,

@@ -58,6 +58,27 @@ _ROMANCE = re.compile(
     rf"(?:{_CODE_TOWN}|(?:,\s|\s?-\s?){_TOWN})?"
 )
 
+# улица Пушкина, д. 10, кв. 5; Невский проспект, 28; вул. Хрещатик, 22
+_CYRILLIC_UPPER = r"[А-ЯЁІЇЄҐ]"
+_CYRILLIC_NAME = (
+    rf"(?:\d{{1,3}}-(?:я|й|го|ая|ый)\s)?{_CYRILLIC_UPPER}[\w.-]*"
+    rf"(?:\s{_CYRILLIC_UPPER}[\w.-]*){{0,3}}"
+)
+_CYRILLIC_STREET = (
+    r"(?:(?:улиц|вулиц|площад|набережн|алле)[а-яії]{1,3}"
+    r"|(?:проспект|переул|бульвар|проезд|шоссе|провулк)[а-яії]{0,3}"
+    r"|ул\.|вул\.|просп\.|пр-?т\.?|пер\.|б-р|бул\.|наб\.|пл\.|ш\.)"
+)
+_CYRILLIC_HOUSE = r"\d{1,4}(?:\s?[а-яА-Я]\b|/\d{1,3})?(?!\.?\d)"
+_CYRILLIC = re.compile(
+    rf"(?<!\w)(?:{_CYRILLIC_STREET}\s?{_CYRILLIC_NAME}|{_CYRILLIC_NAME}\s{_CYRILLIC_STREET})"
+    # without a comma or a word for the house, "на площади Ленина 7 ноября" is no address
+    rf"(?:,?\s(?:д(?:ом|ома|\.)|буд\.|№)\s?{_CYRILLIC_HOUSE}|,\s{_CYRILLIC_HOUSE}"
+    rf"|\s{_CYRILLIC_HOUSE}(?!\s[а-яё]{{3}}))"
+    r"(?:,?\s(?:к(?:орп)?|стр|кв|оф)\.?\s?\d{1,4}"
+    r"|,?\s(?:корпус|строение|квартира|офис)\s\d{1,4}){0,3}"
+)
+
 # Characters that stand between a person and a place, and so begin the address.
 _HAN = r"[\u4e00-\u9fff]"
 _NAME = r"(?:(?![住在于位是址为至到寄，。])[\u4e00-\u9fff])"
@@ -79,7 +100,7 @@ _KOREAN = re.compile(
     r"(?:[가-힣]{1,7}(?:시|도)\s)?[가-힣]{1,6}(?:구|군|시)\s(?:[가-힣]{1,8}\s)?[가-힣\d]{1,10}(?:로|길)\s?\d{1,4}"
     r"(?:-\d{1,4})?"
 )
-_PATTERNS = (_ENGLISH, _BOX, _GERMANIC, _FRENCH, _ROMANCE, _CHINESE, _JAPANESE, _KOREAN)
+_PATTERNS = (_ENGLISH, _BOX, _GERMANIC, _FRENCH, _ROMANCE, _CYRILLIC, _CHINESE, _JAPANESE, _KOREAN)
 
 
 # A label says that what follows is an address, whatever form it has, if a number is in it.

@@ -29,6 +29,7 @@ SEEN = {
         ("6465550187 is her phone", "6465550187"),
         ("646/555-0187", "646/555-0187"),
         ("+7 (495) 555-01-87", "+7 (495) 555-01-87"),
+        ("пишите на 8 (812) 555-21-34", "8 (812) 555-21-34"),
         ('<a href="tel:+16465550187">', "+16465550187"),
     ],
     "email": [
@@ -50,6 +51,7 @@ SEEN = {
             "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOYBGX",
         ),
         ("the wifi password is sunshine42", "sunshine42"),
+        ("das Kennwort lautet Birke!44x", "Birke!44x"),
         ("GOCSPX-" + "aB3dE6gH9jK2mN5pQ8sT1vW4", "GOCSPX-" + "aB3dE6gH9jK2mN5pQ8sT1vW4"),
     ],
     "national-id": [
@@ -65,6 +67,8 @@ SEEN = {
         ("date of birth 9.8.79", "9.8.79"),
         ("her birthday is the 9th of August", "9th of August"),
         ("geboren am 9. August 1979", "9. August 1979"),
+        ("Geb. Datum 09.08.1979", "09.08.1979"),
+        ("Geb.-Tag: 09.08.1979", "09.08.1979"),
         ("née le 9 août 1979", "9 août 1979"),
         ("nacido el 9 de agosto de 1979", "9 de agosto de 1979"),
         ("1979年8月9日に生まれた", "1979年8月9日"),
@@ -74,6 +78,9 @@ SEEN = {
         ("habite 12 rue des Érables, 75011 Paris", "12 rue des Érables, 75011 Paris"),
         ("vive en Calle Olmo 12, 28013 Madrid", "Calle Olmo 12, 28013 Madrid"),
         ("東京都港区芝公園4-2-8", "東京都港区芝公園4-2-8"),
+        ("дом на ул. Лесной, д. 5, кв. 12", "ул. Лесной, д. 5, кв. 12"),
+        ("Литейный проспект, 28", "Литейный проспект, 28"),
+        ("вул. Хрещатик, 22, Київ", "вул. Хрещатик, 22"),
     ],
     "crypto": [
         (
@@ -100,6 +107,9 @@ NOT_SEEN = [
     "IMEI 490154203237518",
     "your password: ********",
     "call 911",
+    "на площади Победы 9 мая 1945 года",
+    "глава 8 (2015), 412-57",
+    "das Passwort lautet anders",
 ]
 
 
