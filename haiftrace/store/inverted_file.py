@@ -38,6 +38,8 @@ _POINTS_OF_A_CELL = 64
 _LEAST_SAMPLE = 1 << 14
 """So many at least: what a product quantiser of 8 bits takes."""
 _PART_BYTES = 96 << 20
+_NO_LISTS = b"sprs" + struct.pack("<Q", 0)
+"""What FAISS writes of cells that hold nothing."""
 _BLOCK = 1 << 14
 
 
@@ -182,7 +184,7 @@ def _merge(sink: HashingSink, empty: Any, codes: FlatCodes, parts: Sequence[Any]
     shape = struct.pack("<QQ", ivf.nlist, ivf.code_size)
     empty.ntotal = ivf.ntotal = codes.count
     header = _encoded(empty)
-    no_lists = b"ilar" + shape + b"sprs" + struct.pack("<Q", 0)
+    no_lists = b"ilar" + shape + _NO_LISTS
     if not header.endswith(no_lists):  # this FAISS lays its file out in an unknown way
         empty.ntotal = ivf.ntotal = 0
         for _ in _filled(empty, codes):

@@ -42,7 +42,11 @@ def test_every_architecture_loads_as_it_was_saved(name: str, saved: Path, tmp_pa
     assert checkpoint.parameters == sum(value.numel() for value in expected.parameters())
     assert checkpoint.context == (None if name == "bloom" else tiny_models.CONTEXT)
     assert checkpoint.vocabulary == 360
-    assert (checkpoint.dtype, checkpoint.device, checkpoint.notes) == ("float32", "cpu", ())
+    assert (checkpoint.dtype, checkpoint.device) == ("float32", "cpu")
+    # transformers' class for Qwen2 splits digits, whatever the file says.
+    expected_notes = ["Qwen2Tokenizer reads text otherwise"] if name.startswith("qwen2") else []
+    assert len(checkpoint.notes) == len(expected_notes)
+    assert all(map(str.__contains__, checkpoint.notes, expected_notes))
     assert checkpoint.path == tmp_path.resolve()
 
 

@@ -7,7 +7,8 @@ from datetime import date
 
 import pytest
 
-from haiftrace.auditing.gate import read_baseline, read_ignored
+from haiftrace.auditing.baseline import read_baseline
+from haiftrace.auditing.gate import read_ignored
 from haiftrace.config import read_config
 from haiftrace.corpus.layouts import typed_template
 from tests import kit
@@ -107,11 +108,12 @@ def test_a_byte_order_mark_is_no_part_of_any_text_file(tmp_path):
     (tmp_path / "haiftrace.toml").write_text('\ufeff[index]\nmodel = "m"\n', "utf-8")
     options = {"index": {"model": False}}
     assert read_config(tmp_path / "haiftrace.toml", options) == {"index": {"model": "m"}}
-    name = "ht1:" + "0" * 32
+    name = "ht2:" + "0" * 12
     (tmp_path / "ignore").write_text(f"\ufeff{name} 2030-01-31 known\n", "utf-8")
-    assert read_ignored(str(tmp_path / "ignore"), date(2030, 1, 1)) == ({name: "known"}, [])
+    assert read_ignored(str(tmp_path / "ignore"), date(2030, 1, 1)) == ({name: ["known"]}, [])
     from haiftrace.findings import SCHEMA_VERSION
 
-    report = {"schema_version": SCHEMA_VERSION, "findings": [{"fingerprint": name}]}
+    leak = {"fingerprint": name, "leaked": [{"type": "phone", "value": "5••-••01"}]}
+    report = {"schema_version": SCHEMA_VERSION, "masked": True, "findings": [leak]}
     (tmp_path / "report.json").write_text("\ufeff" + json.dumps(report), "utf-8")
-    assert read_baseline(str(tmp_path / "report.json")) == {name}
+    assert list(read_baseline(str(tmp_path / "report.json")).values) == [name]
