@@ -205,7 +205,9 @@ def test_tied_weights_are_named_once() -> None:
 def test_invalid_expression(expression: str) -> None:
     with pytest.raises(UsageError, match="regular expression") as caught:
         select_parameters(untrained("gpt2"), expression)
-    assert "linear, attention, value, mlp, last-half, adapter, matrices, all" in caught.value.message
+    assert (
+        "linear, attention, value, mlp, last-half, adapter, matrices, all" in caught.value.message
+    )
     assert "transformer." in caught.value.hint
 
 
