@@ -6,9 +6,10 @@ process of its own, whose largest memory counts. Then values of every kind are l
 the records' spelling and in another, and what is found is compared with what reading every record
 finds.
 
-`python -m tests.bench.lookup_scale OUT [--records 1000,10000,100000] [--controls 0] [--values 60]`:
-OUT is a directory for the corpora and indexes, and for costs.jsonl. 100,000 records take one core
-half an hour.
+`python -m tests.bench.lookup_scale OUT [--records 1000,10000,100000] [--controls 0] [--values 60]
+[--token-vectors 2048]`: OUT is a directory for the corpora and indexes, and for costs.jsonl.
+100,000 records take one core half an hour, or a third of that without token vectors (0), which
+look-ups do not need; no value is traced then.
 """
 
 from __future__ import annotations
@@ -137,27 +138,33 @@ def read_all(index: Index, values: Sequence[str]) -> list[list[int]]:
     return [sorted(records) for records in holders]
 
 
-def costs(out: Path, records: int, controls: int, values: int) -> dict[str, Any]:
+def costs(
+    out: Path, records: int, controls: int, values: int, vectors: int = 2048
+) -> dict[str, Any]:
     """A row of costs.jsonl."""
     corpus, path = out / f"corpus-{records}.jsonl", out / f"index-{records}"
     held = write_corpus(corpus, records)
     shutil.rmtree(path, ignore_errors=True)
     indexed = measured(
         *("index", "--model", CHECKPOINT, "--corpus", corpus, "-o", path),
-        *("--calibrate", controls),
+        *("--calibrate", controls, "--token-vectors", vectors),
     )
     chosen = random.Random(records).sample(held, min(values, len(held)))
     phone = next(value for kind, value in held if kind == "phone")
-    traced = measured("trace", "Call", "--response", f" me on {phone}.", "--index", path)
+    trace: dict[str, Any] = {}
+    if vectors:
+        traced = measured("trace", "Call", "--response", f" me on {phone}.", "--index", path)
+        trace["trace_cpu_seconds"] = round(traced.cpu_seconds, 1)
+        trace["trace_peak_mb"] = round(traced.peak_bytes / 1e6)
     spelled = [value for _, value in chosen] + [respelled(*pair) for pair in chosen]
     return {
         "records": records,
         "controls": controls,
+        "token_vectors": vectors,
         "characters_a_record": round(corpus.stat().st_size / records),
         "index_cpu_seconds": round(indexed.cpu_seconds),
         "index_peak_mb": round(indexed.peak_bytes / 1e6),
-        "trace_cpu_seconds": round(traced.cpu_seconds, 1),
-        "trace_peak_mb": round(traced.peak_bytes / 1e6),
+        **trace,
         "index_mb": round(size_of(path) / 1e6, 1),
         "keys_mb": round(size_of(path / "supplements" / VALUE_KEYS) / 1e6, 2),
         **look_up(path, spelled),
@@ -170,11 +177,14 @@ def main() -> None:
     parser.add_argument("--records", type=numbers, default=[1000, 10_000, 100_000])
     parser.add_argument("--controls", type=int, default=0)
     parser.add_argument("--values", type=int, default=60)
+    parser.add_argument("--token-vectors", type=int, default=2048)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "costs.jsonl").open("a", encoding="utf-8") as file:
         for records in options.records:
-            row = costs(options.out, records, options.controls, options.values)
+            row = costs(
+                options.out, records, options.controls, options.values, options.token_vectors
+            )
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(json.dumps(row), flush=True)
