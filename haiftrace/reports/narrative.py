@@ -148,10 +148,12 @@ def headline(finding: Finding) -> Headline:
             "leak" if finding.kind else "clean",
         )
     if verdict.basis == "text":
+        several = len(finding.holders or ()) > 1
+        unsaid = "which of them taught it most" if several else "how much it taught"
         return Headline(
             "Traced",
-            f"{holders_text(finding)} Chance does not explain that; which of them taught it most,"
-            " influence does not tell.",
+            f"{holders_text(finding)} Chance does not explain that; {unsaid}, influence does not"
+            " tell.",
             "leak",
         )
     source = finding.records[0].id if finding.records else "a record"
