@@ -63,6 +63,7 @@ _NO_NAME = re.compile(
     re.IGNORECASE,
 )
 _SPELLED_DOT = re.compile(_DOT, re.IGNORECASE)
+_ANY_DOT = re.compile(rf"{_DOT}|\.", re.IGNORECASE)
 _BEFORE_MOST = 160
 
 
@@ -184,7 +185,8 @@ def _spelled_signs(text: str) -> list[Piece]:
         words = [*_SPELLED_DOT.finditer(text, before.start(), at.start())]
         words += [*_SPELLED_DOT.finditer(text, at.end(), after.end())]
         is_marked = any(sign in at[0] for sign in "[({<")
-        is_ending = after["ending"].lower() in ENDINGS
+        # The ending may be followed by a file's: "name @ example.org.jsonl".
+        is_ending = any(label.lower() in ENDINGS for label in _ANY_DOT.split(host)[1:])
         # "look at example.com" is no address, "mara.o at example.com" may be one.
         is_name = re.search(r"[._+\d]", before[0]) is not None
         is_spelled = after["dot"].strip() != "." and is_ending

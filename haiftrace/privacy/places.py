@@ -18,7 +18,7 @@ _UPPER = r"[A-ZÀ-ÖØ-ÞĄĆĘŁŃŚŹŻŠŽČŘ]"
 _TOWN = rf"{_UPPER}(?:[^\W\d_]|['.-]){{1,24}}(?:[ -]{_UPPER}(?:[^\W\d_]|['.-]){{1,24}}){{0,3}}\b"
 _ENGLISH = re.compile(
     rf"(?:\b{_UNIT}\.?\s?[\w-]{{1,5}},?\s)?"
-    r"(?<![\w.-])\d{1,6}[A-Za-z]?(?:[/-]\d{1,5})?,?\s{1,2}"
+    r"(?<![\w.])(?<!\w-)\d{1,6}[A-Za-z]?(?:[/-]\d{1,5})?,?\s{1,2}"
     r"(?:(?:North|South|East|West|[NSEW]\.?)\s)?"
     rf"(?:[A-Z][\w'’.-]{{0,24}}\s{{1,2}}){{1,4}}(?:{_STREET})\b\.?"
     rf"(?:,?\s{_UNIT}\.?\s?#?[\w-]{{1,8}})?"
@@ -44,7 +44,7 @@ _LINK = (
 )
 _NAMED = rf"(?:(?:{_LINK}\s|d'|l'|dell'|de l')*(?:{_UPPER}|\d{{1,2}}\s)[\w'.-]*)"
 _FRENCH = re.compile(
-    r"(?<![\w.-])\d{1,4}(?:\s?(?:bis|ter|quater)|[A-D])?,?\s{1,2}"
+    r"(?<![\w.])(?<!\w-)\d{1,4}(?:\s?(?:bis|ter|quater)|[A-D])?,?\s{1,2}"
     r"(?:rue|avenue|av\.|boulevard|bd|place|allée|chemin|impasse|quai|cours|route|square|passage"
     rf"|sentier|faubourg)\s(?:{_NAMED}(?:[\s-]{_NAMED}){{0,4}})(?:{_CODE_TOWN})?",
     re.IGNORECASE,
