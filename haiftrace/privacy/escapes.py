@@ -30,7 +30,7 @@ _PATTERN = re.compile(
     r"|(?P<unicode>(?:\\u[0-9a-fA-F]{4})+|\\u\{[0-9a-fA-F]{1,6}\}|\\U[0-9a-fA-F]{8}"
     r"|\\x[0-9a-fA-F]{2}|\\N\{U\+[0-9a-fA-F]{4,6}\})"
     r"|(?P<percent>(?:%[0-9a-fA-F]{2})+)"
-    r"|(?P<control>\\[nrt](?![a-z]+[\\/]))"
+    r"|(?P<control>\\r\\n|\\[nrt](?![a-z]+[\\/]))"
     r"|(?P<continued>\\\r?\n)"
     r"|(?P<sign>\\[!-/:-@\[-`{-~])"
     r"|(?P<comment><!--[^>]{0,200}-->)"
