@@ -17,9 +17,7 @@ _NAME = re.compile(r"(?:[^/\"'`|=]|(?<=<)/)+")
 _WORD = re.compile(r"[^/\\\s\"'`,;:()<>|=]+")
 _SUFFIX = re.compile(r"(?<=.)(?:\.[A-Za-z][A-Za-z0-9]{0,9}){1,2}\Z")
 _UNSEEN = r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*"
-_LEADING = re.compile(
-    rf"(?<![^\s'\"(:=/])(?:--?|\.)(?={_UNSEEN}\w)|(?<=[^\W\d_])\.(?={_UNSEEN}\w)"
-)
+_LEADING = re.compile(rf"(?<![^\s'\"(:=/])(?:--?|\.)(?={_UNSEEN}\w)|(?<=[^\W\d_])\.(?={_UNSEEN}\w)")
 _SAID = {"--stop", "--response", "--span", "--protect"}
 """Options whose value is a text that nothing in a report needs."""
 _EXTRA = re.compile(
