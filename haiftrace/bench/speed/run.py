@@ -164,9 +164,8 @@ class _ModelBench:
 
     def processes(self, tokens: int) -> Mapping[str, Any]:
         """Commands over a corpus of records of one length."""
-        settings = ProcessSettings(
-            self._settings.device, self._settings.threads, min(3, self._settings.rounds)
-        )
+        device = str(choose_device(self._settings.device))
+        settings = ProcessSettings(device, self._settings.threads, min(3, self._settings.rounds))
         records = _records(self._parameters, tokens)
 
         def measure(directory: Path) -> Mapping[str, Any]:

@@ -174,7 +174,7 @@ def test_settings_that_make_no_sense(settings: SpeedSettings, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_whole_run_on_a_tiny_model(tmp_path: Path) -> None:
-    settings = SpeedSettings(("tiny",), (16,), rounds=1, seconds=1, device="cpu")
+    settings = SpeedSettings(("tiny",), (16,), rounds=1, seconds=1)
     outcome = run_speed(settings, tmp_path / "out", Silent())
     (measured,) = outcome.processes
     assert {INDEX, EPOCH, TRACE, AUDIT} <= set(measured["processes"])
