@@ -180,27 +180,3 @@ def test_what_cannot_be_dequantised_names_the_way(saved: Path, tmp_path: Path) -
         error = refusal(path)
         assert "is quantised" in error.message
         assert ".dequantize()" in error.hint
-
-
-def test_a_gguf_file_without_its_reader_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from haiftrace.checkpoint import gguf
-
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"GGUF")
-    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
-    for path in (file, tmp_path):
-        error = refusal(path)
-        assert "gguf and accelerate" in error.message
-        assert error.hint == "pip install gguf accelerate"
-    (tmp_path / "other.gguf").write_bytes(b"GGUF")
-    assert "2 GGUF files" in refusal(tmp_path).message
-
-
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="gguf is not installed")
-def test_a_broken_gguf_file_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(40))
-    error = refusal(tmp_path / "model.gguf")
-    assert "cannot be loaded" in error.message
