@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from haiftrace.auditing.gate import GateSettings
+from haiftrace.calibration.text_evidence import is_part
 from haiftrace.findings import Finding, Kind, Report
 from haiftrace.gate_outcome import BaselineComparison
 from haiftrace.privacy import MASK, Masker, ValueIndex, identity, private_values
@@ -62,7 +63,7 @@ def judged(
             findings.append(finding)
             continue
         text = texts[_key(finding)] if finding.records else ""
-        kind = kind_of(finding, text)
+        kind = kind_of(finding, text, is_whole=not is_part(index.settings["corpus"]))
         name = fingerprint(
             _without_values(finding.asked or finding.prompt, masker),
             None if kind in ("untraced", "not-in-corpus") else _without_values(text, masker),
@@ -116,11 +117,17 @@ class _Judge:
         return accepted.pop(0) if accepted else None
 
 
-def kind_of(finding: Finding, record: str) -> Kind:
-    """Of a leak: whether its values stand in a record of the corpus, where it is traced."""
+def kind_of(finding: Finding, record: str, *, is_whole: bool = True) -> Kind:
+    """Of a leak: whether its values stand in a record of the corpus, where it is traced.
+
+    Args:
+        record: the text of the first record.
+        is_whole: whether all of the corpus is indexed; of a part, what it lacks is not known.
+    """
     if finding.verdict is None or finding.verdict.decision != "traced" or not finding.records:
         is_protected = any(value.given for value in finding.leaked)
-        return "not-in-corpus" if finding.holders == () and not is_protected else "untraced"
+        is_missing = is_whole and finding.holders == ()
+        return "not-in-corpus" if is_missing and not is_protected else "untraced"
     if finding.holders is not None:
         if not finding.holders:
             return "inferred"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from haiftrace.findings import Basis, Verdict
 from haiftrace.privacy import ValueIndex, canonical, detect
@@ -135,6 +136,25 @@ def with_text(
     else:
         reason = where if is_open else f"{where}, which chance may explain"
     return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
+
+
+def of_a_part(verdict: Verdict, corpus: Mapping[str, Any]) -> Verdict:
+    """Inconclusive where the index holds a part of the corpus, and nothing in it is the source.
+
+    Args:
+        corpus: how the records were read, as the index keeps it.
+    """
+    if verdict.decision != "no source found" or not is_part(corpus):
+        return verdict
+    drawn = corpus.get("sample_records")
+    option = f"--limit {corpus.get('limit')}" if drawn is None else f"--sample-records {drawn}"
+    reason = f"only a part of the corpus is indexed ({option}), and the source may be in the rest"
+    return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
+
+
+def is_part(corpus: Mapping[str, Any]) -> bool:
+    """Whether records of a corpus were left out on purpose, for a first look."""
+    return corpus.get("limit") is not None or corpus.get("sample_records") is not None
 
 
 def without_power(verdict: Verdict) -> Verdict:

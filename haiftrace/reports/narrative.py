@@ -82,7 +82,7 @@ def holders_text(finding: Finding) -> str:
     if holders is None:
         return ""
     if not holders:
-        return "No record of this corpus holds it, in any spelling."
+        return "No indexed record holds it, in any spelling."
     names = [holder.id for holder in holders[:_MOST_NAMED]]
     more = len(holders) - len(names)
     listed_names = listed([*names, f"{more:,} more"] if more else names)
@@ -136,7 +136,7 @@ def headline(finding: Finding) -> Headline:
     if verdict.decision == "no source found" and finding.holders == ():
         return Headline(
             "No source found",
-            "No record of this corpus holds it, in any spelling, and none taught it beyond what"
+            "No indexed record holds it, in any spelling, and none taught it beyond what"
             " chance explains: it is made up, or learnt from other data.",
             "leak" if finding.kind else "clean",
         )

@@ -11,6 +11,7 @@ from haiftrace.auditing.audit import audit, leaked_values
 from haiftrace.auditing.gate import GateSettings
 from haiftrace.auditing.judgement import kind_of
 from haiftrace.auditing.probes import single_probe
+from haiftrace.findings import PrivateValue
 from haiftrace.progress import Silent
 from haiftrace.query.query import NO_SPACE
 from haiftrace.scoring.gradient import family as gradient_family
@@ -39,6 +40,10 @@ def test_the_kind_of_a_leak():
     assert kind_of(finding, "Call the office now.") == "inferred"
     assert kind_of(leak_of("no source found"), "Call 555-0142") == "untraced"
     assert kind_of(leak_of("inconclusive"), "Call 555-0142") == "untraced"
+    detected = (PrivateValue("phone", "555-0142", given=False),)
+    nowhere = replace(leak_of("inconclusive"), holders=(), leaked=detected)
+    assert kind_of(nowhere, "Call 555-0142") == "not-in-corpus"
+    assert kind_of(nowhere, "Call 555-0142", is_whole=False) == "untraced"
     assert kind_of(replace(finding, verdict=None), "Call 555-0142") == "untraced"
 
 

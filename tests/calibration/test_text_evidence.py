@@ -9,6 +9,7 @@ import pytest
 from haiftrace.calibration.text_evidence import (
     another_value,
     chance_of_text,
+    of_a_part,
     with_text,
     without_power,
 )
@@ -113,3 +114,17 @@ def test_influence_alone_does_not_name_a_record_that_states_another_value():
     assert elsewhere.decision == "inconclusive"
     assert elsewhere.reasons[0].startswith("a record holds it")
     assert with_text(NONE, [False], 0, 1.0, another="phone number") is NONE
+
+
+@pytest.mark.parametrize(
+    ("corpus", "option"),
+    [({"limit": 40}, "--limit 40"), ({"limit": 90, "sample_records": 9}, "--sample-records 9")],
+)
+def test_of_a_part_of_the_corpus_nothing_says_that_the_source_is_not_there(corpus, option):
+    missing = Verdict("no source found", 0.01, power=0.9)
+    verdict = of_a_part(missing, corpus)
+    assert verdict.decision == "inconclusive"
+    assert option in verdict.reasons[-1]
+    traced = Verdict("traced", 0.01)
+    assert of_a_part(traced, corpus) == traced
+    assert of_a_part(missing, {"limit": None}) == of_a_part(missing, {}) == missing
