@@ -80,7 +80,7 @@ def precision(trained: TrainedModel, device: str, dtype: str) -> dict[str, float
     ids = [right.tokenizer(text).input_ids for text in texts[:RECORDS]]
     gradients = DirectGradients(right.model)
     moments = SecondMoments()
-    gradients.add_moments(make_batch(ids), moments)
+    moments.add(*gradients.value_inputs(make_batch(ids)))
     whitening = moments.whitening()
     expected_J, expected = _measured(right, whitening, make_batch(ids))
     checkpoint = load_checkpoint(trained.model, device=device, dtype=dtype)

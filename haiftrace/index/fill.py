@@ -17,7 +17,7 @@ from haiftrace.progress import Pace, Progress
 from haiftrace.scoring.indexed_gradients import (
     WHITENING_TOKENS,
     TokenGradients,
-    found_whitening,
+    corpus_whitening,
     whitened,
 )
 from haiftrace.scoring.layerwise.similarity import WHITENING
@@ -153,7 +153,7 @@ def _whitened(
         pace.advance(WHITENING_SHARE * sum(map(len, batch)), 0, 0)
 
     batches = batched(sample, len, similarity.device.type)
-    matrices = found_whitening(similarity, batches, damping, passed)
+    matrices = corpus_whitening(similarity, batches, damping, passed)
     about = {"windows": len(sample), "tokens": tokens, "damping": damping}
     writer.keep_tensors(WHITENING, about, matrices)
     return whitened(similarity, matrices), pace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def window_rows(
-    windows: list[Window], similarity: TokenSimilarity, dimension: int, seed: int
+    windows: Sequence[Window], similarity: TokenSimilarity, dimension: int, seed: int
 ) -> dict[int, WindowRow]:
     """The rows of a batch of windows, by the windows' identity.
 

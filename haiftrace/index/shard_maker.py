@@ -95,14 +95,16 @@ class ShardMaker:
             HaiftraceError: a value that must not be stored, a disk that refuses, or a corpus that
                 is not the planned one any more.
         """
+        from haiftrace.engine.halving import halved
+
         buffer = ShardBuffer(self._root, self._layout)
         for group in groups_of(self._read(planned), self._shard_records):
             rows: dict[int, WindowRow] = {}
             windows = [window for of_record in group for window in of_record]
             for batch in batched(windows, _length, self._similarity.device.type):
-                dimension = self._layout.token_vectors
-                rows |= window_rows(batch, self._similarity, dimension, self._seed)
-                passed(batch)
+                for part, of_part in halved(self._rows, batch):
+                    rows |= of_part
+                    passed(part)
             for of_record in group:
                 if of_record:
                     buffer.append([rows[id(window)] for window in of_record])
@@ -113,6 +115,9 @@ class ShardMaker:
                 "Run the same `haiftrace index` command again when nobody writes to it.",
             )
         return buffer.write(planned.number, planned.first_record, planned.after)
+
+    def _rows(self, windows: Sequence[Window]) -> dict[int, WindowRow]:
+        return window_rows(windows, self._similarity, self._layout.token_vectors, self._seed)
 
     def _read(self, planned: PlannedShard) -> Iterator[list[Window]]:
         if self._read_so_far is None or planned.first < self._read_so_far:

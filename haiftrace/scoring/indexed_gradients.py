@@ -92,7 +92,7 @@ def choose_gradients(checkpoint: Checkpoint, scope: str | None, memory: int) -> 
     return TokenGradients("direct", scope, names, direct)
 
 
-def found_whitening(
+def corpus_whitening(
     direct: DirectGradients,
     batches: Iterator[Sequence[list[int]]],
     damping: float,
@@ -106,11 +106,17 @@ def found_whitening(
         passed: is told of each batch that is done.
     """
     from haiftrace.engine import SecondMoments, make_batch
+    from haiftrace.engine.halving import halved
+
+    def inputs(sequences: Sequence[list[int]]) -> tuple[list[Tensor], Tensor]:
+        return direct.value_inputs(make_batch(sequences, device=direct.device))
 
     moments = SecondMoments()
-    for sequences in batches:
-        direct.add_moments(make_batch(sequences, device=direct.device), moments)
-        passed(sequences)
+    for batch in batches:
+        # Outside of what is tried again, so that no position counts twice.
+        for sequences, (inputs_L, mask_BT) in halved(inputs, batch):
+            moments.add(inputs_L, mask_BT)
+            passed(sequences)
     matrices = moments.whitening(damping).matrices
     return {str(n): matrix.float() for n, matrix in enumerate(matrices) if matrix is not None}
 

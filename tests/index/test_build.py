@@ -79,7 +79,7 @@ def test_whitening_is_of_the_whole_corpus_where_that_is_small():
         gradients = DirectGradients(model.model)
         moments = SecondMoments()
         for text in SENTENCES:
-            gradients.add_moments(make_batch([model.tokenizer(text)["input_ids"]]), moments)
+            moments.add(*gradients.value_inputs(make_batch([model.tokenizer(text)["input_ids"]])))
     right = moments.whitening(0.1).matrices
     found = kept_whitening(kit.index_path())
     assert len(found) == len(right) == gradients.layers

@@ -78,7 +78,7 @@ def test_the_same_again_is_complete_already(tmp_path, monkeypatch):
         raise AssertionError("a pass for nothing")
 
     monkeypatch.setattr("haiftrace.engine.DirectGradients.measures", made)
-    monkeypatch.setattr("haiftrace.engine.DirectGradients.add_moments", made)
+    monkeypatch.setattr("haiftrace.engine.DirectGradients.value_inputs", made)
     again = make_index(tmp_path / "index", kit.corpus_path())
     assert not first.already_complete
     assert again.already_complete

@@ -136,7 +136,7 @@ def _direct(direct: DirectGradients, batch: Batch) -> dict[str, Callable[[], obj
     from haiftrace.engine.direct import SecondMoments
 
     moments = SecondMoments()
-    direct.add_moments(batch, moments)
+    moments.add(*direct.value_inputs(batch))
     whitened = direct.whitened(moments.whitening())
     longest = max(QUERY_TOKENS)
     ids = [(batch.ids_BT[0].tolist() * (longest + 1))[: longest + 1]]
@@ -154,7 +154,7 @@ def _direct(direct: DirectGradients, batch: Batch) -> dict[str, Callable[[], obj
         "direct: norms": lambda: whitened.measures(batch, 0, 0),
         f"direct: norms, {DIMENSION:,} projections": lambda: whitened.measures(batch, DIMENSION, 0),
         **{f"direct: dots with {count} tokens": dots(count) for count in QUERY_TOKENS},
-        "direct: second moments": lambda: direct.add_moments(batch, SecondMoments()),
+        "direct: second moments": lambda: SecondMoments().add(*direct.value_inputs(batch)),
     }
 
 

@@ -18,7 +18,7 @@ from haiftrace.engine.direct.projection import TokenProjector
 from haiftrace.engine.direct.support import DirectSupport
 from haiftrace.engine.direct.trial import find_direct_support
 from haiftrace.engine.direct.value_inputs import captured_inputs
-from haiftrace.engine.direct.whitening import SecondMoments, Whitening
+from haiftrace.engine.direct.whitening import Whitening
 from haiftrace.engine.similarity import TokenCost, TokenMeasures, at_labels
 
 MEMORY = 512 << 20
@@ -114,8 +114,8 @@ class DirectGradients:
         """The direct gradients of the same model with another whitening."""
         return DirectGradients(self._model, whitening, self.support, self._memory)
 
-    def add_moments(self, batch: Batch, moments: SecondMoments) -> None:
-        """Adds x xᵀ of the value projections' inputs at all of a batch's positions."""
+    def value_inputs(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """The value projections' inputs [B, T, D] a layer, and [B, T] what is no padding."""
         lengths = torch.tensor(batch.lengths, device=self.device)
         mask_BT = torch.arange(batch.length, device=self.device) < lengths[:, None]
         inputs: list[Tensor] = []
@@ -125,7 +125,7 @@ class DirectGradients:
             captured_inputs(self.support.projections, inputs),
         ):
             self._model(input_ids=batch.ids_BT, use_cache=False)
-        moments.add(inputs, mask_BT)
+        return inputs, mask_BT
 
     def run(self, batch: Batch, receive: Receiver) -> Tensor:
         """One forward and one backward pass: the losses [J] of its labels in nats, float64.

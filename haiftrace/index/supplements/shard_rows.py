@@ -53,11 +53,16 @@ def by_batch(
 ) -> Callable[[Sequence[int]], Iterator[Values]]:
     """What is kept of rows, in their order, from what is computed of batches of windows."""
 
+    from haiftrace.engine.halving import halved
+
+    def of_windows(windows: Sequence[StoredWindow]) -> list[Values]:
+        return list(of_batch(windows, batch_of(windows, engine.device)))
+
     def of_rows(rows: Sequence[int]) -> Iterator[Values]:
         by_row: dict[int, Values] = {}
         for windows in window_batches(index, rows, engine.device):
-            of_windows = of_batch(windows, batch_of(windows, engine.device))
-            by_row.update(zip((window.row for window in windows), of_windows, strict=True))
+            for part, of_part in halved(of_windows, windows):
+                by_row.update(zip((window.row for window in part), of_part, strict=True))
             progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
         return (by_row[row] for row in rows)
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from haiftrace.methods import GradientMethod, Rule
+import numpy as np
+
+from haiftrace.methods import GradientMethod, Rule, WindowNorms
 from haiftrace.progress import Progress
 from haiftrace.scoring.batches import batch_of, token_count, window_batches
 from haiftrace.scoring.gradient.norms import NormSource
 from haiftrace.scoring.gradient.query_vectors import QueryVector
 from haiftrace.scoring.top_records import ScoredWindow
-from haiftrace.store import Index
+from haiftrace.store import Index, StoredWindow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +53,8 @@ def score_by_gradient(
     Args:
         norms: gives what the methods divide by.
     """
+    from haiftrace.engine.halving import halved
+
     names = list(dict.fromkeys(method.preconditioner for method in methods))
     # Query vector p of search s stands at s · len(names) + p.
     units = [search.vectors[name].unit for search in searches for name in names]
@@ -58,30 +62,41 @@ def score_by_gradient(
     rows = sorted(set().union(*(search.rows for search in searches)))
     progress.start("scoring", float(len(rows)))
     for windows in window_batches(index, rows, engine.device):
-        batch = batch_of(windows, engine.device)
         searching = [
             number
             for number, search in enumerate(searches)
             if any(window.row in search.rows for window in windows)
         ]
-        chosen = _chosen(queries, searching, len(searches), len(names))
-        dots_QBT = engine.token_dots(batch, chosen).cpu().numpy()
-        batch_norms = norms.of(windows, batch)
-        for place, search in enumerate(searches[number] for number in searching):
-            for method in methods:
-                vector = search.vectors[method.preconditioner]
-                dots_BT = dots_QBT[place * len(names) + names.index(method.preconditioner)]
-                for window, window_norms, dots_T in zip(windows, batch_norms, dots_BT, strict=True):
-                    if window.row not in search.rows:
-                        continue
-                    dots_T = dots_T[: len(window.token_ids)] * vector.norm
-                    evidence = method.evidence(dots_T, window_norms, search.query_norm, rule)
-                    score = float(evidence.sum())
-                    cosine = method.cosine(
-                        score, window_norms, search.query_norm, vector.norm, rule
-                    )
-                    search.add[method.name](ScoredWindow(window, score, cosine, evidence))
+        measures = _Measures(engine, norms, _chosen(queries, searching, len(searches), len(names)))
+        for part, (dots_QBT, norms_B) in halved(measures, windows):
+            for place, search in enumerate(searches[number] for number in searching):
+                for method in methods:
+                    vector = search.vectors[method.preconditioner]
+                    dots_BT = dots_QBT[place * len(names) + names.index(method.preconditioner)]
+                    for window, window_norms, dots_T in zip(part, norms_B, dots_BT, strict=True):
+                        if window.row not in search.rows:
+                            continue
+                        dots_T = dots_T[: len(window.token_ids)] * vector.norm
+                        norm = search.query_norm
+                        evidence = method.evidence(dots_T, window_norms, norm, rule)
+                        score = float(evidence.sum())
+                        cosine = method.cosine(score, window_norms, norm, vector.norm, rule)
+                        search.add[method.name](ScoredWindow(window, score, cosine, evidence))
         progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """Of a batch of windows: [Q, B, T] dots with the query vectors, and each window's norms."""
+
+    engine: GradientEngine
+    norms: NormSource
+    queries: dict[str, Tensor]
+
+    def __call__(self, windows: Sequence[StoredWindow]) -> tuple[np.ndarray, list[WindowNorms]]:
+        batch = batch_of(windows, self.engine.device)
+        dots_QBT = self.engine.token_dots(batch, self.queries).cpu().numpy()
+        return dots_QBT, self.norms.of(windows, batch)
 
 
 def _chosen(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,30 +94,26 @@ class ScoringPass:
         Args:
             top: rows of each search.
         """
+        from haiftrace.engine.halving import halved
+
         device = self._similarity.device
         for windows in window_batches(self._index, sorted(set().union(*top)), device):
             rows = {window.row for window in windows}
             wanting = [number for number, chosen in enumerate(top) if rows & set(chosen)]
             tokens = self._tokens.subset(wanting)
-            batch = batch_of(windows, device)
-            row_J = batch.labels_BT.nonzero()[:, 0].cpu().numpy()
-            layers = powered_layers(self._similarity, batch, tokens.gradients, self._sample.usual)
-            powers_LJQ = np.stack([layer.double().cpu().numpy() for layer in layers])
-            for at, window in enumerate(windows):
-                powers_LMQ = powers_LJQ[:, row_J == at]
-                for place, number in enumerate(wanting):
-                    if window.row in top[number]:
-                        places = tokens.places(place)
-                        yield (
-                            number,
-                            explained(
-                                window,
-                                powers_LMQ[:, :, places.start : places.stop],
-                                self._reference.subset(list(self._tokens.places(number))),
-                                self._positions(number),
-                                self._similarity.first_layer,
-                            ),
-                        )
+            for part, (powers_LJQ, row_J) in halved(partial(self._powers, tokens=tokens), windows):
+                for at, window in enumerate(part):
+                    powers_LMQ = powers_LJQ[:, row_J == at]
+                    for place, number in enumerate(wanting):
+                        if window.row in top[number]:
+                            places = tokens.places(place)
+                            powers = powers_LMQ[:, :, places.start : places.stop]
+                            yield number, self._explained(window, powers, number)
+
+    def _explained(self, window: StoredWindow, powers_LMQ: np.ndarray, number: int) -> ScoredWindow:
+        reference = self._reference.subset(list(self._tokens.places(number)))
+        first_layer = self._similarity.first_layer
+        return explained(window, powers_LMQ, reference, self._positions(number), first_layer)
 
     def _batches(self, rows: Sequence[int], progress: Progress) -> Iterator[list[StoredWindow]]:
         for windows in window_batches(self._index, rows, self._similarity.device):
@@ -124,8 +121,22 @@ class ScoringPass:
             progress.advance(len(windows), records=len(windows), tokens=token_count(windows))
 
     def _pooled(self, windows: Sequence[StoredWindow], tokens: QueryTokens) -> np.ndarray:
+        from haiftrace.engine.halving import halved
+
+        def of_part(part: Sequence[StoredWindow]) -> np.ndarray:
+            batch = batch_of(part, self._similarity.device)
+            return pooled_similarity(self._similarity, batch, tokens.gradients, self._sample.usual)
+
+        return np.concatenate([pooled_WQL for _, pooled_WQL in halved(of_part, windows)])
+
+    def _powers(
+        self, windows: Sequence[StoredWindow], tokens: QueryTokens
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[L, J, Q] powered similarities of the windows' labels J, and [J] the label's window."""
         batch = batch_of(windows, self._similarity.device)
-        return pooled_similarity(self._similarity, batch, tokens.gradients, self._sample.usual)
+        layers = powered_layers(self._similarity, batch, tokens.gradients, self._sample.usual)
+        powers_LJQ = np.stack([layer.double().cpu().numpy() for layer in layers])
+        return powers_LJQ, batch.labels_BT.nonzero()[:, 0].cpu().numpy()
 
     def _put(
         self,

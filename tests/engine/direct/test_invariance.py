@@ -39,7 +39,7 @@ def direct_of(name: str) -> DirectGradients:
     with TrueFloat64():
         direct = DirectGradients(model)
         moments = SecondMoments()
-        direct.add_moments(make_batch(records(name)), moments)
+        moments.add(*direct.value_inputs(make_batch(records(name))))
         return direct.whitened(moments.whitening())
 
 

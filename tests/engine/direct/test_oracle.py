@@ -177,9 +177,9 @@ def test_whitening_makes_the_inputs_moment_one_but_for_the_damping(name: str) ->
         direct = DirectGradients(model)
         moments = SecondMoments()
         for row in batch.rows():  # the last position, which predicts nothing, counts too
-            direct.add_moments(row, moments)
+            moments.add(*direct.value_inputs(row))
         together = SecondMoments()
-        direct.add_moments(batch, together)
+        together.add(*direct.value_inputs(batch))
         known = [direct_truth(name, model, [*ids, 2]).inputs for ids in sample(name)[0]]
     for ours, same, right in zip(
         moments.whitening().matrices,

@@ -49,7 +49,7 @@ def compared(
     wide = copy.deepcopy(model).to(torch.float64)
     with TrueFloat64():
         moments = SecondMoments()
-        DirectGradients(wide).add_moments(make_batch(records(name)), moments)
+        moments.add(*DirectGradients(wide).value_inputs(make_batch(records(name))))
         whitening = moments.whitening()
         right_J, right = measured(wide, name, whitening)
     losses_J, ours = measured(model, name, whitening)
