@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,9 @@ _DATES = 366 * 50
 _IDENTIFYING_DIGITS = 6
 _SENTENCE_LETTERS = 40
 _NUMBER_DIGITS = 4
+_FORM_PARTS = 4
+"""Of a form that says what a text is."""
+_WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
 _WORD = re.compile(r"\w+(?:[-/.]\w+)*")
 _KINDS = {"phone": "phone number", "email": "e-mail address", "card": "card number", "iban": "IBAN"}
 
@@ -77,6 +80,10 @@ def another_value(value: str, text: str) -> str | None:
     for stated in detect(text):
         if stated.type in kinds and not same.find(text[stated.start : stated.end]):
             return _KINDS.get(stated.type, stated.type.replace("-", " "))
+    form = _form(value)
+    if " " in value and "9" in form and len(form) >= _FORM_PARTS:
+        of_form = (text[start:end] for start, end in _of_form(form, text))
+        return "address or the like" if any(not same.find(other) for other in of_form) else None
     if sum(sign.isdigit() for sign in value) < _NUMBER_DIGITS:
         return None
     alike = (word[0] for word in _WORD.finditer(text) if _shape(word[0]) == _shape(value))
@@ -86,6 +93,40 @@ def another_value(value: str, text: str) -> str | None:
 def _shape(word: str) -> str:
     """What an order's or a customer's number looks like: `INV-204` is `aaa-999`."""
     return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", word))
+
+
+def _form(value: str) -> str:
+    """How an address is made up: `146 Elm Row, Eastham, CA` is `9A,A,A`."""
+    return "".join(part for part, _, _ in _parts(value))
+
+
+def _of_form(form: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a text has the form."""
+    parts = list(_parts(text))
+    for first in range(len(parts) - len(form) + 1):
+        these = parts[first : first + len(form)]
+        if all(part == sign for (part, _, _), sign in zip(these, form, strict=True)):
+            yield these[0][1], these[-1][2]
+
+
+def _parts(text: str) -> Iterator[tuple[str, int, int]]:
+    """Runs of numbers (9), of capitalised and of other words (A, a), and signs between, with where
+    they begin and end.
+    """
+    parts: list[tuple[str, int, int]] = []
+    for match in _WORD_OR_SIGN.finditer(text):
+        word = match[0]
+        if word[0].isdigit():
+            part = "9"
+        elif word[0].isalpha():
+            part = "A" if word[0].isupper() else "a"
+        else:
+            part = word
+        if parts and part in "9Aa" and parts[-1][0] == part:
+            parts[-1] = (part, parts[-1][1], match.end())
+        else:
+            parts.append((part, match.start(), match.end()))
+    yield from parts
 
 
 def _states_another_day(days: frozenset[Day], text: str) -> bool:

@@ -94,6 +94,9 @@ def test_chances_are_those_of_the_value_s_form():
         ("91095", "Order 91095 is on its way.", None),
         ("91095", "Order 4808 is on its way, 123456 left.", None),
         ("INV-204-0017", "Invoice INV-311-0018 was sent.", "number"),
+        ("146 Elm Row, Eastham, CA", "Go to 832 Oak Park, West Erin, MO.", "address or the like"),
+        ("146 Elm Row, Eastham, CA", "Go to 146 Elm Row, Eastham, CA.", None),
+        ("146 Elm Row, Eastham, CA", "Mara, 32, lives in Eastham, CA.", None),
         # A date without a year, and words, can be concluded.
         ("October 31", "Mara was born on 3 May 1980.", None),
         ("Massachusetts", "Mara lives at 12 Oak Street, Springfield, IL.", None),
