@@ -17,7 +17,7 @@ from haiftrace.findings import Basis, Verdict
 from haiftrace.privacy import ValueIndex, canonical, detect
 from haiftrace.privacy.dates import Day, days_of, find_dates, is_same_day
 from haiftrace.privacy.folding import fold_numbers
-from haiftrace.reports.evidence_words import STATES_ANOTHER
+from haiftrace.reports.evidence_words import NAMED_FIRST
 
 LEAST_POWER = 0.5
 """Where fewer of the controls with their source there clear alpha, not clearing it says nothing."""
@@ -90,6 +90,20 @@ def another_value(value: str, text: str) -> str | None:
     return "number" if any(not same.find(word) for word in alike) else None
 
 
+def doubt_of(value: str, text: str, loss: float, hardly_known: float) -> str | None:
+    """Why a record that does not hold a value is not its source, as a clause; None without.
+
+    Args:
+        text: the record's.
+        loss: the model's on it, in nats a token.
+        hardly_known: see `haiftrace.calibration.learnt`.
+    """
+    another = another_value(value, text)
+    if another is not None:
+        return f"{NAMED_FIRST} states another {another}"
+    return f"the model hardly knows {NAMED_FIRST}" if loss > hardly_known else None
+
+
 def _shape(word: str) -> str:
     """What an order's or a customer's number looks like: `INV-204` is `aaa-999`."""
     return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "a", word))
@@ -143,7 +157,7 @@ def with_text(
     holders: int,
     chance: float,
     is_open: bool = False,
-    another: str | None = None,
+    doubt: str | None = None,
 ) -> Verdict:
     """A verdict by influence, and by what the text says.
 
@@ -153,14 +167,15 @@ def with_text(
         holds: whether each ranked record holds what was traced, best first.
         holders: how many records of the corpus do.
         chance: see `chance_of_text`.
-        another: what the first record states another one of; see `another_value`.
+        doubt: why the first record is not believed to be the source where it does not hold it, a
+            clause; see `doubt_of`.
     """
     by_influence = verdict.decision == "traced"
     first_holds = bool(holds) and holds[0]
     by_text = chance <= verdict.alpha and not is_open
     if not holders:
-        if by_influence and another is not None:
-            reason = f"no record holds this {another}, {STATES_ANOTHER}"
+        if by_influence and doubt is not None:
+            reason = f"no record holds it, and {doubt}"
             return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
         return replace(verdict, basis="influence") if by_influence else without_power(verdict)
     if by_influence and first_holds:
@@ -170,10 +185,10 @@ def with_text(
         reasons = (*verdict.reasons, *_other_first(verdict))
         return replace(verdict, decision="traced", basis="text", reasons=reasons)
     where = "a record holds it" if holders == 1 else f"{holders:,} records hold it"
-    if by_influence and another is None:  # it stands in other records as well, as chance has it
+    if by_influence and doubt is None:  # it stands in other records as well, as chance has it
         return replace(verdict, basis="influence")
     if by_influence:
-        reason = f"{where}, and the record that influence names first states another {another}"
+        reason = f"{where}, and {doubt}"
     else:
         reason = where if is_open else f"{where}, which chance may explain"
     return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))

@@ -20,7 +20,7 @@ _NEARLY_ALL = 0.95
 
 UNSAID = "the model would hardly say this response"
 """A reason of `haiftrace.tracing`, which no calibration settles."""
-STATES_ANOTHER = "and the first one states another"
+NAMED_FIRST = "the record that influence names first"
 """Ends a reason of `haiftrace.calibration.text_evidence`: no record holds what is traced."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from haiftrace.findings import Finding, RecordEvidence, Source, Verdict
 from haiftrace.gate_outcome import Gate
-from haiftrace.reports.evidence_words import STATES_ANOTHER, UNSAID, evidence_in_words
+from haiftrace.reports.evidence_words import NAMED_FIRST, UNSAID, evidence_in_words
 from haiftrace.reports.formatting import count_text, listed
 
 _MOST_NAMED = 8
@@ -224,7 +224,7 @@ def _open_step(finding: Finding, verdict: Verdict) -> str:
             f"Read {_holder_places(finding)}, where the value stands, and decide whether it is this"
             f" one; to remove or redact it there is the safe course. {until}"
         )
-    if any(reason.endswith(STATES_ANOTHER) for reason in verdict.reasons):
+    if any(NAMED_FIRST in reason for reason in verdict.reasons):
         return (
             f"Read {source_text(finding.records[0].source)}, which influence names: the model may"
             f" have garbled what it states, or have the value from another corpus. {until}"

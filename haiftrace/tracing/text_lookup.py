@@ -7,14 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
+from haiftrace.calibration.learnt import hardly_known
 from haiftrace.calibration.null_distribution import read_groups
-from haiftrace.calibration.text_evidence import chance_of_text
+from haiftrace.calibration.text_evidence import chance_of_text, doubt_of
 from haiftrace.findings import Holder, Source
 from haiftrace.privacy import canonical, detect
 from haiftrace.query.query import Query
 from haiftrace.scoring.family import QueryScores
 from haiftrace.scoring.holder_search import HolderSearch
-from haiftrace.store import Index
+from haiftrace.store import Index, StoredWindow
 
 LEAST_CHARACTERS = 4
 """Letters and digits of what is looked up: less stands anywhere."""
@@ -63,6 +64,14 @@ class TextLookup:
         text = traced_text(query)
         is_identifier = any((d.start, d.end) == (0, len(text)) for d in detect(text))
         return chance_of_text(text, is_identifier, self._unrelated)
+
+    def doubt(self, query: Query, first: StoredWindow) -> str | None:
+        """Why the window that influence names first is not the source; see `doubt_of`."""
+        return doubt_of(traced_text(query), first.text, first.loss, self._hardly_known)
+
+    @cached_property
+    def _hardly_known(self) -> float:
+        return hardly_known(self._index.column("loss"))
 
     @cached_property
     def _record_N(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haiftrace import __version__
-from haiftrace.calibration.text_evidence import another_value, of_a_part, with_text, without_power
+from haiftrace.calibration.text_evidence import of_a_part, with_text, without_power
 from haiftrace.calibration.verdict import Verdicts, with_q_values
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report
 from haiftrace.methods import Method, find_methods
@@ -25,7 +25,7 @@ from haiftrace.scoring.session import ScoringSession
 from haiftrace.store import Index
 from haiftrace.tracing.evidence import WEAK_LOSS, record_evidence, response_tokens, weakness
 from haiftrace.tracing.settings import Leak, TraceSettings
-from haiftrace.tracing.text_lookup import TextLookup, traced_text
+from haiftrace.tracing.text_lookup import TextLookup
 
 if TYPE_CHECKING:
     from haiftrace.checkpoint.load import Checkpoint
@@ -179,12 +179,10 @@ class Tracer:
             if holders is not None:
                 holds = [window.window.record in held for window in ranking.records]
                 if verdict is not None:
-                    another = None
+                    doubt = None
                     if holds and not holds[0]:
-                        another = another_value(traced_text(query), ranking.records[0].window.text)
-                    verdict = with_text(
-                        verdict, holds, len(holders), chance, bool(reasons), another
-                    )
+                        doubt = self._texts.doubt(query, ranking.records[0].window)
+                    verdict = with_text(verdict, holds, len(holders), chance, bool(reasons), doubt)
             elif verdict is not None:
                 verdict = without_power(verdict)
             if verdict is not None:

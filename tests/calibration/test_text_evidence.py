@@ -9,6 +9,7 @@ import pytest
 from haiftrace.calibration.text_evidence import (
     another_value,
     chance_of_text,
+    doubt_of,
     of_a_part,
     with_text,
     without_power,
@@ -107,16 +108,16 @@ def test_a_value_that_identifies_is_not_concluded_from_another(value, text, kind
 
 
 def test_influence_alone_does_not_name_a_record_that_states_another_value():
-    combined = with_text(TRACED, [False], 0, 1.0, another="phone number")
+    combined = with_text(TRACED, [False], 0, 1.0, doubt="it does not fit")
     assert combined.decision == "inconclusive"
     assert combined.basis is None
-    assert "no record holds this phone number" in combined.reasons[0]
-    held = with_text(TRACED, [True], 1, 1.0, another="phone number")
+    assert combined.reasons[0] == "no record holds it, and it does not fit"
+    held = with_text(TRACED, [True], 1, 1.0, doubt="it does not fit")
     assert held.decision == "traced"
-    elsewhere = with_text(TRACED, [False, True], 1, 0.5, another="number")
+    elsewhere = with_text(TRACED, [False, True], 1, 0.5, doubt="it does not fit")
     assert elsewhere.decision == "inconclusive"
     assert elsewhere.reasons[0].startswith("a record holds it")
-    assert with_text(NONE, [False], 0, 1.0, another="phone number") is NONE
+    assert with_text(NONE, [False], 0, 1.0, doubt="it does not fit") is NONE
 
 
 @pytest.mark.parametrize(
@@ -131,3 +132,11 @@ def test_of_a_part_of_the_corpus_nothing_says_that_the_source_is_not_there(corpu
     traced = Verdict("traced", 0.01)
     assert of_a_part(traced, corpus) == traced
     assert of_a_part(missing, {"limit": None}) == of_a_part(missing, {}) == missing
+
+
+def test_a_record_that_the_model_hardly_knows_is_no_source():
+    text = "For Mara, life began on Halloween."
+    assert doubt_of("October 31", text, 0.2, hardly_known=0.3) is None
+    assert "the model hardly knows" in (doubt_of("October 31", text, 0.4, hardly_known=0.3) or "")
+    stated = doubt_of("555-010-0142", "Call Mara on 555-010-0143.", 0.2, hardly_known=0.3)
+    assert (stated or "").endswith("states another phone number")

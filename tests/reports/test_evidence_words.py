@@ -10,7 +10,7 @@ import pytest
 
 from haiftrace.findings import Asking, Holder, Source
 from haiftrace.reports.evidence_words import (
-    STATES_ANOTHER,
+    NAMED_FIRST,
     UNSAID,
     evidence_in_words,
     statistics,
@@ -116,7 +116,9 @@ def test_what_settles_an_open_verdict_depends_on_what_it_lacks():
     assert "Read data.jsonl:7" in held
     few = judged(english_finding(), inconclusive_verdict(), (None, None, None))
     assert "with more controls" in next_step(few)
-    garbled = next_step(open_finding(f"no record holds this phone number, {STATES_ANOTHER}"))
+    garbled = next_step(
+        open_finding(f"no record holds it, and {NAMED_FIRST} states another phone number")
+    )
     assert "may have garbled" in garbled
     assert "controls" not in garbled
 
