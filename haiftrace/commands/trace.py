@@ -152,7 +152,8 @@ def _deliver(report: Report, masked: Report, output: OutputOptions) -> None:
 
     # Files first, whatever becomes of stdout.
     for path in sorted(output.paths, key=lambda path: path == "-"):
-        write_report(masked if path.lower().endswith(".sarif") else report, path)
+        shown = masked if path.lower().endswith(".sarif") else report
+        write_report(shown, path, full=output.full)
     if "-" not in output.paths:
         render_terminal(
             report, Terminal(), full=output.full, below=output.below, verbose=output.verbose

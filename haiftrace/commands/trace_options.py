@@ -223,7 +223,13 @@ class OutputOptions:
     verbose: Annotated[
         bool, Option("--verbose", "-v", help="Show the figures behind the words, too.")
     ] = False
-    full: Annotated[bool, Option("--full", help="Show long records whole.")] = False
+    full: Annotated[
+        bool,
+        Option(
+            "--full",
+            help="Show long records whole; in JSON the evidence of all records, and all digits.",
+        ),
+    ] = False
     below: Annotated[
         bool, Option("--all", help="Show the records that chance alone may rank, too.")
     ] = False
