@@ -15,7 +15,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from haiftrace.errors import OutputError
@@ -28,13 +27,11 @@ from haiftrace.findings import (
     TokenEvidence,
     Verdict,
 )
+from haiftrace.reports.formatting import six_digits, six_digits_up
 from haiftrace.reports.narrative import split_at_alpha
 from haiftrace.reports.sanitize import inert_json
 
-_DIGITS = 6
 _EXACT = {"settings", "alpha", "temperature"}  # what was asked for, and not measured
-# Up, so that no record is beyond alpha that was not.
-_UP = Context(prec=_DIGITS, rounding=ROUND_CEILING)
 
 
 def render_json(report: Report, *, full: bool = False) -> str:
@@ -92,9 +89,7 @@ def _in_six_digits(value: Any, key: str = "") -> Any:
     if key in _EXACT:
         return value
     if isinstance(value, float):
-        if key == "p_value":
-            return float(_UP.create_decimal(repr(value)))
-        return float(f"{value:.{_DIGITS}g}")
+        return six_digits_up(value) if key == "p_value" else six_digits(value)
     if isinstance(value, dict):
         return {name: _in_six_digits(item, name) for name, item in value.items()}
     return [_in_six_digits(item) for item in value] if isinstance(value, list) else value

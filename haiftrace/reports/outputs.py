@@ -13,6 +13,7 @@ from pathlib import Path
 from haiftrace.atomic_write import write_atomically
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
+from haiftrace.reports.comparison_words import with_comparison_said
 from haiftrace.reports.html_report import render_html
 from haiftrace.reports.json_report import render_json, render_json_lines
 from haiftrace.reports.markdown import render_markdown
@@ -20,12 +21,21 @@ from haiftrace.reports.sarif import render_sarif
 
 STDOUT = "-"
 
+
+def _page(report: Report) -> str:
+    return render_html(with_comparison_said(report))
+
+
+def _scanning(report: Report) -> str:
+    return render_sarif(with_comparison_said(report))
+
+
 # A format is added by adding its suffix here.
 RENDERERS: dict[str, Callable[[Report], str]] = {
     ".json": render_json,
     ".jsonl": render_json_lines,
-    ".sarif": render_sarif,
-    ".html": render_html,
+    ".sarif": _scanning,
+    ".html": _page,
     ".md": render_markdown,
 }
 # Those that leave something out unless they are asked for all.
