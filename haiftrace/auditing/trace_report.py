@@ -80,7 +80,8 @@ class TraceReport:
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path, *, reveal: bool = False, full: bool = False) -> None:
-        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html or .md.
+        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html, .md or
+        .svg.
 
         Args:
             full: where it is JSON, as of `to_dict`.

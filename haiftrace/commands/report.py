@@ -28,8 +28,8 @@ def report(
         Option(
             "--output",
             "-o",
-            help="Write the report here, by suffix: .json, .jsonl, .sarif, .html, .md; - is JSON"
-            " on stdout; repeatable.",
+            help="Write the report here, by suffix: .json, .jsonl, .sarif, .html, .md, .svg (a"
+            " figure); - is JSON on stdout; repeatable.",
         ),
     ] = None,
     against: Annotated[

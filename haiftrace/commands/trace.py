@@ -62,6 +62,7 @@ def trace(
     from haiftrace.tracing.tracer import open_tracer
 
     check_outputs(output.paths)
+    output.check(prompt)
     check_sources(output.sources)
     source.check()
     find_methods(search.method)

@@ -14,6 +14,7 @@ from haiftrace.atomic_write import write_atomically
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
 from haiftrace.reports.comparison_words import with_comparison_said
+from haiftrace.reports.figure import render_svg
 from haiftrace.reports.html_report import render_html
 from haiftrace.reports.json_report import render_json, render_json_lines
 from haiftrace.reports.markdown import render_markdown
@@ -37,6 +38,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     ".sarif": _scanning,
     ".html": _page,
     ".md": render_markdown,
+    ".svg": render_svg,
 }
 # Those that leave something out unless they are asked for all.
 _FULL: dict[str, Callable[[Report], str]] = {
