@@ -6,7 +6,7 @@ itself. Floats are finite, keys stand in a fixed order, text is UTF-8 as it stan
 and invisible characters are escaped, so that a terminal may show the file.
 
 Records that chance alone may rank keep their text and no evidence, and measured numbers have six
-significant digits: so a report takes a fifth of what it would. `full` gives everything.
+significant digits: so a report takes less than half of what it would. `full` gives everything.
 """
 
 from __future__ import annotations
