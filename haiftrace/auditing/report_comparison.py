@@ -7,7 +7,8 @@ from collections.abc import Callable
 from haiftrace.auditing.leak_values import LeakedValue, have_digests_of_a_key, leaked_values_of
 from haiftrace.findings import Report
 from haiftrace.gate_outcome import ComparedLeak, LeakState, ReportComparison
-from haiftrace.reports.narrative import place_text, traced_to
+from haiftrace.reports.named_source import named_source
+from haiftrace.reports.narrative import source_text
 
 
 def compare_reports(before: Report, after: Report) -> ReportComparison:
@@ -85,5 +86,5 @@ def _compared(
 
 
 def _source(value: LeakedValue | None) -> str | None:
-    source = None if value is None else traced_to(value.finding)
-    return None if source is None else place_text(source)
+    source = None if value is None else named_source(value.finding)
+    return None if source is None else source_text(source)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.cells import cell_len
+
 from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.reports.comparison_words import (
     change_text,
@@ -23,6 +25,7 @@ from haiftrace.reports.formatting import (
 )
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.markdown_text import cell, code, prose, summary, table_lines
+from haiftrace.reports.named_source import named_source
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
@@ -39,9 +42,9 @@ from haiftrace.reports.narrative import (
     next_step,
     place_text,
     reasons_to_believe,
+    source_text,
     split_at_alpha,
     suppression_text,
-    traced_to,
 )
 from haiftrace.reports.word_evidence import merge_words, split_punctuation, strongest
 from haiftrace.reports.word_pairs import ARROW, AttributedWord, attributed_words
@@ -82,7 +85,8 @@ def _fitting(rows: list[list[str]], room: int) -> tuple[list[list[str]], int]:
     """The first rows of a table that `room` bytes hold with their padding, and their number."""
     kept: list[list[str]] = []
     for row in rows:
-        room -= sum(max(len(text.encode()), _PADDED) for text in row) + 3 * len(row) + 2
+        padding = sum(max(_PADDED - cell_len(text), 0) for text in row)
+        room -= sum(len(text.encode()) for text in row) + padding + 3 * len(row) + 2
         if room < 0:
             break
         kept.append(row)
@@ -163,14 +167,14 @@ def _comparison(report: Report, room: int) -> tuple[str, int]:
 
 
 def _row(finding: Finding) -> list[str]:
-    source = traced_to(finding)
+    source = named_source(finding)
     passes = " (passes)" if finding.suppressed is not None else ""
     return [
         cell(finding.probe.id, _NAME) if finding.probe is not None else "–",
         cell(leaked_types(finding), _NAME) if finding.leaked else "–",
         f"{kind_text(finding)}{passes}",
         strength_text(finding),
-        cell(place_text(source), 2 * _NAME) if source is not None else "–",
+        cell(source_text(source), 2 * _NAME) if source is not None else "–",
     ]
 
 

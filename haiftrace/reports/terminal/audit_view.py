@@ -18,6 +18,7 @@ from haiftrace.reports.formatting import (
     percent_text,
 )
 from haiftrace.reports.gate_memory import gate_gone
+from haiftrace.reports.named_source import named_source
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
@@ -32,9 +33,9 @@ from haiftrace.reports.narrative import (
     leaked_types,
     place_text,
     reasons_to_believe,
+    source_text,
     split_at_alpha,
     suppression_text,
-    traced_to,
 )
 from haiftrace.reports.terminal.flow import Unit, gapped
 from haiftrace.reports.terminal.page import Page, ending, print_warning
@@ -135,8 +136,8 @@ def _table(page: Page, findings: Sequence[Finding]) -> None:
         ("probe", "value", "kind", "p" if page.verbose else "evidence", "fingerprint")
     ]
     rows += [_cells(page, finding) for finding in findings]
-    sources = [traced_to(finding) for finding in findings]
-    places = ["-" if source is None else page.show(place_text(source)) for source in sources]
+    sources = [named_source(finding) for finding in findings]
+    places = ["-" if source is None else page.show(source_text(source)) for source in sources]
     sizes = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     if sum(sizes) + len(_GAP) * len(sizes) + max(map(cell_len, places)) > page.width:
         sizes.pop()
@@ -144,7 +145,7 @@ def _table(page: Page, findings: Sequence[Finding]) -> None:
     for number, (row, place) in enumerate(zip(rows, ["source", *places], strict=True)):
         cells = [set_cell_size(cell, size) for cell, size in zip(row, sizes, strict=False)]
         source = sources[number - 1] if number else None
-        link = page.link(source.source) if source is not None else ""
+        link = page.link(source) if source is not None else ""
         start = set_cell_size(_GAP.join([*cells, ""]), page.width - _LEAST_CELLS)
         line = Text(_GAP.join([*cells, ""]) if room > _LEAST_CELLS else start)
         line.append(ending(place, room), link)

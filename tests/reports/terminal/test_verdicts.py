@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from haiftrace.findings import NullDistribution, Source
+from haiftrace.findings import Holder, NullDistribution, Source
 from haiftrace.gate_outcome import ComparedLeak, ReportComparison
 from haiftrace.reports import render_terminal
 from haiftrace.reports.histogram import picture, text_histogram
@@ -170,6 +170,14 @@ def test_a_line_shows_the_end_of_a_long_place() -> None:
     )
     assert line.endswith("/people.jsonl:17")
     assert "…" in line
+
+
+def test_a_line_names_the_holder_where_no_ranked_record_holds_the_value() -> None:
+    verdict = traced_verdict(basis="text")
+    holders = (Holder("r9", Source("corpus/more.jsonl", 9)),)
+    leak = traced_finding(verdict=verdict, holders=holders)
+    text = rendered(report_of(leak, gate=gate_of(leak)))
+    assert re.search(r"phone-017 .* text +corpus/more.jsonl:9\n", text)
 
 
 def test_an_audit_says_each_warning_once() -> None:
