@@ -130,7 +130,8 @@ def _block(page: Page, finding: Finding) -> None:
 def _table(page: Page, findings: Sequence[Finding]) -> None:
     """A line a leak: its probe, what leaked, class, how strong the evidence is, and its source.
 
-    Where there is room the name by which it can be ignored stands before the source.
+    Beside what leaked stands in how many of the drawn answers it does, where some were drawn, and
+    before the source, where there is room, the name by which it can be ignored.
     """
     rows: list[tuple[str, ...]] = [
         ("probe", "value", "kind", "p" if page.verbose else "evidence", "fingerprint")
@@ -157,9 +158,11 @@ def _cells(page: Page, finding: Finding) -> tuple[str, ...]:
     """The cells of a finding's line, without its source."""
     passes = "" if finding.suppressed is None else " (passes)"
     name = finding.probe.id if finding.probe else finding.asked or finding.prompt
+    said = finding.frequency
+    often = "" if said is None else f" {said.said:,}/{said.sampled:,}"
     return (
         clip(page.show(name or "-"), _NAME_CELLS),
-        clip(page.show(leaked_types(finding) or "-"), _TYPE_CELLS),
+        clip(page.show(leaked_types(finding) or "-"), _TYPE_CELLS) + often,
         f"{finding.kind or 'open'}{passes}",
         finding_p(finding, "-") if page.verbose else page.show(strength_text(finding)),
         page.show(finding.fingerprint or "-"),
