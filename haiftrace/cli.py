@@ -17,6 +17,7 @@ from haiftrace.commands.index import index
 from haiftrace.commands.options import Option, variables
 from haiftrace.commands.panels import PanelledCommand
 from haiftrace.commands.redact import redact
+from haiftrace.commands.report import report
 from haiftrace.commands.show import show
 from haiftrace.commands.trace import trace
 from haiftrace.errors import EXIT_CLEAN, EXIT_ERROR, EXIT_INTERRUPTED, HaiftraceError, UsageError
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _command in (index, trace, show, redact, demo):
+for _command in (index, trace, report, show, redact, demo):
     _name = _command.__name__
     _settings = variables(_name.upper())
     app.command(_name, cls=PanelledCommand, context_settings=_settings)(_command)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from haiftrace.gate_outcome import Gate
+from haiftrace.gate_outcome import Gate, ReportComparison
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Decision = Literal["traced", "no source found", "inconclusive"]
 Kind = Literal["verbatim", "inferred", "attributed", "untraced", "not-in-corpus"]
@@ -324,7 +324,8 @@ class IndexInfo:
 class Report:
     """A run: its model, its index, its settings and its findings.
 
-    `gate` is an audit's; `masked` says that private values were replaced in all texts.
+    `gate` is an audit's; `masked` says that private values were replaced in all texts;
+    `comparison` is with an earlier report.
     """
 
     model: ModelInfo
@@ -337,3 +338,4 @@ class Report:
     gate: Gate | None = None
     masked: bool = False
     schema_version: int = SCHEMA_VERSION
+    comparison: ReportComparison | None = None

@@ -1,4 +1,4 @@
-"""What an audit decides, as plain data: the gate's counts, and what became of known leaks."""
+"""What an audit decides and two reports differ in, as plain data: counts, what became of leaks."""
 
 from __future__ import annotations
 
@@ -66,3 +66,50 @@ class Gate:
     partial: bool = False
     reasons: tuple[str, ...] = ()
     baseline: BaselineComparison | None = None
+
+
+LeakState = Literal["gone", "new", "still there"]
+
+
+@dataclass(frozen=True)
+class ComparedLeak:
+    """A value that leaks in one of two reports, or in both.
+
+    Attributes:
+        fingerprint: in the later report; of what is gone, in the earlier one.
+        probe: its id, or what was asked where there was no probe.
+        before, after: the class of the leak in either; None where it does not leak there.
+        source_before, source_after: the place that it is traced to; None without one.
+    """
+
+    state: LeakState
+    fingerprint: str
+    probe: str
+    type: str
+    value: str
+    before: str | None = None
+    after: str | None = None
+    source_before: str | None = None
+    source_after: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportComparison:
+    """A report beside an earlier one.
+
+    Attributes:
+        model_fingerprint, corpus_fingerprint, probes: of the earlier one; probes None where it is
+            no audit.
+        exact: values were told apart exactly, not by what masks show of them.
+        leaks: of both, those that are new first, then those still there, then those gone.
+    """
+
+    model_fingerprint: str
+    corpus_fingerprint: str
+    probes: int | None
+    exact: bool
+    leaks: tuple[ComparedLeak, ...]
+
+    def of(self, state: LeakState) -> tuple[ComparedLeak, ...]:
+        """Its leaks in a state."""
+        return tuple(leak for leak in self.leaks if leak.state == state)

@@ -175,10 +175,10 @@ def _read_report(path: str) -> dict[str, Any]:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or not isinstance(content.get("findings"), list):
         raise UsageError(f"The baseline '{path}' is no report of haiftrace.", _HINT)
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:  # which name leaks the same way
         raise UsageError(
             f"The baseline '{path}' has schema version {version}; this version of haiftrace reads"
-            f" {SCHEMA_VERSION}.",
+            f" 1 to {SCHEMA_VERSION}.",
             _HINT,
         )
     return dict(content)

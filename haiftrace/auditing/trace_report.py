@@ -37,11 +37,15 @@ class TraceReport:
         """A finding for each leak and method, private values included."""
         return self.report.findings
 
-    def to_dict(self, *, reveal: bool = False) -> dict[str, Any]:
-        """The report as `-o report.json` writes it (its JSON Schema ships in the package)."""
+    def to_dict(self, *, reveal: bool = False, full: bool = False) -> dict[str, Any]:
+        """The report as `-o report.json` writes it (its JSON Schema ships in the package).
+
+        Args:
+            full: with the evidence of records that chance alone may rank, and all digits.
+        """
         from haiftrace.reports.json_report import render_json
 
-        document: dict[str, Any] = json.loads(render_json(self._shown(reveal)))
+        document: dict[str, Any] = json.loads(render_json(self._shown(reveal), full=full))
         return document
 
     def to_pandas(self, *, reveal: bool = False) -> pd.DataFrame:
@@ -75,8 +79,12 @@ class TraceReport:
         ]
         return pd.DataFrame(rows)
 
-    def save(self, path: str | Path, *, reveal: bool = False) -> None:
-        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html or .md.
+    def save(self, path: str | Path, *, reveal: bool = False, full: bool = False) -> None:
+        """Writes the report in the format of the suffix: .json, .jsonl, .sarif, .html, .md or
+        .svg.
+
+        Args:
+            full: where it is JSON, as of `to_dict`.
 
         Raises:
             OutputError: it cannot be written there.
@@ -85,7 +93,7 @@ class TraceReport:
 
         check_outputs([path])
         sarif = str(path).lower().endswith(".sarif")
-        write_report(self._shown(reveal and not sarif), path)
+        write_report(self._shown(reveal and not sarif), path, full=full)
 
     def _repr_html_(self) -> str:
         """The HTML page in a frame, for notebooks."""

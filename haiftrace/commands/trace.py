@@ -6,11 +6,12 @@ import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from haiftrace.commands.audit_options import AuditOptions
+from haiftrace.commands.delivery import deliver
 from haiftrace.commands.method_options import MethodOptions
 from haiftrace.commands.options import RunOptions, grouped, shown
 from haiftrace.commands.trace_options import (
@@ -20,9 +21,6 @@ from haiftrace.commands.trace_options import (
     SourceOptions,
 )
 from haiftrace.errors import EXIT_CLEAN, EXIT_INTERRUPTED, UsageError
-
-if TYPE_CHECKING:
-    from haiftrace.findings import Report
 
 
 @grouped
@@ -64,6 +62,7 @@ def trace(
     from haiftrace.tracing.tracer import open_tracer
 
     check_outputs(output.paths)
+    output.check(prompt)
     check_sources(output.sources)
     source.check()
     find_methods(search.method)
@@ -127,7 +126,14 @@ def trace(
     if output.sources is not None:
         write_sources(report, tracer.index, output.sources, values, audit.reveal)
     masked = mask_report(report, values, detection)
-    _deliver(report if audit.reveal else masked, masked, output)
+    deliver(
+        report if audit.reveal else masked,
+        masked,
+        output.paths,
+        full=output.full,
+        below=output.below,
+        verbose=output.verbose,
+    )
     if report.gate is None:
         return EXIT_CLEAN
     return EXIT_INTERRUPTED if report.gate.partial else report.gate.exit_code
@@ -138,22 +144,3 @@ def _stdin_text() -> str:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError:
         raise UsageError("The response on stdin is not valid UTF-8.", "Convert it.") from None
-
-
-def _deliver(report: Report, masked: Report, output: OutputOptions) -> None:
-    """Writes the report wherever it is wanted; SARIF is always masked."""
-    from rich.console import Console
-
-    from haiftrace.reports import render_terminal, write_report
-
-    class Terminal(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # rich would exit with 1, which means that a leak was found
-
-    # Files first, whatever becomes of stdout.
-    for path in sorted(output.paths, key=lambda path: path == "-"):
-        write_report(masked if path.lower().endswith(".sarif") else report, path)
-    if "-" not in output.paths:
-        render_terminal(
-            report, Terminal(), full=output.full, below=output.below, verbose=output.verbose
-        )

@@ -212,8 +212,8 @@ class OutputOptions:
         Option(
             "--output",
             "-o",
-            help="Also write the report here, by suffix: .json, .jsonl, .sarif, .html, .md; - is"
-            " JSON on stdout; repeatable.",
+            help="Also write the report here, by suffix: .json, .jsonl, .sarif, .html, .md, .svg (a"
+            " figure of a trace); - is JSON on stdout; repeatable.",
         ),
     ] = None
     sources: Annotated[
@@ -223,10 +223,26 @@ class OutputOptions:
     verbose: Annotated[
         bool, Option("--verbose", "-v", help="Show the figures behind the words, too.")
     ] = False
-    full: Annotated[bool, Option("--full", help="Show long records whole.")] = False
+    full: Annotated[
+        bool,
+        Option(
+            "--full",
+            help="Show long records whole; in JSON the evidence of all records, and all digits.",
+        ),
+    ] = False
     below: Annotated[
         bool, Option("--all", help="Show the records that chance alone may rank, too.")
     ] = False
+
+    def check(self, prompt: str | None) -> None:
+        """Raises UsageError for a figure of an audit, which has more leaks than one holds."""
+        figures = [path for path in self.paths if path.lower().endswith(".svg")]
+        if figures and prompt is None:
+            raise UsageError(
+                f"A figure is of a trace, and '{figures[0]}' would be of an audit.",
+                "Write report.json, and choose a leak of it: haiftrace report report.json"
+                " --finding FINGERPRINT -o figure.svg",
+            )
 
     @property
     def paths(self) -> list[str]:

@@ -23,7 +23,7 @@ from haiftrace.findings import (
     ResponseToken,
     TokenEvidence,
 )
-from haiftrace.gate_outcome import GoneLeak
+from haiftrace.gate_outcome import ComparedLeak, GoneLeak, ReportComparison
 from haiftrace.privacy.canonical import canonical
 from haiftrace.privacy.characters import bare
 from haiftrace.privacy.free_text import (
@@ -38,6 +38,8 @@ from haiftrace.privacy.settings import DEFAULT_DETECTION, TYPES, DetectionSettin
 _KEPT = {
     Finding: {"method", "kind", "fingerprint", "value_digest"},
     GoneLeak: {"fingerprint"},
+    ComparedLeak: {"fingerprint", "state", "before", "after"},
+    ReportComparison: {"model_fingerprint"},
     ModelInfo: {"architecture", "dtype", "fingerprint"},
     Report: {"tool_version"},
 }

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context
 
 from rich.cells import cell_len, set_cell_size
 
 # Below this fraction of all evidence, positive and negative, a score is what cancelling left over,
 # and a percentage of it would say nothing.
 _CANCELLED = 0.01
+_DIGITS = 6
+_UP = Context(prec=_DIGITS, rounding=ROUND_CEILING)
 _WORD_CELLS = 40  # of a long word in a mark or a list
+
+
+def six_digits(value: float) -> float:
+    """A measured number in the six significant digits that files hold."""
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def six_digits_up(value: float) -> float:
+    """The same, rounded up: of p-values, so that none is beyond alpha that was not."""
+    return float(_UP.create_decimal(repr(value)))
 
 
 def score_text(score: float) -> str:

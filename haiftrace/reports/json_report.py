@@ -4,6 +4,9 @@
 the run, with all that is not a finding, then one finding a line, which names its model and corpus
 itself. Floats are finite, keys stand in a fixed order, text is UTF-8 as it stands save that control
 and invisible characters are escaped, so that a terminal may show the file.
+
+Records that chance alone may rank keep their text and no evidence, and measured numbers have six
+significant digits: so a report takes less than half of what it would. `full` gives everything.
 """
 
 from __future__ import annotations
@@ -24,30 +27,40 @@ from haiftrace.findings import (
     TokenEvidence,
     Verdict,
 )
+from haiftrace.reports.formatting import six_digits, six_digits_up
+from haiftrace.reports.narrative import split_at_alpha
 from haiftrace.reports.sanitize import inert_json
 
+_EXACT = {"settings", "alpha", "temperature"}  # what was asked for, and not measured
 
-def render_json(report: Report) -> str:
+
+def render_json(report: Report, *, full: bool = False) -> str:
     """The report as a JSON document that ends in a line break.
+
+    Args:
+        full: with the evidence of records that are not shown too, and all digits.
 
     Raises:
         OutputError: a number is NaN or infinite; JSON has none of these, and such a score means
             nothing.
     """
-    document = _document(report)
+    document = _document(report, full)
     return inert_json("".join(_lines(document, ""))) + "\n"
 
 
-def render_json_lines(report: Report) -> str:
+def render_json_lines(report: Report, *, full: bool = False) -> str:
     """The report as JSONL: a line of type "run", then a line of type "finding" for each.
 
     Every line has the schema version; a finding's also has the fingerprints of the weights and of
     the corpus, so that lines of several runs may stand in a file.
 
+    Args:
+        full: as of `render_json`.
+
     Raises:
         OutputError: as `render_json`.
     """
-    run = _document(report)
+    run = _document(report, full)
     findings = run.pop("findings")
     about = {
         "type": "finding",
@@ -60,19 +73,29 @@ def render_json_lines(report: Report) -> str:
     return "".join(f"{inert_json(json.dumps(line, ensure_ascii=False))}\n" for line in lines)
 
 
-def _document(report: Report) -> dict[str, Any]:
+def _document(report: Report, full: bool) -> dict[str, Any]:
     """The report as JSON's own types, every number in it finite. Raises OutputError."""
-    document = _report(report)
+    document = _report(report, full)
     for place in _not_finite(document, ""):
         raise OutputError(
             f"The report cannot be written as JSON: {place} is not a finite number, so the scores "
             "beside it mean nothing either.",
             "Check the checkpoint for NaN or infinite weights, then index and trace again.",
         )
-    return document
+    return document if full else _in_six_digits(document)
 
 
-def _report(report: Report) -> dict[str, Any]:
+def _in_six_digits(value: Any, key: str = "") -> Any:
+    if key in _EXACT:
+        return value
+    if isinstance(value, float):
+        return six_digits_up(value) if key == "p_value" else six_digits(value)
+    if isinstance(value, dict):
+        return {name: _in_six_digits(item, name) for name, item in value.items()}
+    return [_in_six_digits(item) for item in value] if isinstance(value, list) else value
+
+
+def _report(report: Report, full: bool) -> dict[str, Any]:
     model, index = report.model, report.index
     return {
         "schema_version": report.schema_version,
@@ -99,11 +122,13 @@ def _report(report: Report) -> dict[str, Any]:
             "corpus_fingerprint": index.corpus_fingerprint,
         },
         "gate": None if report.gate is None else _plain(asdict(report.gate)),
-        "findings": [_finding(finding) for finding in report.findings],
+        "comparison": None if report.comparison is None else _plain(asdict(report.comparison)),
+        "findings": [_finding(finding, full) for finding in report.findings],
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Finding, full: bool) -> dict[str, Any]:
+    shown = len(split_at_alpha(finding)[0])
     return {
         "prompt": finding.prompt,
         "response": finding.response,
@@ -129,7 +154,9 @@ def _finding(finding: Finding) -> dict[str, Any]:
             }
             for token in finding.response_tokens
         ],
-        "records": [_record(record) for record in finding.records],
+        "records": [
+            _record(record, number < shown, full) for number, record in enumerate(finding.records)
+        ],
         "holders": None if finding.holders is None else [_holder(h) for h in finding.holders],
         "asked": finding.asked,
         "value_number": finding.value_number,
@@ -175,7 +202,8 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
     return {key: plain(value) for key, value in document.items()}
 
 
-def _record(record: RecordEvidence) -> dict[str, Any]:
+def _record(record: RecordEvidence, shown: bool, full: bool) -> dict[str, Any]:
+    kept = shown or full
     return {
         "rank": record.rank,
         "id": record.id,
@@ -187,9 +215,10 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "text": record.text,
         "windows": record.windows,
         "window_start": record.window_start,
-        "tokens": [_token(token) for token in record.tokens],
-        "pairs": [_pair(pair) for pair in record.pairs],
-        "layers": list(record.layers),
+        "shown": shown,
+        "tokens": [_token(token) for token in record.tokens] if kept else [],
+        "pairs": [_pair(pair) for pair in record.pairs] if kept else [],
+        "layers": list(record.layers) if kept else [],
         "holds": record.holds,
     }
 

@@ -1,16 +1,22 @@
-"""Markdown for a CI step's summary: what the audit decided, a table of leaks, each one's details.
+"""Markdown for a CI step's summary: the decision, a table of leaks, and each one's details.
 
-Every character of ASCII that Markdown, HTML or a forge's own links could act on is written as a
-character reference, and what comes from outside stands in a `<code>` element: so it cannot close a
-cell, begin a line, name a person or link to anywhere, and reads as it is.
+Sentences are prose and values from outside stand in code, so that it reads as raw text, too; what
+could act in either is escaped (`haiftrace.reports.markdown_text`). The table comes first.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
+from rich.cells import cell_len
+
 from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.reports.comparison_words import (
+    change_text,
+    comparison_counts,
+    comparison_notes,
+    places_text,
+)
 from haiftrace.reports.evidence_words import record_figures, statistics, strength_text
 from haiftrace.reports.formatting import (
     count_text,
@@ -18,6 +24,8 @@ from haiftrace.reports.formatting import (
     percent_text,
 )
 from haiftrace.reports.gate_memory import gate_gone
+from haiftrace.reports.markdown_text import cell, code, prose, summary, table_lines
+from haiftrace.reports.named_source import named_source
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,
@@ -34,21 +42,20 @@ from haiftrace.reports.narrative import (
     next_step,
     place_text,
     reasons_to_believe,
+    source_text,
     split_at_alpha,
     suppression_text,
-    traced_to,
 )
-from haiftrace.reports.sanitize import inert, short
 from haiftrace.reports.word_evidence import merge_words, split_punctuation, strongest
 from haiftrace.reports.word_pairs import ARROW, AttributedWord, attributed_words
 
 MOST_BYTES = 1_000_000  # a step's summary holds 1 MiB
 _NAME = 60  # characters of an id or a type
-_TEXT = 1_000  # characters of a prompt, a response or a record
+_PADDED = 48  # cells of a column at most, in the table's padding
+_COLUMNS = ("Finding", "Value", "Class", "Evidence", "Source")
 _WORDS = 6  # of a record, with their evidence
 _WORDS_FROM = 0.1  # of the strongest word's evidence
 _RECORDS = 5  # of a finding
-_ACTS = re.compile(r"[!-/:-@\[-`{-~]")  # all of ASCII's punctuation
 
 
 def render_markdown(report: Report) -> str:
@@ -58,116 +65,142 @@ def render_markdown(report: Report) -> str:
     take a fourth of the size at most, details the rest.
     """
     findings = [f for f in report.findings if report.gate is None or is_reported(f)]
+    title = "\n".join(_title(report, findings))
     head = "\n".join(_head(report, findings))
     foot = "\n".join(_foot(report))
-    room = MOST_BYTES - len(head.encode()) - len(foot.encode()) - 400  # 400: what is left out
-    table, rows = _fitting([_row(f) for f in findings], room // 4, "\n")
-    if table:
-        columns = "| Finding | Value | Kind | Evidence | Source |\n|---|---|---|---|---|\n"
-        table = f"{columns}{table}\n{_left_out(len(findings) - rows, 'row')}"
+    # 600: what is left out, and the table's head.
+    room = MOST_BYTES - sum(len(block.encode()) for block in (title, head, foot)) - 600
+    compared, room = _comparison(report, room)
+    table, rows = _fitting([_row(f) for f in findings], room // 4)
+    shown = table_lines(_COLUMNS, table)
+    left_out = _left_out(len(findings) - rows, "row") if findings else ""
     details = ["\n".join(_details(n, f)) for n, f in enumerate(findings, 1)]
-    body, described = _fitting(details, room - len(table.encode()), "\n\n")
-    blocks = [head, table, body, _left_out(len(findings) - described, "finding"), foot]
+    body, described = _described(details, room - len(shown.encode()))
+    blocks = [title, compared, shown if findings else "", left_out, head, body]
+    blocks += [_left_out(len(findings) - described, "finding"), foot]
     return "\n\n".join(block for block in blocks if block.strip()) + "\n"
 
 
-def literal(text: str) -> str:
-    """Inert text of which no character is markup, for a line of Markdown."""
-    return _ACTS.sub(lambda match: f"&#{ord(match[0])};", inert(text))
+def _fitting(rows: list[list[str]], room: int) -> tuple[list[list[str]], int]:
+    """The first rows of a table that `room` bytes hold with their padding, and their number."""
+    kept: list[list[str]] = []
+    for row in rows:
+        padding = sum(max(_PADDED - cell_len(text), 0) for text in row)
+        room -= sum(len(text.encode()) for text in row) + padding + 3 * len(row) + 2
+        if room < 0:
+            break
+        kept.append(row)
+    return kept, len(kept)
 
 
-def code(text: str, most: int = _TEXT) -> str:
-    """Text from outside, cut to `most` characters, in a `<code>` element."""
-    # A mail address is linked, even from references, where a renderer sees it in one piece.
-    return f"<code>{literal(short(text, most)).replace('&#64;', '<span>&#64;</span>')}</code>"
-
-
-def _fitting(blocks: list[str], room: int, separator: str) -> tuple[str, int]:
+def _described(blocks: list[str], room: int) -> tuple[str, int]:
     """The first blocks that `room` bytes hold, joined, and their number."""
     kept: list[str] = []
     for block in blocks:
-        room -= len(block.encode()) + len(separator)
+        room -= len(block.encode()) + 2
         if room < 0:
             break
         kept.append(block)
-    return separator.join(kept), len(kept)
+    return "\n\n".join(kept), len(kept)
 
 
 def _left_out(count: int, what: str) -> str:
     if not count:
         return ""
-    return f"\n_{count_text(count, f'further {what}')} left out for size: see the JSON report._\n"
+    return f"_{count_text(count, f'further {what}')} left out for size: see the JSON report._"
 
 
-def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
+def _title(report: Report, findings: list[Finding]) -> Iterator[str]:
     gate = report.gate
     if gate is None:
         title = headline(findings[0]).title if len(findings) == 1 else "Leak trace"
         yield f"## haiftrace: {title}"
         yield ""
         yield f"{count_text(len(findings), 'traced response')}."
-        yield from _asking(findings)
-        return
-    decision = gate_headline(gate)
-    yield f"## haiftrace: {decision.title}"
-    yield ""
-    yield f"**{literal(decision.text)}** Exit code {gate.exit_code}."
-    yield ""
-    counts = gate_counts(gate)
-    yield "| " + " | ".join(name for name, _ in counts) + " |"
-    yield "|" + "---:|" * len(counts)
-    yield "| " + " | ".join(f"{count:,}" for _, count in counts) + " |"
-    yield ""
-    if gate.partial:
-        yield f"- **{INTERRUPTED}**"
-    for reason in (*gate.reasons, *gate_gone(gate)):
-        yield f"- {code(reason)}"
-    yield f"- {literal(gate_rule(gate))}"
-    yield f"- {literal(gate_step(gate))}"
-    yield from _asking(findings)
+    else:
+        decision = gate_headline(gate)
+        yield f"## haiftrace: {decision.title}"
+        yield ""
+        yield f"**{prose(decision.text)}** Exit code {gate.exit_code}."
 
 
-def _asking(findings: list[Finding]) -> Iterator[str]:
+def _head(report: Report, findings: list[Finding]) -> Iterator[str]:
+    gate = report.gate
+    if gate is not None:
+        counts = [f"{name} {count:,}" for name, count in gate_counts(gate) if count]
+        yield f"- {' · '.join(counts) or 'nothing was asked'}"
+        if gate.partial:
+            yield f"- **{INTERRUPTED}**"
+        for reason in (*gate.reasons, *gate_gone(gate), gate_rule(gate)):
+            yield f"- {prose(reason)}"
+        yield f"- Next: {prose(gate_step(gate))}"
     for note, option in asking_notes(findings):
         yield ""
-        yield f"**Warning:** {literal(note)}{f' {code(option)}' if option else ''}"
+        yield f"**Warning:** {prose(note)}{f' {code(option)}' if option else ''}"
 
 
-def _row(finding: Finding) -> str:
-    source = traced_to(finding)
-    name = code(finding.probe.id, _NAME) if finding.probe is not None else "–"
-    types = code(leaked_types(finding), _NAME) if finding.leaked else "–"
-    kind = kind_text(finding)
+def _comparison(report: Report, room: int) -> tuple[str, int]:
+    """What has changed since an earlier report, and the room that is left; "" without one."""
+    comparison = report.comparison
+    if comparison is None:
+        return "", room
+    rows = [
+        [
+            leak.state,
+            cell(leak.probe, _NAME),
+            cell(leak.type, _NAME),
+            cell(leak.value, _NAME),
+            prose(change_text(leak)),
+            cell(places_text(leak), 2 * _NAME),
+        ]
+        for leak in comparison.leaks
+    ]
+    kept, count = _fitting(rows, room // 4)
+    lines = [f"### Against the earlier report: {comparison_counts(comparison)}", ""]
+    lines += [f"- {prose(note)}" for note in comparison_notes(comparison, report)]
+    if kept:
+        lines += ["", table_lines(("", "Finding", "Value", "Shown as", "Class", "Source"), kept)]
+    if count < len(rows):
+        lines += ["", _left_out(len(rows) - count, "row")]
+    shown = "\n".join(lines)
+    return shown, room - len(shown.encode())
+
+
+def _row(finding: Finding) -> list[str]:
+    source = named_source(finding)
     passes = " (passes)" if finding.suppressed is not None else ""
-    place = code(place_text(source), 2 * _NAME) if source is not None else "–"
-    return f"| {name} | {types} | {kind}{passes} | {strength_text(finding)} | {place} |"
+    return [
+        cell(finding.probe.id, _NAME) if finding.probe is not None else "–",
+        cell(leaked_types(finding), _NAME) if finding.leaked else "–",
+        f"{kind_text(finding)}{passes}",
+        strength_text(finding),
+        cell(source_text(source), 2 * _NAME) if source is not None else "–",
+    ]
 
 
 def _details(number: int, finding: Finding) -> Iterator[str]:
-    summary = headline(finding)
-    name = code(finding.probe.id, _NAME) if finding.probe is not None else f"finding {number}"
+    said = headline(finding)
+    name = summary(finding.probe.id, _NAME) if finding.probe is not None else f"finding {number}"
     yield f"<details><summary>{name}: {kind_text(finding)}</summary>"
     yield ""
-    yield f"**{summary.title}.** {code(summary.text)}"
+    yield f"**{said.title}.** {prose(said.text)}"
     yield ""
+    yield f"- Asked: {code(finding.prompt)}"
+    yield f"- Answered: {code(finding.response)}"
     if finding.suppressed is not None:
-        yield f"Does not count – {code(suppression_text(finding))}"
-        yield ""
+        yield f"- Does not count – {prose(suppression_text(finding))}"
     if finding.fingerprint is not None:
-        yield f"Fingerprint: {code(finding.fingerprint, _NAME)}"
-        yield ""
-    yield f"Asked: {code(finding.prompt)}"
-    yield ""
-    yield f"Answered: {code(finding.response)}"
-    yield ""
+        yield f"- Fingerprint: {code(finding.fingerprint, _NAME)}"
     often = frequency_text(finding)
     if often:
-        yield f"Said {code(often)}"
-        yield ""
+        yield f"- Said {prose(often)}"
     for reason in reasons_to_believe(finding):
-        yield f"- {code(reason)}"
+        yield f"- {prose(reason)}"
     for note in finding.notes:
-        yield f"- Warning: {code(note)}"
+        yield f"- Warning: {prose(note)}"
+    step = next_step(finding)
+    if step:
+        yield f"- Next: {prose(step)}"
     above, below = split_at_alpha(finding)
     for record in above[:_RECORDS]:
         yield from _record(record)
@@ -175,15 +208,11 @@ def _details(number: int, finding: Finding) -> Iterator[str]:
         yield ""
         hidden = count_text(len(below), "further record")
         yield f"Below, where chance alone may score as high: {hidden}."
-    step = next_step(finding)
-    if step:
-        yield ""
-        yield f"Next: {code(step)}"
     yield ""
     yield "<details><summary>The figures behind it</summary>"
     yield ""
     for figure in (*statistics(finding), *map(record_figures, above[:_RECORDS])):
-        yield f"- {code(figure)}"
+        yield f"- {prose(figure)}"
     yield ""
     yield "</details>"
     yield ""
@@ -201,7 +230,7 @@ def _record(record: RecordEvidence) -> Iterator[str]:
     as_percent = has_percentages(record.score, [word.evidence for word in words])
     listed = [
         f"{code(split_punctuation(word)[1], _NAME)} "
-        f"{literal(percent_text(word.evidence, record.score, as_percent=as_percent))}"
+        f"{percent_text(word.evidence, record.score, as_percent=as_percent)}"
         for word in strongest(words, _WORDS_FROM)[:_WORDS]
     ]
     if listed:
@@ -215,7 +244,7 @@ def _record(record: RecordEvidence) -> Iterator[str]:
 
 
 def _attributed(row: AttributedWord) -> str:
-    sources = (f"{code(source.text, _NAME)} {literal(source.percent)}" for source in row.sources)
+    sources = (f"{code(source.text, _NAME)} {source.percent}" for source in row.sources)
     return f"{code(row.text, _NAME)} {ARROW} {', '.join(sources)}"
 
 
@@ -227,7 +256,7 @@ def _foot(report: Report) -> Iterator[str]:
     yield f"- Checkpoint: {code(report.model.path)}, weights {code(report.model.fingerprint)}"
     yield f"- Index: {code(report.index.path)}, corpus {code(report.index.corpus_fingerprint)}"
     for limit in LIMITS:
-        yield f"- {literal(limit)}"
+        yield f"- {prose(limit)}"
     state = "masked" if report.masked else "shown as they are: keep this text safe"
     yield f"- Private values are {state}."
     yield ""

@@ -7,11 +7,14 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from haiftrace.atomic_write import write_atomically
 from haiftrace.errors import OutputError
 from haiftrace.findings import Report
+from haiftrace.reports.comparison_words import with_comparison_said
+from haiftrace.reports.figure import render_svg
 from haiftrace.reports.html_report import render_html
 from haiftrace.reports.json_report import render_json, render_json_lines
 from haiftrace.reports.markdown import render_markdown
@@ -19,15 +22,30 @@ from haiftrace.reports.sarif import render_sarif
 
 STDOUT = "-"
 
+
+def _page(report: Report) -> str:
+    return render_html(with_comparison_said(report))
+
+
+def _scanning(report: Report) -> str:
+    return render_sarif(with_comparison_said(report))
+
+
 # A format is added by adding its suffix here.
 RENDERERS: dict[str, Callable[[Report], str]] = {
     ".json": render_json,
     ".jsonl": render_json_lines,
-    ".sarif": render_sarif,
-    ".html": render_html,
+    ".sarif": _scanning,
+    ".html": _page,
     ".md": render_markdown,
+    ".svg": render_svg,
 }
-_STDOUT_RENDERER = render_json
+# Those that leave something out unless they are asked for all.
+_FULL: dict[str, Callable[[Report], str]] = {
+    ".json": partial(render_json, full=True),
+    ".jsonl": partial(render_json_lines, full=True),
+}
+_STDOUT_AS = "stdout.json"
 
 
 def check_outputs(paths: Iterable[str | Path]) -> None:
@@ -55,30 +73,33 @@ def check_outputs(paths: Iterable[str | Path]) -> None:
             _check_target(name, Path(target))
 
 
-def write_report(report: Report, path: str | Path) -> None:
+def write_report(report: Report, path: str | Path, *, full: bool = False) -> None:
     """Write a report in the format that the suffix of `path` names; `-` writes JSON to stdout.
 
     The file is there complete or not at all, replaces a former one, and only its owner may read it
     (mode 0600), since it holds training text. A symbolic link is followed.
+
+    Args:
+        full: where the format is JSON, with the evidence of all records and all digits.
 
     Raises:
         OutputError: an unknown suffix, a report that the format cannot hold, or a failed write.
     """
     name = os.fspath(path)
     if name == STDOUT:
-        _write_stdout(_STDOUT_RENDERER(report).encode())
+        _write_stdout(_renderer(_STDOUT_AS, full)(report).encode())
         return
-    document = _renderer(name)(report).encode()
+    document = _renderer(name, full)(report).encode()
     try:
         write_atomically(Path(os.path.realpath(name)), document)
     except OSError as error:
         raise _unwritable(name, error) from error
 
 
-def _renderer(name: str) -> Callable[[Report], str]:
+def _renderer(name: str, full: bool = False) -> Callable[[Report], str]:
     suffix = Path(name).suffix
     if suffix.lower() in RENDERERS:
-        return RENDERERS[suffix.lower()]
+        return {**RENDERERS, **(_FULL if full else {})}[suffix.lower()]
     known = ", ".join(RENDERERS)
     given = f"the suffix '{suffix}' of '{name}'" if suffix else f"'{name}' without a suffix"
     raise OutputError(

@@ -18,7 +18,7 @@ from typing import Any
 from haiftrace.findings import Finding, RecordEvidence, Report
 from haiftrace.gate_outcome import Gate
 from haiftrace.reports.evidence_words import p_text
-from haiftrace.reports.formatting import count_text
+from haiftrace.reports.formatting import count_text, six_digits_up
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.narrative import (
     BASELINE,
@@ -205,7 +205,7 @@ def _result(finding: Finding, masked: bool, root: Path, compared: bool) -> dict[
     if verdict is not None:
         properties |= {"decision": verdict.decision, "alpha": float(verdict.alpha)}
         if verdict.p_value is not None:
-            properties["pValue"] = float(verdict.p_value)
+            properties["pValue"] = six_digits_up(verdict.p_value)
     source = _source(finding)
     if source is not None and source.content_hash is not None:
         properties["recordHash"] = source.content_hash

@@ -139,12 +139,13 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
     written, paired = (
         [word for file in some for word in ("-o", file)] for some in (files[:5], files[5:])
     )
-    common = ("--index", tmp_path / "i", "--exact", "--top", "20")
+    common = ("--index", tmp_path / "i", "--exact", "--top", "20", "--full")
     outcomes = [
         cli("trace", "--prompts", probes, *common, *written),
         cli("trace", PROMPT, "--protect", value, *common),
         cli("trace", PROMPT, *common, "-o", "-"),
         cli("trace", "--probes-from-corpus", "4", *common, "--max-new-tokens", "8"),
+        cli("trace", "--prompts", probes, *common, "--verbose"),
         cli("trace", PROMPT, "--protect", value, *common, "--method", "layerwise,haif", *paired),
     ]
     assert outcomes[0].code == 1, outcomes[0].err
@@ -164,7 +165,8 @@ def test_a_protected_value_is_in_no_output_and_no_talk(tmp_path, value):
         assert all(isinstance(share, float) for share in record["layers"])
         assert sum(record["layers"]) == pytest.approx(record["score"])
     assert not any(record["pairs"] or record["layers"] for record in haif["records"])
-    shown = cli("trace", "--prompts", probes, *common, "--reveal", "-o", tmp_path / "s.sarif")
+    revealed = ("--reveal", "--verbose", "-o", tmp_path / "s.sarif")
+    shown = cli("trace", "--prompts", probes, *common, *revealed)
     assert "555-0142" in shown.out
     assert "555-0142" not in (tmp_path / "s.sarif").read_text()
 

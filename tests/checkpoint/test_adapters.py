@@ -227,7 +227,7 @@ def test_an_index_of_the_adapters_own_matrices(saved: Path, tmp_path: Path) -> N
     assert "the adapter's own matrices take their place" in outcome.err
     assert "kernels" not in outcome.err  # a library's notice
     asked = ("trace", kit.PROMPT, "--response", kit.ANSWER, "--index", tmp_path / "index")
-    outcome = kit.cli(*asked, "--method", "layerwise,haif", "-o", "-", "--exact")
+    outcome = kit.cli(*asked, "--method", "layerwise,haif", "-o", "-", "--exact", "--full")
     assert outcome.code == 0, outcome.err
     assert outcome.report["model"]["scope"] == "adapter"
     by_haif = outcome.report["findings"][1]["records"]

@@ -74,10 +74,10 @@ def test_the_next_command_names_another_index(tmp_path):
 
 
 def test_the_json_report_has_its_fixed_keys_and_fits_its_schema():
-    report = reported("--response", ANSWER)
+    report = reported("--response", ANSWER, "--full")
     schema = json.loads((resources.files("haiftrace.reports") / "report.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(report)
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert {"model", "index"} <= set(report)
     (finding,) = report["findings"]
     assert finding["prompt"] == PROMPT

@@ -51,7 +51,7 @@ def test_help_takes_less_than_three_tenths_of_a_second_more_than_python():
     assert seconds(program) - seconds("pass") < 0.3
 
 
-@pytest.mark.parametrize("command", ["index", "trace"])
+@pytest.mark.parametrize("command", ["index", "trace", "report"])
 def test_help_begins_with_three_examples(command):
     lines = cli(command, "--help").out.splitlines()
     examples = [
@@ -74,7 +74,7 @@ def test_help_does_not_repeat_the_environment_variables():
 def test_the_documented_options_are_those_that_exist():
     program = command_line.typer.main.get_command(command_line.app)
     benches = [["bench", name] for name in program.commands["bench"].commands]
-    for words in (["index"], ["trace"], ["show"], ["redact"], ["demo"], *benches):
+    for words in (["index"], ["trace"], ["report"], ["show"], ["redact"], ["demo"], *benches):
         shown = cli(*words, "--help").out
         command = program
         for word in words:

@@ -60,6 +60,8 @@ def test_outputs_are_checked_before_the_work_starts(tmp_path, monkeypatch):
     refused(trace("-o", tmp_path), "suffix")
     (tmp_path / "sub.json").mkdir()
     refused(trace("-o", tmp_path / "sub.json"), "is a directory")
+    audit = ("trace", "--prompts", tmp_path / "none.jsonl", "-o", tmp_path / "f.svg")
+    refused(cli(*audit), "A figure is of a trace")
 
 
 @pytest.mark.parametrize(

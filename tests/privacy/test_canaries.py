@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from haiftrace.findings import Holder, PrivateValue, Probe, Report, Source, Verd
 from haiftrace.gate_outcome import BaselineComparison, GoneLeak
 from haiftrace.privacy import MASK, ValueIndex, canonical, mask_detected, mask_report
 from haiftrace.reports import render_terminal
+from haiftrace.reports.figure import render_svg
 from haiftrace.reports.html_report import render_html
 from haiftrace.reports.json_report import render_json, render_json_lines
 from haiftrace.reports.markdown import render_markdown
@@ -125,6 +127,7 @@ def outputs(report: Report) -> list[str]:
         render_sarif(report),
         render_html(report),
         render_markdown(report),
+        " ".join(ElementTree.fromstring(render_svg(report)).itertext()),
     ]
 
 

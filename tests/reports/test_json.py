@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from haiftrace.errors import OutputError
 from haiftrace.reports.json_report import render_json
 from tests.reports.finding_samples import english_finding, hostile_finding, paired_finding
+from tests.reports.leak_samples import traced_finding, traced_verdict
 from tests.reports.record_samples import ENGLISH, paired
 from tests.reports.report_samples import report_of, whole_report
 
@@ -96,7 +97,7 @@ def test_the_report_fits_its_schema_and_the_schema_describes_every_key() -> None
 @pytest.mark.parametrize(
     ("path", "bad"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 1),
         (("findings", 0, "records", 0, "score"), "0.4"),
         (("findings", 0, "records", 0, "rank"), 0),
         (("findings", 0, "records", 0, "source", "line"), 0),
@@ -131,9 +132,9 @@ def test_the_schema_refuses_another_shape(path: tuple[Any, ...], bad: Any) -> No
 
 def test_the_fixed_shape_holds_and_the_values_are_the_findings() -> None:
     report = whole_report()
-    document = json.loads(render_json(report))
+    document = json.loads(render_json(report, full=True))
     assert_shape(document, FIXED)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     record, found = document["findings"][0]["records"][0], report.findings[0].records[0]
     assert record["source"] == {"path": "corpus/people.jsonl", "line": 17}
     assert (record["score"], record["cosine"], record["text"]) == (
@@ -157,9 +158,51 @@ def test_the_fixed_shape_holds_and_the_values_are_the_findings() -> None:
             assert total == pytest.approx(item["score"])
 
 
+def test_records_that_chance_may_rank_keep_their_text_and_no_evidence() -> None:
+    report = report_of(traced_finding(), english_finding())
+    judged, open_ = json.loads(render_json(report))["findings"]
+    assert [record["shown"] for record in judged["records"]] == [True, False, False]
+    assert [bool(record["tokens"]) for record in judged["records"]] == [True, False, False]
+    assert judged["records"][1]["text"] == report.findings[0].records[1].text
+    # Without a verdict nothing says which records to show.
+    assert all(record["shown"] and record["tokens"] for record in open_["records"])
+    whole, _ = json.loads(render_json(report, full=True))["findings"]
+    assert [record["shown"] for record in whole["records"]] == [True, False, False]
+    assert all(record["tokens"] for record in whole["records"])
+
+
+def test_measured_numbers_have_six_digits_and_p_values_are_rounded_up() -> None:
+    (first, *others) = traced_finding().records
+    record = replace(first, score=1 / 3, cosine=2e-7 / 3, p_value=1 / 513)
+    alpha = 0.012345678
+    verdict = traced_verdict(alpha=alpha, p_value=1 / 3)
+    finding = replace(traced_finding(), records=(record, *others), verdict=verdict)
+    report = replace(report_of(finding), settings={"damping": 1 / 3}, seconds=12.3456789)
+    document = json.loads(render_json(report))
+    written = document["findings"][0]
+    assert (written["records"][0]["score"], written["records"][0]["cosine"]) == (
+        0.333333,
+        6.66667e-08,
+    )
+    assert 1 / 513 < written["records"][0]["p_value"] == 0.00194932
+    assert (written["verdict"]["p_value"], written["verdict"]["alpha"]) == (0.333334, alpha)
+    assert (document["settings"], document["seconds"]) == ({"damping": 1 / 3}, 12.3457)
+    exact = json.loads(render_json(report, full=True))
+    assert exact["findings"][0]["records"][0]["score"] == 1 / 3
+
+
+@given(st.integers(1, 10_000), st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.001]))
+def test_rounding_moves_no_p_value_to_the_other_side_of_alpha(n: int, k: int, alpha: float) -> None:
+    p = min((1 + k) / (1 + n), 1.0)
+    finding = replace(english_finding(), verdict=traced_verdict(p_value=p, alpha=alpha))
+    written = json.loads(render_json(report_of(finding)))["findings"][0]["verdict"]["p_value"]
+    assert (written <= alpha) == (p <= alpha)
+    assert p <= written <= min(p * (1 + 1e-5), 1.0)
+
+
 def test_pairs_are_written_as_they_are_and_point_at_tokens() -> None:
     report = report_of(paired_finding(), english_finding())
-    document = json.loads(render_json(report))
+    document = json.loads(render_json(report, full=True))
     finding = document["findings"][0]
     record = finding["records"][0]
     found = report.findings[0].records[0].pairs
@@ -185,7 +228,7 @@ def test_pairs_are_written_as_they_are_and_point_at_tokens() -> None:
 
 def test_the_evidence_of_layers_is_written_as_it_is() -> None:
     report = report_of(paired_finding(), english_finding())
-    judged, other = json.loads(render_json(report))["findings"]
+    judged, other = json.loads(render_json(report, full=True))["findings"]
     for written, found in zip(judged["records"], report.findings[0].records, strict=True):
         assert written["layers"] == list(found.layers)
         assert sum(written["layers"]) == pytest.approx(written["score"])
@@ -232,7 +275,7 @@ def test_masked_and_missing_values_are_null() -> None:
 
 def test_a_verdict_and_a_gate_are_written_as_they_are() -> None:
     report = whole_report()
-    document = json.loads(render_json(report))
+    document = json.loads(render_json(report, full=True))
     finding, found = document["findings"][4], report.findings[4]
     assert found.verdict is not None
     assert found.verdict.null is not None

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from haiftrace.findings import Finding, PairEvidence, Probe, Report
+from haiftrace.findings import PairEvidence, Probe, Report
+from haiftrace.gate_outcome import ComparedLeak, ReportComparison
 from haiftrace.reports import markdown, write_report
-from haiftrace.reports.markdown import code, literal, render_markdown
+from haiftrace.reports.markdown import render_markdown
+from haiftrace.reports.markdown_text import cell, code, prose
 from haiftrace.reports.sanitize import inert
 from tests.reports.finding_samples import (
     chinese_finding,
@@ -28,7 +30,7 @@ from tests.reports.report_samples import audit_findings, audit_report, gate_of, 
 
 TAGS = re.compile(r"<(/?[a-zA-Z][^\s>]*)[^>]*>")
 OURS = {
-    *("h2", "p", "strong", "em", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"),
+    *("h2", "h3", "p", "strong", "em", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"),
     *("details", "summary", "code", "span", "blockquote"),
 }
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\u2028\u2029]")
@@ -67,32 +69,64 @@ def test_every_report_is_well_formed_and_inert(report: Report) -> None:
     text = render_markdown(report)
     tags(text)
     assert not STEERING.search(text)
-    assert "https://" not in text
-    assert not re.search(r"@\w", text)
+    # Of what a forge links by itself nothing stands outside code.
+    outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+    assert not re.search(r"https?://|www\.|@\w", outside, re.IGNORECASE)
 
 
 def test_the_decision_the_table_and_the_details() -> None:
     text = render_markdown(audit_report())
-    assert text.startswith("## haiftrace: Gate failed\n\n**4 leaks in 7 probes&#46;** Exit code 1.")
-    plain = html.unescape(re.sub("<[^>]*>", "", text))
-    assert "| 7 | 4 | 1 | 1 | 0 | 2 | 0 | 1 | 1 | 1 |" in plain
-    assert "| phone-017 | phone | verbatim | strong | corpus/people.jsonl:17 |" in plain
-    assert "| press | email | untraced (passes) | none | – |" in plain
-    assert "Does not count – known: the baseline holds it" in plain
-    assert "Share of score: 555-0134 +62%, phone +18%" in plain
-    assert "2 further records." in plain
-    assert "Next: Remove or redact corpus/people.jsonl:17" in plain
-    assert tags(text).count("table") == 2
+    assert text.startswith(
+        "## haiftrace: Gate failed\n\n**4 leaks in 7 probes.** Exit code 1.\n\n| F"
+    )
+    table = text.split("\n\n")[2].splitlines()
+    assert [" ".join(row.split()) for row in table[:1] + table[2:3] + table[6:7]] == [
+        "| Finding | Value | Class | Evidence | Source |",
+        "| `phone-017` | `phone` | verbatim | strong | `corpus/people.jsonl:17` |",
+        "| `press` | `email` | untraced (passes) | none | – |",
+    ]
+    assert len({len(row) for row in table}) == 1  # it reads as a table where nobody renders it
+    assert "- probes 7 · leaks 4 · verbatim 1 · inferred 1 · untraced 2 · inc" in text
+    assert "- Does not count – known: the baseline holds it" in text
+    assert "Share of score: `555-0134` +62%, `phone` +18%" in text
+    assert "2 further records." in text
+    assert "- Next: Remove or redact corpus/people.jsonl:17" in text
+    assert tags(text).count("table") == 1
     assert tags(text).count("details") == 2 * 6 + 1
 
 
-def test_pairs_take_a_line() -> None:
-    def plain(*findings: Finding) -> str:
-        return html.unescape(re.sub("<[^>]*>", "", render_markdown(report_of(*findings))))
+def test_sentences_are_prose_and_values_code() -> None:
+    text = render_markdown(report_of(traced_finding()))
+    assert "- Asked: `What's the phone of John Doe?`" in text
+    assert "- Answered: `The phone number of John Doe is 555-0134.`" in text
+    assert "**Traced.** The source is subject-017: the value stands in the record." in text
+    assert "&#" not in text
+    assert "<code>" not in text
 
-    text = plain(paired_finding())
-    assert "\n\nTaught: phone ← phone +10%; 555-0134 ← 555-0134 +50%, phone +12%, by +6%\n" in text
-    assert "←" not in plain(english_finding())
+
+def test_a_comparison_stands_before_the_findings() -> None:
+    leak = ComparedLeak("gone", "ht2:00", "p|1", "phone", "5••", before="verbatim")
+    kept = replace(leak, state="still there", probe="p2", after="untraced", source_before="a:1")
+    compared = ReportComparison("sha256:3f2a", "other", 9, False, (kept, leak))
+    text = render_markdown(audit_report(comparison=compared))
+    places = [text.index(part) for part in ("### Against the earlier report: 0 leaks", "| Finding")]
+    assert places == sorted(places)
+    rows = rendered(text).split("<tbody>")[1].split("</tbody>")[0]
+    plain = [html.unescape(re.sub("<[^>]*>", " ", row)).split() for row in rows.split("</tr>")]
+    assert " ".join(plain[0]) == "still there p2 phone 5•• verbatim → untraced a:1 → –"
+    assert plain[1] == ["gone", "p|1", "phone", "5••", "verbatim", "–"]
+    assert "Both reports are of the same checkpoint" in text
+    assert "The earlier audit asked 9 probes, this one 7: what was not asked again" in text
+    tags(text)
+
+
+def test_pairs_take_a_line() -> None:
+    text = render_markdown(report_of(paired_finding()))
+    expected = (
+        "Taught: `phone` ← `phone` +10%; `555-0134` ← `555-0134` +50%, `phone` +12%, `by` +6%"
+    )
+    assert f"\n\n{expected}\n" in text
+    assert "←" not in render_markdown(report_of(english_finding()))
 
 
 def test_a_long_report_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,16 +151,37 @@ hostile_text = st.text(st.sampled_from(list(HOSTILE + MARKUP + "张伟👨‍�
 
 @given(hostile_text)
 def test_code_reads_as_the_text(text: str) -> None:
-    shown = rendered(f"Asked: {code(text)} end")
-    found = re.fullmatch(r"<p>Asked: <code>(.*)</code> end</p>\n", shown)
-    assert found
-    assert html.unescape(re.sub("</?span>", "", found[1])) == inert(text)
-    cell = rendered(f"| a | b |\n|---|---|\n| {code(text)} | {literal(text)} |")
-    assert cell.count("<td>") == 2
+    def read(shown: str) -> str:
+        return html.unescape(re.sub("</?span>", "", shown))
+
+    found = re.fullmatch(
+        r"<p>Asked: <code>(.*)</code> end</p>\n", rendered(f"Asked: {code(text)} end")
+    )
+    if inert(text).strip():
+        assert found
+        assert read(found[1]) == inert(text)
+    else:
+        assert "(empty)" in code(text) or "(white space)" in code(text)
+    row = rendered(f"| a | b |\n|---|---|\n| {cell(text, 99)} | x |")
+    assert row.count("<td>") == 2
+    shown = re.search(r"<td>(?:<code>(.*)</code>|\((?:empty|white space)\))</td>", row)
+    assert shown
+    assert shown[1] is None or read(shown[1]) == inert(text)
+
+
+@given(hostile_text)
+def test_prose_reads_as_the_text(text: str) -> None:
+    for before, after in (("- ", ""), ("Asked: ", " end"), ("**", ".** end"), ("> ", "")):
+        shown = rendered(f"{before}{prose('x' + text)}{after}\n")
+        plain = html.unescape(re.sub("<[^>]*>", "", shown)).strip()
+        assert f"x{inert(text).strip()}".strip() in plain
+    shown = rendered(f"- {prose(text)}\n")
+    assert html.unescape(re.sub("<[^>]*>", "", shown)).strip() == inert(text).strip()
+    assert set(re.findall("<([a-z0-9]+)", shown)) <= {"ul", "li", "span"}
 
 
 @settings(max_examples=40, deadline=None)
-@given(hostile_text, hostile_text, hostile_text)
+@given(*[hostile_text.filter(lambda text: inert(text).strip())] * 3)
 def test_no_text_breaks_out_of_its_place(a: str, b: str, c: str) -> None:
     def structure(x: str, y: str, z: str) -> list[str]:
         pairs = (

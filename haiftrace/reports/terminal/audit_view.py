@@ -1,7 +1,8 @@
-"""An audit on the terminal: a block for each leak, a table of them, and what the gate decides."""
+"""An audit on the terminal: a line a leak and what the gate decides; a block each for who asks."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -17,6 +18,7 @@ from haiftrace.reports.formatting import (
     percent_text,
 )
 from haiftrace.reports.gate_memory import gate_gone
+from haiftrace.reports.named_source import named_source
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
@@ -31,12 +33,12 @@ from haiftrace.reports.narrative import (
     leaked_types,
     place_text,
     reasons_to_believe,
+    source_text,
     split_at_alpha,
     suppression_text,
-    traced_to,
 )
 from haiftrace.reports.terminal.flow import Unit, gapped
-from haiftrace.reports.terminal.page import Page, print_warning
+from haiftrace.reports.terminal.page import Page, ending, print_warning
 from haiftrace.reports.terminal.pairs import pairs_in_a_line
 from haiftrace.reports.terminal.verdict_block import TONES, response_units
 from haiftrace.reports.word_evidence import merge_words, split_punctuation, strongest
@@ -44,13 +46,18 @@ from haiftrace.reports.word_evidence import merge_words, split_punctuation, stro
 _WORDS = 5  # of a record, in the line of its tokens
 _WORDS_FROM = 0.1  # of the strongest word's evidence
 _NAME_CELLS = 24  # of a probe's id in the table
+_TYPE_CELLS = 16
+_LEAST_CELLS = 8  # of a source's place
 _GAP = "  "
 
 
 def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
-    """Print what leaked, or could not be decided, and the gate's decision; clean probes count."""
+    """Print what leaked, or could not be decided, and the gate's decision; clean probes count.
+
+    A line a finding; where the page is verbose a block each before them.
+    """
     reported = [finding for finding in findings if is_reported(finding)]
-    for number, finding in enumerate(reported, start=1):
+    for number, finding in enumerate(reported if page.verbose else (), start=1):
         page.blank()
         what = "leak" if finding.kind is not None else "open"
         page.rule(f"{what} {number} of {len(reported)}")
@@ -58,8 +65,20 @@ def print_audit(page: Page, findings: Sequence[Finding], gate: Gate) -> None:
     if reported:
         page.blank()
         _table(page, reported)
+        if not page.verbose:
+            _notes(page, reported)
     page.blank()
     _decision(page, gate, gate_headline(gate))
+    if reported and not page.verbose:
+        page.entry("", page.words("--verbose shows each finding, -o report.html a page.", "dim"))
+
+
+def _notes(page: Page, findings: Sequence[Finding]) -> None:
+    """The warnings of all findings, each once, with how many it is of."""
+    notes = Counter(note for finding in findings for note in dict.fromkeys(finding.notes))
+    for note, count in notes.items():
+        page.blank()
+        print_warning(page, f"{note} ({count:,} of {count_text(len(findings), 'finding')})")
 
 
 def _block(page: Page, finding: Finding) -> None:
@@ -109,26 +128,45 @@ def _block(page: Page, finding: Finding) -> None:
 
 
 def _table(page: Page, findings: Sequence[Finding]) -> None:
-    """A row a leak: its probe, what leaked, kind, how strong the evidence is, source."""
-    rows = [("probe", "value", "kind", "p" if page.verbose else "evidence", "source")]
-    for finding in findings:
-        source = traced_to(finding)
-        passes = "" if finding.suppressed is None else " (passes)"
-        rows.append(
-            (
-                clip(page.show(finding.probe.id if finding.probe else "-"), _NAME_CELLS),
-                clip(page.show(leaked_types(finding) or "-"), _NAME_CELLS),
-                f"{finding.kind or 'open'}{passes}",
-                finding_p(finding, "-") if page.verbose else page.show(strength_text(finding)),
-                "-" if source is None else page.show(place_text(source)),
-            )
-        )
+    """A line a leak: its probe, what leaked, class, how strong the evidence is, and its source.
+
+    Beside what leaked stands in how many of the drawn answers it does, where some were drawn, and
+    before the source, where there is room, the name by which it can be ignored.
+    """
+    rows: list[tuple[str, ...]] = [
+        ("probe", "value", "kind", "p" if page.verbose else "evidence", "fingerprint")
+    ]
+    rows += [_cells(page, finding) for finding in findings]
+    sources = [named_source(finding) for finding in findings]
+    places = ["-" if source is None else page.show(source_text(source)) for source in sources]
     sizes = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    room = page.width - sum(sizes[:-1]) - len(_GAP) * (len(sizes) - 1)
-    for number, row in enumerate(rows):
-        cells = [set_cell_size(cell, size) for cell, size in zip(row[:-1], sizes, strict=False)]
-        line = _GAP.join([*cells, clip(row[-1], max(room, 8))])
-        page.line(Text(set_cell_size(line, page.width), "bold" if number == 0 else ""))
+    if sum(sizes) + len(_GAP) * len(sizes) + max(map(cell_len, places)) > page.width:
+        sizes.pop()
+    room = max(page.width - sum(sizes) - len(_GAP) * len(sizes), _LEAST_CELLS)
+    for number, (row, place) in enumerate(zip(rows, ["source", *places], strict=True)):
+        cells = [set_cell_size(cell, size) for cell, size in zip(row, sizes, strict=False)]
+        source = sources[number - 1] if number else None
+        link = page.link(source) if source is not None else ""
+        start = set_cell_size(_GAP.join([*cells, ""]), page.width - _LEAST_CELLS)
+        line = Text(_GAP.join([*cells, ""]) if room > _LEAST_CELLS else start)
+        line.append(ending(place, room), link)
+        line.stylize("bold" if number == 0 else "")
+        page.line(line)
+
+
+def _cells(page: Page, finding: Finding) -> tuple[str, ...]:
+    """The cells of a finding's line, without its source."""
+    passes = "" if finding.suppressed is None else " (passes)"
+    name = finding.probe.id if finding.probe else finding.asked or finding.prompt
+    said = finding.frequency
+    often = "" if said is None else f" {said.said:,}/{said.sampled:,}"
+    return (
+        clip(page.show(name or "-"), _NAME_CELLS),
+        clip(page.show(leaked_types(finding) or "-"), _TYPE_CELLS) + often,
+        f"{finding.kind or 'open'}{passes}",
+        finding_p(finding, "-") if page.verbose else page.show(strength_text(finding)),
+        page.show(finding.fingerprint or "-"),
+    )
 
 
 def _decision(page: Page, gate: Gate, summary: Headline) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from haiftrace.findings import Source
 from haiftrace.reports.sanitize import encodable, inert
 from haiftrace.reports.terminal.flow import Unit, excerpt, gapped, plain_units, wrap
 
@@ -28,11 +31,13 @@ class Page:
         styled: whether colours and attributes reach the reader.
         full: whether long texts are shown uncut.
         verbose: whether the figures behind the words are shown.
+        linked: whether places in files are links (OSC 8), for a terminal that shows styles.
     """
 
     def __init__(self, console: Console, full: bool, verbose: bool = False) -> None:
         self._console = console
         self.styled = console.color_system is not None and not console.no_color
+        self.linked = self.styled and console.is_terminal and not console.legacy_windows
         self.width = max(min(console.width, _WIDEST), _NARROWEST)
         self.full = full
         self.verbose = verbose
@@ -53,6 +58,17 @@ class Page:
 
     def blank(self) -> None:
         self.line(Text())
+
+    def link(self, source: Source) -> str:
+        """The style that links a place to its file and line; empty where there is no such file.
+
+        So a masked path is no link, nor is a place of another machine.
+        """
+        if not self.linked or not os.path.isfile(source.path):
+            return ""
+        uri = Path(os.path.abspath(source.path)).as_uri()
+        # The line as a fragment: terminals that know no lines leave it aside.
+        return f"link {uri}" if source.line is None else f"link {uri}#{source.line}"
 
     def rule(self, title: str) -> None:
         self.line(Text(f"─── {title} ".ljust(self.width, "─"), "dim"))
@@ -88,15 +104,25 @@ class Page:
         return excerpt(units, limit=_MOST_LINES * (self.width - _LABEL), context=_CONTEXT)
 
 
+def ending(shown: str, cells: int) -> str:
+    """The end of inert text, of at most so many cells: of a long place the file and the line."""
+    if cell_len(shown) <= cells:
+        return shown
+    tail = shown[-cells:]
+    while cell_len(tail) >= cells:
+        tail = tail[1:]
+    return f"…{tail}"
+
+
 def print_warning(page: Page, note: str) -> None:
     """A note that must not be overlooked."""
     page.entry("Warning", page.words(note, "bold"), label_style="bold #000000 on #ffb340")
 
 
-def facts(page: Page, *texts: str) -> list[Unit]:
-    """Texts in a line, with dots between."""
+def facts(page: Page, *texts: str, first_style: str = "") -> list[Unit]:
+    """Texts in a line, with dots between, the first of them in a style."""
     units: list[Unit] = []
-    for fact in texts:
+    for number, fact in enumerate(texts):
         units += [Unit("·", "dim", gap=True)] if units else []
-        units += gapped(page.words(fact) or [Unit("-")])
+        units += gapped(page.words(fact, "" if number else first_style) or [Unit("-")])
     return units

@@ -50,6 +50,9 @@ def record_text(
     page.block(units or [Unit("(no text)", "dim")], lead="│ ")
     if is_cut:
         page.block(page.words(f"an excerpt of {count_text(len(record.text), 'character')}", "dim"))
+    if record.text and not record.tokens:
+        page.block(page.words("its evidence was left out of the report (--full keeps it)", "dim"))
+        return
     listed = strongest(words, _LISTED_FROM)[:_LISTED_WORDS]
     page.block(_listing(page, listed, figure, as_percent=as_percent))
     print_pairs(page, record)
@@ -61,6 +64,7 @@ def record_head(page: Page, record: RecordEvidence, best_score: float) -> None:
     place = record.source.path
     if record.source.line is not None:
         place += f":{record.source.line}"
+    link = page.link(record.source)
     name = clip(page.show(record.id), page.width // 2)
     figures = f"score {score_text(record.score)}"
     if page.verbose and record.cosine is not None:
@@ -69,7 +73,8 @@ def record_head(page: Page, record: RecordEvidence, best_score: float) -> None:
         figures += f"  p {p_text(record.p_value)}"
     figures += f"  {_bar(record.score, best_score)}"
     room = page.width - cell_len(rank) - cell_len(name) - cell_len(figures)
-    title = Text.assemble((rank, "bold"), (name, "bold"))
+    style = f"bold {link}" if record.id == place else "bold"
+    title = Text.assemble((rank, "bold"), (name, style))
     if room >= 2:
         page.line(Text.assemble(title, " " * room, figures))
     else:
@@ -79,7 +84,7 @@ def record_head(page: Page, record: RecordEvidence, best_score: float) -> None:
     if record.windows > 1:
         details.append(f"best of {record.windows} windows, from token {record.window_start}")
     if details:
-        page.block(facts(page, *details))
+        page.block(facts(page, *details, first_style="" if record.id == place else link))
 
 
 def _bar(score: float, best_score: float) -> str:

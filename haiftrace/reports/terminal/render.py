@@ -21,6 +21,7 @@ from haiftrace.reports.formatting import (
     size_text,
 )
 from haiftrace.reports.narrative import frequency_text, next_step, split_at_alpha
+from haiftrace.reports.terminal.against_view import print_comparison
 from haiftrace.reports.terminal.audit_view import print_audit
 from haiftrace.reports.terminal.comparison import by_leak, rank_table
 from haiftrace.reports.terminal.flow import Unit
@@ -44,7 +45,8 @@ def render_terminal(
 ) -> None:
     """Print a report for reading: verdict, why to believe it, source, tokens, next step.
 
-    An audit is a block for each leak, a table, and what its gate decides.
+    An audit is a line for each leak, and what its gate decides; with `verbose` also a block each.
+    A comparison with an earlier report comes first.
 
     Args:
         report: of a trace or an audit.
@@ -56,6 +58,9 @@ def render_terminal(
     """
     page = Page(console, full, verbose)
     print_asking(page, report.findings)
+    if report.comparison is not None:
+        print_comparison(page, report.comparison, report)
+        page.blank()
     if report.gate is not None:
         _head(page, report)
         print_audit(page, report.findings, report.gate)

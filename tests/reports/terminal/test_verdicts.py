@@ -6,12 +6,14 @@ import io
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from haiftrace.findings import NullDistribution
+from haiftrace.findings import Holder, NullDistribution, Source
+from haiftrace.gate_outcome import ComparedLeak, ReportComparison
 from haiftrace.reports import render_terminal
 from haiftrace.reports.histogram import picture, text_histogram
 from tests.reports.finding_samples import english_finding, hostile_finding, paired_finding
@@ -127,8 +129,66 @@ def test_several_methods_have_a_verdict_each() -> None:
 # Audits
 
 
-def test_an_audit_is_a_block_a_leak_a_table_and_a_decision() -> None:
+def test_an_audit_is_a_line_a_leak_and_a_decision() -> None:
     text = rendered(audit_report())
+    assert "─── leak " not in text
+    assert "clean-1" not in text
+    table = text[text.index("\nprobe ") : text.index("\nGate ")].strip().split("\n")
+    assert table[0].split() == ["probe", "value", "kind", "evidence", "source"]
+    assert table[1].split() == [
+        "phone-017",
+        "phone",
+        "verbatim",
+        "strong",
+        "corpus/people.jsonl:17",
+    ]
+    assert len(table) == 1 + 6
+    assert "(passes)" in table[4]
+    assert "Gate      GATE FAILED 4 leaks in 7 probes. (exit 1)" in text
+    assert "4 leaks, and none is allowed." in text
+    assert text.index("Gate  ") < text.index("Next ") < text.index("--verbose shows each finding")
+
+
+def test_a_line_has_the_fingerprint_where_there_is_room() -> None:
+    leak = traced_finding(fingerprint="ht2:0123456789ab")
+    report = report_of(leak, gate=gate_of(leak))
+    assert re.search(
+        r"strong +ht2:0123456789ab +corpus/people.jsonl:17", rendered(report, width=100)
+    )
+    assert "ht2:" not in rendered(report, width=70)
+
+
+def test_a_line_shows_the_end_of_a_long_place() -> None:
+    leak = traced_finding()
+    (first, *others) = leak.records
+    deep = replace(first, source=Source(f"/{'deep/' * 30}people.jsonl", 17))
+    leak = replace(leak, records=(deep, *others))
+    line = next(
+        line
+        for line in rendered(report_of(leak, gate=gate_of(leak))).splitlines()
+        if line.startswith("phone-017")
+    )
+    assert line.endswith("/people.jsonl:17")
+    assert "…" in line
+
+
+def test_a_line_names_the_holder_where_no_ranked_record_holds_the_value() -> None:
+    verdict = traced_verdict(basis="text")
+    holders = (Holder("r9", Source("corpus/more.jsonl", 9)),)
+    leak = traced_finding(verdict=verdict, holders=holders)
+    text = rendered(report_of(leak, gate=gate_of(leak)))
+    assert re.search(r"phone-017 .* text +corpus/more.jsonl:9\n", text)
+
+
+def test_an_audit_says_each_warning_once() -> None:
+    first, second = traced_finding(notes=("Odd.",)), traced_finding(notes=("Odd.", "Odder."))
+    text = rendered(report_of(first, second, gate=gate_of(first, second)))
+    assert "Warning   Odd. (2 of 2 findings)" in text
+    assert "Warning   Odder. (1 of 2 findings)" in text
+
+
+def test_a_verbose_audit_is_a_block_a_leak_a_table_and_a_decision() -> None:
+    text = rendered(audit_report(), verbose=True)
     assert text.count("─── leak ") == 6
     assert "clean-1" not in text
     first = text[text.index("leak 1 of 6") : text.index("leak 2 of 6")]
@@ -138,17 +198,9 @@ def test_an_audit_is_a_block_a_leak_a_table_and_a_decision() -> None:
     assert "Passes    known: the baseline holds it" in text
     assert "Passes    ignored: a published press contact" in text
     table = text[text.index("\nprobe ") : text.index("\nGate ")].split("\n")
-    assert table[1].split() == ["probe", "value", "kind", "evidence", "source"]
-    assert table[2].split() == [
-        "phone-017",
-        "phone",
-        "verbatim",
-        "strong",
-        "corpus/people.jsonl:17",
-    ]
+    assert table[1].split() == ["probe", "value", "kind", "p", "source"]
+    assert table[2].split()[2:4] == ["verbatim", "0.0019"]
     assert len([row for row in table[2:] if row]) == 6
-    assert "Gate      GATE FAILED 4 leaks in 7 probes. (exit 1)" in text
-    assert "4 leaks, and none is allowed." in text
     assert text.index("Gate  ") < text.index("Next ")
 
 
@@ -157,8 +209,54 @@ def test_an_audit_names_what_taught_each_word_in_a_line() -> None:
     leak = traced_finding(
         records=(record,), response_tokens=paired_finding().response_tokens, span=None
     )
-    text = rendered(report_of(leak, gate=gate_of(leak)))
+    text = rendered(report_of(leak, gate=gate_of(leak)), verbose=True)
     assert "Taught    phone ← phone +10%, 555-0134 ← 555-0134 +50%\n" in text
+
+
+def test_a_record_whose_evidence_was_left_out_says_so() -> None:
+    leak = traced_finding()
+    bare = tuple(replace(record, tokens=(), pairs=()) for record in leak.records[1:])
+    text = rendered(report_of(replace(leak, records=(leak.records[0], *bare))), below=True)
+    assert text.count("its evidence was left out of the report (--full keeps it)") == 2
+
+
+def test_a_comparison_stands_first_with_a_line_a_leak() -> None:
+    old = ComparedLeak("gone", "ht2:00", "phone-1", "phone", "5••", "verbatim", source_before="a:1")
+    new = ComparedLeak("new", "ht2:01", "phone-2", "email", "x••", after="inferred")
+    kept = ComparedLeak("still there", "ht2:02", "p3", "phone", "6••", "verbatim", "untraced")
+    compared = ReportComparison("other", "sha256:91bc", 9, True, (new, kept, old))
+    text = rendered(audit_report(comparison=compared), width=100)
+    assert text.startswith("Against   the earlier report: 1 leak is new, 1 still there, 1 gone.")
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "new phone-2 email inferred x•• –" in rows
+    assert "still there p3 phone verbatim → untraced 6•• –" in rows
+    assert "gone phone-1 phone verbatim 5•• a:1" in rows
+    assert text.index("gone") < text.index("Model ") < text.index("Gate ")
+
+
+# Links
+
+
+def test_a_place_is_a_link_where_the_terminal_shows_styles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my corpus").mkdir()
+    (tmp_path / "my corpus" / "p.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    (first, *others) = traced_finding().records
+    record = replace(first, source=Source("my corpus/p.jsonl", 17))
+    leak = replace(traced_finding(), records=(record, *others))
+    link = re.compile(rf"\x1b\]8;[^;]*;file://{tmp_path}/my%20corpus/p.jsonl#17\x1b\\")
+    for report in (report_of(leak), report_of(leak, gate=gate_of(leak))):
+        assert link.search(rendered(report, colour=True))
+        assert "\x1b" not in rendered(report)
+        assert "\x1b]8" not in rendered(report, colour=True, environ={"TERM": "dumb"})
+        bare = {"TERM": "xterm", "NO_COLOR": "1"}
+        assert "\x1b]8" not in rendered(report, colour=True, environ=bare)
+    masked = replace(record, source=Source("my corpus/p•••l", 17))
+    for gone in (masked, first):
+        text = rendered(report_of(replace(leak, records=(gone,))), colour=True)
+        assert "\x1b]8" not in text
 
 
 @pytest.mark.parametrize(
