@@ -1,0 +1,74 @@
+"""Whom a finding is about, as well as the report can tell."""
+
+from __future__ import annotations
+
+from haiftrace.findings import Finding
+from haiftrace.reports.narrative import traced_to
+from haiftrace.text.names import NAME, common_name, plain_name
+
+_BEGINNINGS = frozenset(
+    [
+        "Ask",
+        "Call",
+        "Can",
+        "Contact",
+        "Could",
+        "Dear",
+        "Did",
+        "Do",
+        "Does",
+        "Email",
+        "Find",
+        "Give",
+        "Has",
+        "Have",
+        "Hello",
+        "Hi",
+        "How",
+        "Is",
+        "Mail",
+        "Please",
+        "Question",
+        "Reach",
+        "Send",
+        "Show",
+        "Tell",
+        "Text",
+        "The",
+        "What",
+        "When",
+        "Where",
+        "Which",
+        "Who",
+        "Whose",
+        "Why",
+        "Write",
+        "User",
+    ]
+)
+"""Words with a capital that begin a question, and no name."""
+
+
+def person_of(finding: Finding) -> str:
+    """The group of the source where the corpus has groups, else a name in what was asked; or "".
+
+    A name is a guess by its form. One that the source states too counts before any other.
+    """
+    source = traced_to(finding)
+    asked = finding.asked or finding.prompt
+    names = [_without_beginning(plain_name(name)) for name in NAME.findall(asked)]
+    names = [name for name in names if " " in name]
+    if source is not None:
+        stated = [name for name in names if name in source.text]
+        if stated:
+            return max(stated, key=stated.count)
+    if names:
+        return max(names, key=names.count)
+    if source is not None and finding.kind == "verbatim":
+        return common_name(source.text) or ""
+    return ""
+
+
+def _without_beginning(name: str) -> str:
+    first, _, rest = name.partition(" ")
+    return rest if first in _BEGINNINGS else name
