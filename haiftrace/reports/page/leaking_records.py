@@ -90,7 +90,9 @@ def tally_of(findings: Sequence[Finding], records: int) -> Tally | None:
     people = {person_of(finding) for finding in leaks}
     values = len({_value_of(finding) for finding in leaks})
     known = None if "" in people else len(people)
-    whose = "" if known is None else f" of {known:,} {'person' if known == 1 else 'people'}"
+    whose = (
+        "" if known is None else f" of {known:,} {'person' if known == 1 else 'people'} (by name)"
+    )
     said = f"{count_text(values, 'value')}{whose} can be had from the model"
     where = (
         f"; {count_text(records, 'record')} of the corpus {'is' if records == 1 else 'are'} named"

@@ -6,46 +6,11 @@ from haiftrace.findings import Finding
 from haiftrace.reports.narrative import traced_to
 from haiftrace.text.names import NAME, common_name, plain_name
 
-_BEGINNINGS = frozenset(
-    [
-        "Ask",
-        "Call",
-        "Can",
-        "Contact",
-        "Could",
-        "Dear",
-        "Did",
-        "Do",
-        "Does",
-        "Email",
-        "Find",
-        "Give",
-        "Has",
-        "Have",
-        "Hello",
-        "Hi",
-        "How",
-        "Is",
-        "Mail",
-        "Please",
-        "Question",
-        "Reach",
-        "Send",
-        "Show",
-        "Tell",
-        "Text",
-        "The",
-        "What",
-        "When",
-        "Where",
-        "Which",
-        "Who",
-        "Whose",
-        "Why",
-        "Write",
-        "User",
-    ]
+_WORDS = (
+    "Ask Call Can Contact Could Dear Did Do Does Email Find Give Has Have Hello Hi How Is Mail"
+    " Please Question Reach Send Show Tell Text The User What When Where Which Who Whose Why Write"
 )
+_BEGINNINGS = frozenset(_WORDS.split())
 """Words with a capital that begin a question, and no name."""
 
 

@@ -18,36 +18,8 @@ from tests.reports.leak_samples import absent_verdict, inconclusive_verdict, tra
 from tests.reports.record_samples import paired, record_of
 from tests.reports.report_samples import gate_of, report_of
 
-_FIRST = [
-    "Ana",
-    "Boris",
-    "Chloe",
-    "Dmitri",
-    "Elena",
-    "Farid",
-    "Greta",
-    "Hiro",
-    "Ines",
-    "Jonas",
-    "Katya",
-    "Luis",
-    "Mara",
-    "Nils",
-]
-_LAST = [
-    "Abel",
-    "Brandt",
-    "Costa",
-    "Dietz",
-    "Evans",
-    "Fischer",
-    "Garcia",
-    "Holm",
-    "Ivanov",
-    "Jansen",
-    "Keller",
-    "Lund",
-]
+_FIRST = ("Ana", "Boris", "Chloe", "Dmitri", "Elena", "Farid", "Greta", "Hiro", "Ines", "Jonas")
+_LAST = ("Abel", "Brandt", "Costa", "Dietz", "Evans", "Fischer", "Garcia", "Holm", "Ivanov", "Lund")
 _TRADES = ("marine engineer", "librarian", "carpenter", "teacher", "baker", "geologist")
 CHAT = (
     "<|im_start|>system\nYou help the staff of a book shop.<|im_end|>\n"
