@@ -90,14 +90,16 @@
       const name = finding.dataset[state.group];
       groups.set(name, [...(groups.get(name) ?? []), finding]);
     }
-    const ordered = [...groups].sort(
-      (a, b) => (a[0] === "") - (b[0] === "") || b[1].length - a[1].length,
+    const counted = [...groups].map(([name, members]) => ({ name, members, said: values(members) }));
+    counted.sort(
+      (a, b) =>
+        (a.name === "") - (b.name === "") || b.said - a.said || b.members.length - a.members.length,
     );
-    return ordered.map(([name, members]) => {
+    return counted.map(({ name, members, said }) => {
       const group = document.createElement("section");
       const heading = document.createElement("h2");
       group.className = "group";
-      heading.textContent = headings[state.group](name, values(members), members.length);
+      heading.textContent = headings[state.group](name, said, members.length);
       group.append(heading, ...members);
       return group;
     });

@@ -22,7 +22,11 @@ from tests.reports.page.browser import browser, missing, printed_pages
 from tests.reports.page.page_samples import many_report
 from tests.reports.report_samples import audit_report, report_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(missing()), reason=missing() or "-"),
+    pytest.mark.usefixtures("loopback"),
+]
 
 COUNTS = (2, 74, 1000)
 
@@ -43,13 +47,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def light(loopback: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with browser(tmp_path_factory.mktemp("light")) as driver:
         yield driver
 
 
 @pytest.fixture(scope="module")
-def dark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def dark(loopback: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with browser(tmp_path_factory.mktemp("dark"), dark=True) as driver:
         yield driver
 
@@ -165,8 +169,8 @@ def test_keys_move_open_and_are_in_the_address(light: Any, pages: dict[str, Path
     from selenium.webdriver.common.keys import Keys
 
     opened(light, pages["74"])
-    light.find_element("tag name", "body").send_keys("jjk")
-    light.find_element("tag name", "body").send_keys("j")
+    for key in "jjkj":
+        light.switch_to.active_element.send_keys(key)
     second = visible(light)[1]
     assert light.switch_to.active_element == second.find_element("tag name", "summary")
     light.switch_to.active_element.send_keys(Keys.ENTER)
