@@ -31,7 +31,7 @@ _HEADER = re.compile(r"[ ]?(\w+)?")
 _OPENS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "<|start|>")
 """Tokens that a role's name follows."""
 _BY_CLOSING = {"[/INST]": "assistant", "<</SYS>>": "user"}
-_WITHIN = ("<|end_header_id|>", "<|message|>", "<|channel|>")
+_WITHIN = ("<|end_header_id|>", "<|message|>")
 """Tokens that end a role's name or a header, within a turn."""
 
 
@@ -73,6 +73,9 @@ def find_markup(text: str) -> list[Markup]:
                 role, end = _ROLES.get(name.lower(), name.lower()), header.end()
             else:
                 role = ""
+        elif match[0] == "<|channel|>":
+            named = _NAME.match(text, end)
+            end = end if named is None else named.end()
         elif not match[0].startswith(("</", "[/", "<</")) and match[0] not in _WITHIN:
             name = _NAME.search(match[0])
             role = _ROLES.get(name[0].lower()) if name is not None else None

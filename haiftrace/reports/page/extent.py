@@ -35,7 +35,7 @@ def extent_of(findings: int) -> Extent:
         return Extent(records=1_000, has_chance=True, text=20_000, stretch=None)
     if findings <= _MANY:
         return Extent(records=3, has_chance=False, text=4_000, stretch=600)
-    return Extent(records=2, has_chance=False, text=1_200, stretch=200)
+    return Extent(records=2, has_chance=False, text=800, stretch=200)
 
 
 def excerpt(text: str, most: int, kept: tuple[int, int] | None) -> tuple[str, int]:
