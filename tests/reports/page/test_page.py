@@ -71,9 +71,9 @@ def test_the_page_stays_below_ten_kilobytes_a_finding() -> None:
     ]
     text = render_html(replace(report, findings=tuple(long)))
     assert len(text.encode()) < 10_000 * len(long)
-    assert "Somebody else altogether" not in text
     assert "[…]" in text
-    assert "Somebody else altogether" in render_html(many_report(3))
+    assert "harbour" not in text
+    assert "harbour" in render_html(many_report(3))
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, MARKUP, '" onclick="alert(1)', "'><script>x"])
