@@ -191,6 +191,7 @@ def _record(record: RecordEvidence) -> dict[str, Any]:
         "pairs": [_pair(pair) for pair in record.pairs],
         "layers": list(record.layers),
         "holds": record.holds,
+        "subject": record.subject,
     }
 
 

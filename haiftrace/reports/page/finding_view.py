@@ -34,7 +34,7 @@ from haiftrace.reports.page.conversation import (
     was_chat,
 )
 from haiftrace.reports.page.extent import Extent
-from haiftrace.reports.page.people import person_of
+from haiftrace.reports.page.people import named_person, person_of
 from haiftrace.reports.page.places import Places
 from haiftrace.reports.page.record_view import record_view
 from haiftrace.reports.page.views import CleanView, FindingView
@@ -115,7 +115,7 @@ def clean_view(finding: Finding) -> CleanView:
 def _title(finding: Finding) -> str:
     """What leaked, and whose it is: `phone of John Doe`."""
     types = leaked_types(finding) or "answer"
-    person = person_of(finding)
+    person = named_person(finding) or person_of(finding)
     return short(f"{types} of {person}" if person else types, _LONGEST_NAME)
 
 

@@ -10,7 +10,7 @@ from haiftrace.findings import Finding, Report, Source
 from haiftrace.reports.formatting import count_text
 from haiftrace.reports.named_sources import named_sources
 from haiftrace.reports.narrative import leaked_types, traced_to
-from haiftrace.reports.page.people import person_of
+from haiftrace.reports.page.people import person_of, stated_subject
 from haiftrace.reports.page.places import Places
 from haiftrace.reports.sanitize import inert, short
 
@@ -90,9 +90,9 @@ def tally_of(findings: Sequence[Finding], records: int) -> Tally | None:
     people = {person_of(finding) for finding in leaks}
     values = len({_value_of(finding) for finding in leaks})
     known = None if "" in people else len(people)
-    whose = (
-        "" if known is None else f" of {known:,} {'person' if known == 1 else 'people'} (by name)"
-    )
+    noun = "person" if known == 1 else "people"
+    how = "" if all(stated_subject(finding) for finding in leaks) else " (by name)"
+    whose = "" if known is None else f" of {known:,} {noun}{how}"
     said = f"{count_text(values, 'value')}{whose} can be had from the model"
     where = (
         f"; {count_text(records, 'record')} of the corpus {'is' if records == 1 else 'are'} named"

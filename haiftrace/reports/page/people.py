@@ -15,9 +15,21 @@ _BEGINNINGS = frozenset(_WORDS.split())
 
 
 def person_of(finding: Finding) -> str:
-    """The group of the source where the corpus has groups, else a name in what was asked; or "".
+    """Whom the corpus says that the source is about, else whom the question names; or ""."""
+    return stated_subject(finding) or named_person(finding)
 
-    A name is a guess by its form. One that the source states too counts before any other.
+
+def stated_subject(finding: Finding) -> str:
+    """The group field's value of the source; or "". One that is masked tells nobody apart."""
+    source = traced_to(finding)
+    subject = None if source is None else source.subject
+    return subject if subject and "•" not in subject else ""
+
+
+def named_person(finding: Finding) -> str:
+    """The name in what was asked, or in a source that holds the value; or "".
+
+    A guess by its form. A name that the source states too counts before any other.
     """
     source = traced_to(finding)
     asked = finding.asked or finding.prompt

@@ -138,7 +138,7 @@
     const tab = parts.some((part) => part.id === state.tab) ? state.tab : "findings";
     for (const part of parts) part.hidden = part.id !== tab;
     for (const link of tabs) {
-      if (link.hash === `#${tab}`) link.setAttribute("aria-current", "page");
+      if (link.getAttribute("href") === `#${tab}`) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
   };
@@ -365,11 +365,22 @@
     for (const link of tabs) {
       link.addEventListener("click", (event) => {
         event.preventDefault();
-        state = { ...state, tab: link.hash.slice(1), open: "" };
+        state = { ...state, tab: link.getAttribute("href").slice(1), open: "" };
         writeAddress();
         showTab();
       });
     }
+  }
+  if (location.protocol === "about:") {
+    // In a notebook's frame a link within the page would lead to the notebook.
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest("a[href^='#']");
+      if (link === null || event.defaultPrevented) return;
+      event.preventDefault();
+      state = { ...state, tab: "findings", open: link.getAttribute("href").slice(1) };
+      showTab();
+      openNamed(state.open);
+    });
   }
   addEventListener("hashchange", fromAddress);
   fromAddress();

@@ -82,6 +82,20 @@ def test_people_are_named_as_the_question_and_the_source_name_them() -> None:
     assert person_of(chinese_finding()) == ""
 
 
+def test_the_corpus_own_groups_count_before_names() -> None:
+    def about(subject: str):
+        finding = traced_finding()
+        records = (replace(finding.records[0], subject=subject), *finding.records[1:])
+        return replace(finding, records=records)
+
+    assert person_of(about("customer 7")) == "customer 7"
+    tally = tally_of([about("customer 7"), about("customer 8")], 1)
+    assert tally is not None
+    assert tally.text.startswith("2 values of 2 people can be had")
+    # What is masked may be two people's.
+    assert person_of(about("c••••••• •")) == "John Doe"
+
+
 def test_places_lose_what_all_have_in_common() -> None:
     places = places_of("/data/corpus/a.jsonl", "/data/corpus/b/c.jsonl")
     assert places.short(Source("/data/corpus/b/c.jsonl", 4)) == "b/c.jsonl:4"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from haiftrace.auditing.trace_report import TraceReport
 from haiftrace.reports import write_report
 from tests.reports.finding_samples import hostile_finding
 from tests.reports.leak_samples import markup_finding, traced_finding
@@ -255,6 +256,20 @@ def test_hostile_texts_stay_texts(tmp_path: Path, pages: dict[str, Path], script
             assert find(driver, "img, iframe, body > script + *") == []
             assert len(find(driver, "script")) == 1
             assert errors(driver) == []
+
+
+def test_it_works_in_the_frame_of_a_notebook(light: Any, tmp_path: Path) -> None:
+    frame = TraceReport(many_report(74))._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html>{frame}", encoding="utf-8")
+    opened(light, tmp_path / "notebook.html")
+    light.switch_to.frame(0)
+    light.find_element("css selector", ".tabs a[href='#corpus']").click()
+    find(light, "#corpus td a")[0].click()
+    until(light, "document.querySelectorAll('details.finding[open]').length === 1")
+    light.find_element("id", "filter").send_keys("phone")
+    until(light, "document.getElementById('shown').textContent.includes(' of 74')")
+    light.switch_to.default_content()
+    assert errors(light) == []
 
 
 def test_a_phone_has_no_sideways_scrolling(tmp_path: Path, pages: dict[str, Path]) -> None:
