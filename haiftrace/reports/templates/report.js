@@ -117,8 +117,9 @@
       if (row) row.hidden = finding.hidden;
     }
     const rest = ordered.filter((finding) => !kept.has(finding));
-    if (state.group in headings) list.replaceChildren(...grouped(wanted), ...rest);
-    else list.replaceChildren(...ordered);
+    const next = state.group in headings ? [...grouped(wanted), ...rest] : ordered;
+    const isThere = next.every((node, at) => list.children[at] === node);
+    if (!isThere || next.length !== list.children.length) list.replaceChildren(...next);
     byId("shown").textContent =
       wanted.length === findings.length
         ? plural(findings.length, "finding")

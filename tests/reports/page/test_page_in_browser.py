@@ -99,12 +99,19 @@ def test_the_policy_lets_the_page_run_without_an_error(
 
 
 def test_a_thousand_findings_open_at_once(light: Any, pages: dict[str, Path]) -> None:
+    """In seconds of a core: those of the clock are as many again on a machine that is busy."""
     assert pages["1000"].stat().st_size < 10_000_000
-    opened(light, pages["1000"])
-    done = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
-    until(light, "performance.getEntriesByType('navigation')[0].loadEventEnd > 0")
-    assert light.execute_script(done) < 2_000  # milliseconds
+    light.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+    light.get("about:blank")
+    before = process_seconds(light)
+    light.get(pages["1000"].as_uri())
+    assert process_seconds(light) - before < 2
     assert len(visible(light)) == 1000
+
+
+def process_seconds(driver: Any) -> float:
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return float({metric["name"]: metric["value"] for metric in metrics}["ProcessTime"])
 
 
 def test_words_filter_and_the_address_has_them(light: Any, pages: dict[str, Path]) -> None:
