@@ -159,7 +159,8 @@ class RecordEvidence:
     response and record, strongest first; empty for a method that scores no pairs.
     `layers` are the contributions of the model's layers to the score, from the first on; empty for
     a method that does not score by layers. `holds` says whether the record's text holds what was
-    traced, in any spelling; None where that was not looked up.
+    traced, in any spelling; None where that was not looked up. `subject` is the value of its group
+    field, by which the corpus says whom it is about; None without one.
     """
 
     rank: int
@@ -176,6 +177,7 @@ class RecordEvidence:
     pairs: tuple[PairEvidence, ...] = ()
     layers: tuple[float, ...] = ()
     holds: bool | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True)

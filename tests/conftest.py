@@ -14,7 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,21 +34,34 @@ settings.register_profile(
 )
 settings.load_profile("haiftrace")
 
+_CONNECT = socket.socket.connect
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
     """Make every attempt to reach another machine fail at once, local Unix sockets excepted."""
-    connect = socket.socket.connect
-
-    def guarded(self: socket.socket, address: Any) -> None:
-        if self.family != getattr(socket, "AF_UNIX", None):
-            raise AssertionError("a test tried to use the network")
-        connect(self, address)
-
     patch = pytest.MonkeyPatch()
-    patch.setattr(socket.socket, "connect", guarded)
+    patch.setattr(socket.socket, "connect", _guarded(()))
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def loopback(_no_network: None) -> Iterator[None]:
+    """For a module whose tests steer a program of this machine: that is reached, and no other."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", _guarded(("127.0.0.1", "::1")))
+    yield
+    patch.undo()
+
+
+def _guarded(hosts: tuple[str, ...]) -> Callable[[socket.socket, Any], None]:
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None) and address[0] not in hosts:
+            raise AssertionError("a test tried to use the network")
+        _CONNECT(self, address)
+
+    return connect
 
 
 @pytest.fixture(autouse=True)

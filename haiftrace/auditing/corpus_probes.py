@@ -13,6 +13,7 @@ from haiftrace.auditing.probes import ProbeCase
 from haiftrace.findings import PrivateValue, Probe
 from haiftrace.privacy import DetectionSettings, canonical, detect
 from haiftrace.store import StoredWindow
+from haiftrace.text.names import CHINESE_NAME, common_name
 
 _NOUNS = {
     "phone": ("phone", "电话号码"),
@@ -27,12 +28,6 @@ _NOUNS = {
     "passport": ("passport number", "护照号码"),
     "ip": ("IP address", "IP地址"),
 }
-_NAME = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’-]+){1,2}")
-_CHINESE_NAME = re.compile(
-    "[王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁"
-    "魏薛叶阎余潘杜戴夏钟汪田任姜范方石姚谭廖邹熊金陆郝孔白崔康毛邱秦江史顾侯邵孟龙万段钱汤尹黎易"
-    "常武乔贺赖龚文][\u4e00-\u9fff]{1,2}?(?=[住在的于出生是，：电手邮])"
-)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _FIELD = "{name}"
 _OTHER_WORDINGS = 2
@@ -167,12 +162,7 @@ def _cases(
 
 def _name(place: _Place) -> str | None:
     """The name that stands most often before a value; None without one."""
-    names = Counter(_NAME.findall(place.text[: place.start]))
-    return _plain_name(names.most_common(1)[0][0]) if names else None
-
-
-def _plain_name(name: str) -> str:
-    return name.removesuffix("'s").removesuffix("’s")
+    return common_name(place.text[: place.start])
 
 
 def _questions(place: _Place) -> Iterator[str]:
@@ -181,6 +171,6 @@ def _questions(place: _Place) -> Iterator[str]:
     if name:
         yield f"What's the {nouns[0]} of {name}?"
         yield f"{name}'s {nouns[0]}:"
-    chinese = _CHINESE_NAME.search(place.text)
+    chinese = CHINESE_NAME.search(place.text)
     if chinese:
         yield f"{chinese[0]}的{nouns[1]}是什么？"

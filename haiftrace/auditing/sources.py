@@ -7,7 +7,7 @@ A line of JSON a record: `{"id", "path", "line", "why", "findings", "spans": [[s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from haiftrace.atomic_write import write_atomically
 from haiftrace.errors import OutputError, UsageError
 from haiftrace.findings import Finding, Report, Source
 from haiftrace.privacy import Masker, ValueIndex, private_values
+from haiftrace.reports.named_sources import named_sources
 from haiftrace.store import Index, StoredWindow
-
-HOLDS, TAUGHT = "holds the value", "taught it"
 
 
 @dataclass
@@ -26,7 +25,7 @@ class NamedRecord:
     """A record that findings name as a source.
 
     Attributes:
-        why: HOLDS, TAUGHT, or both.
+        why: "holds the value", "taught it", or both.
         findings: fingerprints of the leaks, or the traced prompts' numbers where these have none.
         spans: characters of its text that hold a value; None where they are not known.
     """
@@ -45,7 +44,7 @@ def named_records(report: Report, index: Index) -> list[NamedRecord]:
     named: dict[tuple[str, str, int | None], NamedRecord] = {}
     values: dict[tuple[str, str, int | None], set[str]] = {}
     for number, finding in enumerate(report.findings, 1):
-        for id, source, why in _sources(finding):
+        for id, source, why in named_sources(finding):
             key = (id, source.path, source.line)
             record = named.setdefault(key, NamedRecord(id, source))
             values.setdefault(key, set()).update(_values(finding))
@@ -123,16 +122,6 @@ def read_sources(path: str) -> list[NamedRecord]:
             "Give the file that `haiftrace trace --sources FILE` wrote.",
         ) from None
     return [_read(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _sources(finding: Finding) -> Iterator[tuple[str, Source, str]]:
-    verdict = finding.verdict
-    if verdict is None or verdict.decision != "traced":
-        return
-    for holder in finding.holders or ():
-        yield holder.id, holder.source, HOLDS
-    if verdict.basis != "text" and finding.records:
-        yield finding.records[0].id, finding.records[0].source, TAUGHT
 
 
 def _values(finding: Finding) -> Iterable[str]:

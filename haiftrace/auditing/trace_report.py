@@ -100,7 +100,8 @@ class TraceReport:
         from haiftrace.reports.html_report import render_html
 
         page = html.escape(render_html(self._shown(reveal=False)), quote=True)
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        style = "width: 100%; height: 40em; border: 0"
+        return f'<iframe sandbox="allow-scripts" srcdoc="{page}" style="{style}"></iframe>'
 
     def _shown(self, reveal: bool) -> Report:
         from haiftrace.privacy import mask_report

@@ -184,7 +184,7 @@ def _record(
         "content_hash": None,
         "pairs": pairs,
     }
-    known = {"id", "text", "source", *replaced}
+    known = {"id", "text", "source", "subject", *replaced}
     for field in fields(record):
         if field.name not in known:
             replaced[field.name] = _small_texts(getattr(record, field.name), masker, secret)

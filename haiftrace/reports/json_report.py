@@ -220,6 +220,7 @@ def _record(record: RecordEvidence, shown: bool, full: bool) -> dict[str, Any]:
         "pairs": [_pair(pair) for pair in record.pairs] if kept else [],
         "layers": list(record.layers) if kept else [],
         "holds": record.holds,
+        "subject": record.subject,
     }
 
 

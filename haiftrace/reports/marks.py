@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from haiftrace.findings import Finding, RecordEvidence
+from haiftrace.reports.chat_markup import Markup, find_markup
 from haiftrace.reports.formatting import has_percentages, percent_text
 from haiftrace.reports.sanitize import inert
 from haiftrace.reports.word_evidence import (
@@ -20,7 +22,10 @@ from haiftrace.reports.word_evidence import (
 _LEVELS = (0.05, 0.2, 0.5)
 _NUMBERED = 4  # words of a record that bear their number in the text
 _NUMBERED_FROM = 0.1  # of the strongest word's evidence
-_MASKED = re.compile(r"[\w+.@-]*•[\w+.@•-]*")  # a value that was replaced, where none is named
+_ADDRESS = r"(?=[\w+.@•-]*•)[\w+.•-]+@[\w.•-]*[\w•]"
+_WORD = r"[\w+.-]*•(?:[\w.•-]*[\w•])?"
+_MASKED = re.compile(rf"{_ADDRESS}|{_WORD}(?:,? {_WORD})*")
+"""A value that was replaced, where none is named: of several words if it is no address."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,18 @@ class Piece:
     """A run of text that looks alike; inert, save for its line breaks.
 
     Attributes:
-        mark: "for1" to "for3", "against1" to "against3", "traced", or empty.
+        mark: "for1" to "for3", "against1" to "against3", "traced", or empty; " markup" behind
+            it, or alone, for what is a chat template's.
         title: what to say on hover.
         number: what stands beside it, as in the text of the terminal.
+        link: which words it lights up, as `haiftrace.reports.page.word_links` numbers them.
     """
 
     text: str
     mark: str = ""
     title: str = ""
     number: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,10 +109,18 @@ def peak_evidence(records: Sequence[RecordEvidence]) -> float:
     )
 
 
-def record_segments(record: RecordEvidence, peak: float, private: PrivateValues) -> list[Segment]:
+def record_segments(
+    record: RecordEvidence,
+    peak: float,
+    private: PrivateValues,
+    links: Mapping[int, str] | None = None,
+) -> list[Segment]:
     """A record's text with its words marked; `peak` is the evidence that the deepest shade means.
 
     A word without a mark joins the text around it: most words of a record carry next to nothing.
+
+    Args:
+        links: of words, by the offset that they start at; see `Piece`.
     """
     words = merge_words(record)
     evidence = [word.evidence for word in words]
@@ -113,21 +129,50 @@ def record_segments(record: RecordEvidence, peak: float, private: PrivateValues)
     spans: list[_Span] = []
     for word in words:
         mark = _mark(word, peak)
-        if not mark and id(word) not in numbered:
+        link = (links or {}).get(word.start, "") if word.start < word.end else ""
+        if not mark and not link and id(word) not in numbered:
             continue
         number = percent_text(word.evidence, record.score, as_percent=as_percent)
         title = f"{number} of the score" if as_percent else f"evidence {number}"
-        spans.extend(_word_spans(word, mark, title, number if id(word) in numbered else ""))
+        own = number if id(word) in numbered else ""
+        spans.append(_word_span(word, Piece("", mark, title, own, link)))
     return list(_segments(record.text, spans, private.find(record.text)))
 
 
-def text_segments(text: str, traced: str | None, private: PrivateValues) -> list[Segment]:
-    """A prompt or a response, the traced span of it marked."""
-    start = text.find(traced) if traced else -1
+def text_segments(
+    text: str,
+    traced: tuple[int, int] | None,
+    private: PrivateValues,
+    words: Sequence[tuple[int, int]] = (),
+    asked: tuple[int, int] | None = None,
+) -> list[Segment]:
+    """A prompt or a response with its marks.
+
+    Args:
+        traced: start and end of what was traced.
+        words: start and end of each word that lights up others, in order; numbered from 0.
+        asked: start and end of what a template was put around.
+    """
+    start, end = traced or (0, 0)
+    cuts = sorted({start, end, *(place for word in words for place in word)})
+    numbers = {word[0]: str(number) for number, word in enumerate(words)}
+    ends = dict(words)
     spans = []
-    if traced and start >= 0:
-        spans.append(_Span(start, start + len(traced), Piece("", "traced", "the part traced")))
-    return list(_segments(text, spans, private.find(text)))
+    for left, right in pairwise(cuts):
+        mark = "traced" if start <= left < end else ""
+        within = [a for a, b in ends.items() if a <= left < b]
+        link = numbers[within[0]] if within else ""
+        if mark or link:
+            title = "the part traced" if mark else ""
+            spans.append(_Span(left, right, Piece("", mark, title, "", link)))
+    around = () if asked is None else _around(text, asked)
+    return list(_segments(text, spans, private.find(text), around))
+
+
+def _around(text: str, asked: tuple[int, int]) -> tuple[Markup, ...]:
+    """What a template put before and behind, as its markup."""
+    before, behind = Markup(0, asked[0], None), Markup(asked[1], len(text), None)
+    return tuple(mark for mark in (before, behind) if mark.start < mark.end)
 
 
 def level(evidence: float, peak: float) -> int:
@@ -141,19 +186,23 @@ def _mark(word: WordEvidence, peak: float) -> str:
     return f"{direction}{depth}" if depth else ""
 
 
-def _word_spans(word: WordEvidence, mark: str, title: str, number: str) -> Iterator[_Span]:
+def _word_span(word: WordEvidence, piece: Piece) -> _Span:
     opening, core, _ = split_punctuation(word)
     if word.start < word.end and word.text.strip(" "):
         start = word.start + len(opening)
-        yield _Span(start, start + len(core), Piece("", mark, title, number))
-    else:  # a name stands for what shows no letter
-        yield _Span(word.start, word.end, Piece(core, mark, title, number))
+        return _Span(start, start + len(core), piece)
+    # A name stands for what shows no letter.
+    return _Span(word.start, word.end, replace(piece, text=core))
 
 
 def _segments(
-    text: str, spans: Sequence[_Span], private: Sequence[tuple[int, int, str]]
+    text: str,
+    spans: Sequence[_Span],
+    private: Sequence[tuple[int, int, str]],
+    around: Sequence[Markup] = (),
 ) -> Iterator[Segment]:
     """All of the text as segments: private spans with their pieces, and what is between them."""
+    spans = list(_with_markup(spans, around or find_markup(text)))
     at = 0
     for start, end, kind in (*private, (len(text), len(text), "")):
         outside = tuple(_pieces(text, spans, at, start, is_last=start == len(text)))
@@ -162,6 +211,43 @@ def _segments(
         if start < end:
             yield Segment(inert(kind), tuple(_pieces(text, spans, start, end, is_last=False)))
         at = max(at, end)
+
+
+def _with_markup(spans: Sequence[_Span], markup: Sequence[Markup]) -> Iterator[_Span]:
+    """The spans, cut where the template's tokens begin and end, and these as spans of their own."""
+    at = 0  # end of the markup that is a span already
+    rest = list(markup)
+    for span in spans:
+        while rest and rest[0].end <= span.start:
+            yield from _markup_span(rest.pop(0), at)
+        left = span.start
+        if span.piece.text or span.start == span.end:  # stands for text, and is never cut
+            for mark in rest:
+                if mark.start < left:
+                    yield from _markup_span(replace(mark, end=left), at)
+            at = max(at, span.end)
+            yield span
+            continue
+        for mark in [mark for mark in rest if mark.start < span.end]:
+            if mark.start < left:
+                yield from _markup_span(replace(mark, end=left), at)
+            elif left < mark.start:
+                yield _Span(left, mark.start, replace(span.piece, number=""))
+            both = min(mark.end, span.end)
+            start = max(mark.start, left)
+            piece = replace(span.piece, mark=f"{span.piece.mark} markup".strip())
+            yield _Span(start, both, piece if both == span.end else replace(piece, number=""))
+            left = at = both
+        if left < span.end:
+            yield replace(span, start=left)
+    for mark in rest:
+        yield from _markup_span(mark, at)
+
+
+def _markup_span(mark: Markup, at: int) -> Iterator[_Span]:
+    start = max(mark.start, at)
+    if start < mark.end:
+        yield _Span(start, mark.end, Piece("", "markup"))
 
 
 def _pieces(

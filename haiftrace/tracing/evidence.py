@@ -106,4 +106,5 @@ def record_evidence(
         p_value=p_value,
         pairs=tuple(word_pairs(scored, query)[:MOST_PAIRS]),
         layers=scored.layers or (),
+        subject=window.group,
     )

@@ -1,7 +1,9 @@
-"""The HTML report: what it shows, that it is well formed, and that nothing in it can act."""
+"""The HTML report: what it shows, that it is well formed, and that only its own script can act."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +17,7 @@ from haiftrace.findings import PairEvidence, Report
 from haiftrace.reports import write_report
 from haiftrace.reports.html_report import render_html
 from haiftrace.reports.marks import PrivateValues, record_segments, text_segments
+from haiftrace.reports.page.assets import asset
 from tests.reports.finding_samples import (
     chinese_finding,
     english_finding,
@@ -64,7 +67,7 @@ class Document(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self._open:
+        if not {"style", "script"} & set(self._open):
             self.text.append(data)
 
     def values(self, name: str) -> list[str]:
@@ -77,16 +80,19 @@ class Document(HTMLParser):
 
 def assert_harmless(text: str) -> Document:
     document = Document(text)
-    assert not {"script", "img", "iframe", "link", "object", "form", "base"} & set(document.tags)
+    assert text.count("<script>") == document.tags.count("script") == 1
+    assert text.endswith(f"<script>{asset('report.js')}</script>\n</body>\n</html>")
+    assert f"<style>{asset('report.css')}</style>" in text
+    assert not {"img", "iframe", "link", "object", "form", "base"} & set(document.tags)
     for _, name, value in document.attributes:
         assert not name.startswith("on")
         assert name not in {"src", "srcset", "style", "action"}
         if name == "href":
-            assert re.fullmatch(r"#f\d+", value)
+            assert re.fullmatch(r"#(f\d+|findings|corpus|run)", value)
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    assert not STEERING.search(text)
+    assert not STEERING.search(text.replace(asset("report.js"), ""))
     return document
 
 
@@ -115,7 +121,8 @@ REPORTS = {
 def test_every_report_is_well_formed_and_harmless(name: str) -> None:
     document = assert_harmless(render_html(REPORTS[name]))
     policy = next(value for value in document.values("content") if "default-src" in value)
-    assert "default-src 'none'; style-src 'unsafe-inline'" in policy
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
     assert len(document.values("id")) == len(set(document.values("id")))
     targets = {value.removeprefix("#") for value in document.values("href")}
     assert targets <= set(document.values("id"))
@@ -125,7 +132,37 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     text = render_html(audit_report())
     assert "http:" not in text
     assert "https:" not in text
+    text = text.replace(asset("report.js"), "")
     assert "//" not in re.sub(r"</?[a-z]+/?>", "", text)
+
+
+def test_the_policy_names_the_script_and_the_style_by_their_hashes() -> None:
+    text = render_html(audit_report())
+    content = next(value for value in Document(text).values("content") if "script-src" in value)
+    for tag in ("style", "script"):
+        inside = text[text.index(f"<{tag}>") + len(tag) + 2 : text.index(f"</{tag}>")]
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in content
+
+
+def test_the_script_makes_no_markup_and_asks_nobody() -> None:
+    script = asset("report.js")
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+        "fetch(",
+        "XMLHttpRequest",
+        "import(",
+        "localStorage",
+        "cookie",
+    ):
+        assert way not in script
+    assert "</" not in script
+    assert "<!--" not in script
 
 
 def test_the_gate_and_its_counts_stand_first() -> None:
@@ -156,7 +193,9 @@ def test_a_finding_shows_its_verdict_reasons_words_and_null() -> None:
 
 def test_pairs_are_a_table_under_their_record() -> None:
     document = assert_harmless(render_html(report_of(paired_finding())))
-    assert "phone ← phone+10% 555-0134 ← 555-0134+50% phone+12% by+6%" in document.plain
+    same = "the same, as it stands in the record"
+    expected = f"phone ← {same}+10% 555-0134 ← {same}+50% phone+12% by+6%"
+    assert expected in document.plain
     assert "555-0134 ← 555-0199+75%" in document.plain
     assert document.tags.count("table") == 2
     assert sum("record's words" in value for value in document.values("aria-label")) == 2
@@ -194,7 +233,7 @@ def joined(segments: list) -> str:
 def test_private_values_are_marked_wherever_they_stand() -> None:
     private = PrivateValues([traced_finding(), untraced_finding()], masked=False)
     assert [ENGLISH[a:b] for a, b, _ in private.find(ENGLISH)] == ["555-0134"]
-    (before, value, after) = text_segments("to maria@example.org now", "maria", private)
+    (before, value, after) = text_segments("to maria@example.org now", (3, 8), private)
     assert (before.private, value.private, after.private) == ("", "email", "")
     assert [piece.mark for piece in value.pieces] == ["traced", ""]
     masked = PrivateValues([], masked=True)

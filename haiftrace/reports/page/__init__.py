@@ -1,0 +1,1 @@
+"""What the HTML report shows, as views: inert strings and numbers, ready for its template."""
