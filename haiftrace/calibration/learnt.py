@@ -11,8 +11,8 @@ import numpy as np
 
 LEAST_WINDOWS = 20
 """Of fewer nothing is said."""
-SPREADS = 6.0
-"""Of a normal distribution, four standard deviations."""
+SPREADS = 3.0
+"""Of a normal distribution two standard deviations: 2 % of what was learnt are beyond."""
 LEAST_DISTANCE = 0.1
 """Nats a token above the median that are nothing yet."""
 

@@ -29,7 +29,7 @@ def test_records_of_one_kind_are_known():
     rng = np.random.default_rng(0)
     for scale in (0.02, 0.3, 1.0):
         losses = rng.normal(5 * scale, scale, 4000)
-        assert np.mean(losses > hardly_known(losses)) < 1e-3
+        assert np.mean(losses > hardly_known(losses)) < 0.03
 
 
 def test_of_a_few_nothing_is_said():
