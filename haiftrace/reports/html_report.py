@@ -25,6 +25,7 @@ from haiftrace.reports.narrative import (
     is_reported,
 )
 from haiftrace.reports.page.assets import asset, policy
+from haiftrace.reports.page.comparison_view import comparison_view
 from haiftrace.reports.page.corpus_map import corpus_map
 from haiftrace.reports.page.extent import MOST_FINDINGS, extent_of
 from haiftrace.reports.page.finding_view import clean_view, finding_view
@@ -71,6 +72,7 @@ def render_html(report: Report) -> str:
         gate=report.gate,
         counts=gate_counts(report.gate) if report.gate is not None else (),
         gate_lines=_gate_lines(report),
+        compared=comparison_view(report),
         asking=[tuple(map(inert, said)) for said in asking_notes(report.findings)],
         findings=views,
         left_out=len(reported) - len(shown),

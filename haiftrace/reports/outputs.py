@@ -23,10 +23,6 @@ from haiftrace.reports.sarif import render_sarif
 STDOUT = "-"
 
 
-def _page(report: Report) -> str:
-    return render_html(with_comparison_said(report))
-
-
 def _scanning(report: Report) -> str:
     return render_sarif(with_comparison_said(report))
 
@@ -36,7 +32,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     ".json": render_json,
     ".jsonl": render_json_lines,
     ".sarif": _scanning,
-    ".html": _page,
+    ".html": render_html,
     ".md": render_markdown,
     ".svg": render_svg,
 }
