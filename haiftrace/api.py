@@ -19,7 +19,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haiftrace.auditing.trace_report import TraceReport
-from haiftrace.commands.options import INDEX_DIRECTORY, shown
+from haiftrace.commands.index_location import (
+    INDEX_DIRECTORY,
+    fetched,
+    index_directory,
+    place_name,
+    written,
+)
+from haiftrace.commands.options import shown
 from haiftrace.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -66,6 +73,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         Args:
             model: directory of the checkpoint.
             corpus: files, globs or directories.
+            output: directory of the index, or the URI of one in a store (see `haiftrace index`).
             methods: names with commas between, whose needs and verdicts are kept too.
             controls: control queries of the calibration; None for as many as cost about what
                 indexing did, 0 for none.
@@ -86,10 +94,10 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             tuple(map(str, paths)), text_field, loss_on=loss_on, group_field=group_field
         )
         settings = IndexSettings(
-            Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
+            index_directory(output), append_eos=append_eos, memory=memory, overwrite=overwrite
         )
         wanted = Completion(methods, with_default(methods), controls=controls, memory=memory)
-        with ConsoleProgress(quiet, shown) as progress:
+        with ConsoleProgress(quiet, shown) as progress, written(settings.output, progress):
             checkpoint = load_checkpoint(str(model), device=device)
             if methods is not None:
                 check_needs(checkpoint, None, methods, wanted.settings)
@@ -117,7 +125,11 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         """
         from haiftrace.tracing.tracer import open_tracer
 
-        return cls(open_tracer(path, None if model is None else str(model), device, memory))
+        directory = index_directory(path)
+        with ConsoleProgress(quiet=True, shown=shown) as progress:
+            fetched(directory, progress)
+        checkpoint = None if model is None else str(model)
+        return cls(open_tracer(directory, checkpoint, device, memory, place_name(directory)))
 
     def __len__(self) -> int:
         """How many records it holds."""

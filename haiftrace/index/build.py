@@ -59,6 +59,7 @@ class IndexSettings:
         overwrite: replace another index in that directory.
         memory: bytes that one backward pass may take, approximately.
         part: make that part of the index alone; None for all of it.
+        store: URI of the store that `output` is the working copy of; None where it is none.
     """
 
     output: Path
@@ -73,6 +74,7 @@ class IndexSettings:
     overwrite: bool = False
     memory: int = 512 << 20
     part: Part | None = None
+    store: str | None = None
 
 
 def build_index(

@@ -236,6 +236,22 @@ def remove_leftovers(root: Path, manifest: Manifest) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a relative name is one that a file of an index has, or had before it was whole."""
+    folder, _, file = name.rpartition("/")
+    if folder in FOLDERS:
+        return SHARD_NAME.fullmatch(file) is not None
+    if not folder:
+        temporary = temporary_name(Path(MANIFEST_NAME)).name
+        return file == temporary or TOKEN_FAISS_FILE.fullmatch(file) is not None
+    home, _, supplement = folder.partition("/")
+    return (
+        home == SUPPLEMENTS
+        and SUPPLEMENT_NAME.fullmatch(supplement) is not None
+        and _SUPPLEMENT_FILE.fullmatch(file) is not None
+    )
+
+
 def _supplement_folders(root: Path) -> list[Path]:
     home = root / SUPPLEMENTS
     if not is_real_directory(home):

@@ -192,14 +192,12 @@ def test_a_glob_that_the_shell_expanded_is_explained():
     assert "Hint: --merge takes one name" in outcome.err
 
 
-def test_a_file_uri_is_a_directory_and_another_is_refused(made, parts):
+def test_a_file_uri_is_a_directory(made, parts):
     uri = (parts / "a place").as_uri()
     merged = index("--merge", parts / "part-*", "-o", uri, "--calibrate", "8")
     assert merged.code == 0, merged.err
     assert complete_content(parts / "a place") == complete_content(made / "plain")
     assert cli("show", uri).code == 0
-    for command in (("index", "--merge", "a", "-o"), ("trace", "x", "--index"), ("show",)):
-        misused(cli(*command, "s3://bucket/index"), "An index is a directory", "s3://")
 
 
 def test_every_shard_is_in_one_part():

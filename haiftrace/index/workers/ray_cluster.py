@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import UsageError, WorkerError
@@ -11,6 +14,7 @@ from haiftrace.index.plan import PlannedShard
 from haiftrace.index.shard_maker import ShardMaker
 from haiftrace.index.workers.workforce import Made, ShardJob
 from haiftrace.progress import Progress
+from haiftrace.store import fetch_begun, send_staged, take_staged
 
 if TYPE_CHECKING:
     from haiftrace.corpus.windows import Window
@@ -24,7 +28,7 @@ BASE_MEMORY = 1 << 30
 
 
 class RayCluster:
-    """A Ray cluster that runs, on whose nodes haiftrace and the index's directory are.
+    """A Ray cluster that runs, on whose nodes haiftrace is, and the index's directory or store.
 
     Args:
         address: as `ray.init` takes it: "auto", "HOST:PORT" or "ray://HOST:PORT".
@@ -64,6 +68,8 @@ class RayCluster:
                     (ready,), _ = ray.wait(list(running), num_returns=1)
                     planned = running.pop(ready)
                     staged = ray.get(ready)
+                    if job.store is not None:
+                        take_staged(job.store, job.root, staged)
                     done(planned)
                     yield planned, staged
             except RayTaskError as error:
@@ -137,12 +143,25 @@ def _resources(job: ShardJob, model_bytes: int) -> dict[str, float]:
 
 
 _worker: dict[str, Any] = {}
-"""Of a worker process: the maker of the job that it was last given."""
+"""Of a worker process: the maker of the job that it was last given, and its directory."""
 
 
 def _make(job: ShardJob, planned: PlannedShard) -> StagedShard:
     if _worker.get("job") != job:
         device = "cuda:0" if job.device.startswith("cuda") else "cpu"  # Ray shows a worker its own
-        _worker.update(maker=job.maker(device, 1), job=job)
+        here = job if job.store is None else replace(job, root=_scratch(job.store))
+        _worker.update(maker=here.maker(device, 1), job=job, root=here.root)
     maker: ShardMaker = _worker["maker"]
-    return maker.make(planned)
+    staged = maker.make(planned)
+    if job.store is not None:
+        send_staged(job.store, _worker["root"], staged)
+    return staged
+
+
+def _scratch(store: str) -> Path:
+    """A directory of this worker, gone with it, with what there is of the index in a store."""
+    directory = tempfile.TemporaryDirectory(prefix="haiftrace-")
+    _worker["directory"] = directory
+    root = Path(directory.name) / "index"
+    fetch_begun(store, root)
+    return root
