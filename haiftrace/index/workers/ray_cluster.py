@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 RETRIES = 3
 """So often Ray gives a shard out again whose worker died."""
+
+CONNECT_SECONDS = 20.0
+"""So long the address of a cluster may take to answer."""
 
 BASE_MEMORY = 1 << 30
 """What a worker takes beside the model and its passes."""
@@ -124,6 +128,7 @@ def _connected(address: str) -> Iterator[None]:
         yield
         return
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(
@@ -134,6 +139,17 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ray itself asks an address where nobody answers for many minutes.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _resources(job: ShardJob, model_bytes: int) -> dict[str, float]:
