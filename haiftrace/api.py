@@ -187,6 +187,8 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         *,
         fail_on: FailOn = "leak",
         max_leaks: int = 0,
+        baseline: str | Path | None = None,
+        baseline_key: str | Path | None = None,
         quiet: bool = True,
         **settings: Any,
     ) -> TraceReport:
@@ -196,12 +198,17 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             probes: a JSONL file, or mappings with `prompt` or `messages`, and where they are known
                 `system`, `response`, `protected` and `id`.
             fail_on, max_leaks: what `report.report.gate` lets pass.
+            baseline: an earlier JSON report, whose leaks are known and pass, each for its value.
+            baseline_key: a file with the key by which reports tell values apart exactly; made,
+                private, where there is none.
             settings: as of `trace`.
 
         Raises:
-            UsageError: a probe or a setting cannot be used.
+            UsageError: a probe, a setting, the baseline or its key cannot be used.
+            OutputError: a new key cannot be written.
         """
         from haiftrace.auditing.audit import audit as audit_checkpoint
+        from haiftrace.auditing.baseline import read_baseline, read_key
         from haiftrace.auditing.corpus_regions import with_corpus_regions
         from haiftrace.auditing.gate import GateSettings
         from haiftrace.auditing.probes import probe_cases, read_probes
@@ -210,8 +217,11 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         cases = read_probes(str(probes)) if isinstance(probes, str | Path) else probe_cases(probes)
         detection = with_corpus_regions(self._tracer.index, DetectionSettings())
         cases = [replace(case, detection=detection) for case in cases]
-        gate = GateSettings(fail_on, max_leaks, detection=detection)
+        known = None if baseline is None else read_baseline(str(baseline))
         with ConsoleProgress(quiet, shown) as progress:
+            named = None if baseline_key is None else str(baseline_key)
+            key = read_key(named, known, progress.say)
+            gate = GateSettings(fail_on, max_leaks, known, key, detection=detection)
             result = audit_checkpoint(self._tracer, cases, _settings(settings), gate, progress)
         return TraceReport(result.report, result.values, detection)
 
