@@ -43,7 +43,8 @@ class ChangeOptions:
     append: Annotated[
         list[str] | None,
         Option(
-            help="Add the records of this file, glob or directory to a complete index; repeatable.",
+            help="Add the records of this file, glob or directory to a complete index; repeatable."
+            " It is calibrated anew, since a control is compared with all records.",
             show_default=False,
         ),
     ] = None
