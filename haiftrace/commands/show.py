@@ -118,7 +118,7 @@ def _corpus(contents: IndexContents) -> Iterator[tuple[str, str]]:
     read = {
         name: value
         for name, value in corpus.items()
-        if name not in ("paths", "appended", "fingerprint")
+        if name not in ("paths", "appended", "fingerprint", "base")
         and value is not None
         and usual.get(name) != value
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport
+from haiftrace.corpus.files import shown_base
 from haiftrace.corpus.training_form import TrainingForm
 from haiftrace.errors import UsageError
 from haiftrace.index.census import Census, Reader, Reservoir
@@ -238,6 +239,7 @@ def _manifest_settings(
     context: int,
     chosen: TokenGradients,
 ) -> dict[str, Any]:
+    base = corpus.base or shown_base(corpus.paths)
     return {
         "model_path": str(checkpoint.path),
         **({} if checkpoint.base is None else {"base_model": str(checkpoint.base)}),
@@ -253,10 +255,16 @@ def _manifest_settings(
         **({} if settings.faiss == AUTO else {"faiss": settings.faiss}),
         "scope": chosen.scope,
         "corpus": {
-            "paths": [str(Path(path).absolute()) for path in corpus.paths],
+            "paths": [_absolute(path) for path in corpus.paths],
             **corpus.kept(),
+            **({} if base is None else {"base": base}),
         },
     }
+
+
+def _absolute(path: str) -> str:
+    named = Path(path)
+    return str(named.resolve() if ".." in named.parts else named.absolute())
 
 
 def _about(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:
