@@ -302,7 +302,7 @@ def _opened(uri: str) -> tuple[Any, str]:
 
 
 def _reason(error: Exception) -> tuple[str, str] | None:
-    text = str(error).lower()
+    text = re.sub(r"'[^']*'", "", str(error)).lower()  # without names, which may say anything
     for pattern, why, hint in _REASONS:
         if re.search(pattern, text):
             return why, hint

@@ -94,6 +94,11 @@ def test_every_state_of_the_store_is_one_of_the_copy(
     Index.open(bucket)
 
 
+def test_what_a_place_is_called_is_no_reason() -> None:
+    assert RemoteDirectory("s3://bucket/timeout/access_denied").read("manifest.json") is None
+    assert RemoteDirectory("s3://bucket/timeout").names() == []
+
+
 def test_another_machine_reads_it(
     bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
