@@ -19,7 +19,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from haiftrace.auditing.trace_report import TraceReport
-from haiftrace.commands.options import INDEX_DIRECTORY, shown
+from haiftrace.commands.index_location import (
+    INDEX_DIRECTORY,
+    fetched,
+    index_directory,
+    place_name,
+    written,
+)
+from haiftrace.commands.options import shown
 from haiftrace.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -66,6 +73,7 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         Args:
             model: directory of the checkpoint.
             corpus: files, globs or directories.
+            output: directory of the index, or the URI of one in a store (see `haiftrace index`).
             methods: names with commas between, whose needs and verdicts are kept too.
             controls: control queries of the calibration; None for as many as cost about what
                 indexing did, 0 for none.
@@ -86,10 +94,10 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             tuple(map(str, paths)), text_field, loss_on=loss_on, group_field=group_field
         )
         settings = IndexSettings(
-            Path(output), append_eos=append_eos, memory=memory, overwrite=overwrite
+            index_directory(output), append_eos=append_eos, memory=memory, overwrite=overwrite
         )
         wanted = Completion(methods, with_default(methods), controls=controls, memory=memory)
-        with ConsoleProgress(quiet, shown) as progress:
+        with ConsoleProgress(quiet, shown) as progress, written(settings.output, progress):
             checkpoint = load_checkpoint(str(model), device=device)
             if methods is not None:
                 check_needs(checkpoint, None, methods, wanted.settings)
@@ -117,7 +125,11 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         """
         from haiftrace.tracing.tracer import open_tracer
 
-        return cls(open_tracer(path, None if model is None else str(model), device, memory))
+        directory = index_directory(path)
+        with ConsoleProgress(quiet=True, shown=shown) as progress:
+            fetched(directory, progress)
+        checkpoint = None if model is None else str(model)
+        return cls(open_tracer(directory, checkpoint, device, memory, place_name(directory)))
 
     def __len__(self) -> int:
         """How many records it holds."""
@@ -175,6 +187,8 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         *,
         fail_on: FailOn = "leak",
         max_leaks: int = 0,
+        baseline: str | Path | None = None,
+        baseline_key: str | Path | None = None,
         quiet: bool = True,
         **settings: Any,
     ) -> TraceReport:
@@ -184,12 +198,17 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
             probes: a JSONL file, or mappings with `prompt` or `messages`, and where they are known
                 `system`, `response`, `protected` and `id`.
             fail_on, max_leaks: what `report.report.gate` lets pass.
+            baseline: an earlier JSON report, whose leaks are known and pass, each for its value.
+            baseline_key: a file with the key by which reports tell values apart exactly; made,
+                private, where there is none.
             settings: as of `trace`.
 
         Raises:
-            UsageError: a probe or a setting cannot be used.
+            UsageError: a probe, a setting, the baseline or its key cannot be used.
+            OutputError: a new key cannot be written.
         """
         from haiftrace.auditing.audit import audit as audit_checkpoint
+        from haiftrace.auditing.baseline import read_baseline, read_key
         from haiftrace.auditing.corpus_regions import with_corpus_regions
         from haiftrace.auditing.gate import GateSettings
         from haiftrace.auditing.probes import probe_cases, read_probes
@@ -198,8 +217,11 @@ class CorpusIndex(AbstractContextManager["CorpusIndex"]):
         cases = read_probes(str(probes)) if isinstance(probes, str | Path) else probe_cases(probes)
         detection = with_corpus_regions(self._tracer.index, DetectionSettings())
         cases = [replace(case, detection=detection) for case in cases]
-        gate = GateSettings(fail_on, max_leaks, detection=detection)
+        known = None if baseline is None else read_baseline(str(baseline))
         with ConsoleProgress(quiet, shown) as progress:
+            named = None if baseline_key is None else str(baseline_key)
+            key = read_key(named, known, progress.say)
+            gate = GateSettings(fail_on, max_leaks, known, key, detection=detection)
             result = audit_checkpoint(self._tracer, cases, _settings(settings), gate, progress)
         return TraceReport(result.report, result.values, detection)
 

@@ -170,6 +170,7 @@ def _show(error: Exception) -> None:
 
 def _masked(text: str) -> str:
     """A message without the private values that a file's name or a field's may hold."""
+    from haiftrace.commands.index_location import with_stores_named
     from haiftrace.privacy import mask_detected
 
-    return mask_detected(text)
+    return mask_detected(with_stores_named(text))

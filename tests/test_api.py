@@ -72,6 +72,20 @@ def test_an_audit_takes_mappings_or_a_file(path, tmp_path):
     assert ids == [[record.id for record in finding.records] for finding in again.findings]
 
 
+def test_an_audit_is_compared_with_a_baseline(path, tmp_path):
+    probes = [{"prompt": PROMPT, "response": f" {ANSWER}", "id": "a"}]
+    key, known = tmp_path / "key", tmp_path / "known.json"
+    with Index.open(path) as index:
+        first = index.audit(probes, baseline_key=key, **SETTINGS)
+        first.save(known)
+        assert first.report.gate.exit_code == 1
+        again = index.audit(probes, baseline=known, baseline_key=key, **SETTINGS)
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert (again.report.gate.exit_code, again.report.gate.known) == (0, 1)
+    with pytest.raises(UsageError, match="baseline"):
+        audit(probes, index=path, baseline=tmp_path / "none.json")
+
+
 def test_what_is_wrong_is_said(path):
     with pytest.raises(UsageError, match="no probe"):
         audit([{"question": "?"}], index=path)

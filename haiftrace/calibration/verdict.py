@@ -77,7 +77,7 @@ class Verdicts:
         entry = self._index.supplement(calibration_name(method.name))
         methods = [] if method.name == DEFAULT_METHOD else ["--method", method.name]
         options = [*methods, *settings.options([method]), "--calibrate", "512"]
-        command = shlex.join(["haiftrace", "index", "-o", str(self._index.path), *options])
+        command = shlex.join(["haiftrace", "index", "-o", self._index.place, *options])
         if entry is None or read_groups(self._index) is None:
             return f"the index is not calibrated for {method.name}: {command}"
         if entry.settings["format"] != FORMAT:

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from haiftrace.commands.index_changes import ChangeOptions, append, drop, verify
+from haiftrace.commands.index_location import (
+    INDEX_DIRECTORY,
+    fetched,
+    place_name,
+    store_uri,
+    written,
+)
 from haiftrace.commands.index_options import CorpusOptions, IndexOptions, SupplementOptions
 from haiftrace.commands.method_options import KeptMethodOptions
-from haiftrace.commands.options import INDEX_DIRECTORY, Option, RunOptions, grouped, shown
+from haiftrace.commands.options import Option, RunOptions, grouped, shown
 from haiftrace.commands.panels import EXPERT
 from haiftrace.commands.work_options import WorkOptions
 
@@ -75,22 +82,23 @@ def index(
     work.check(model, supplements, changes.wanted)
     if changes.verify is not None:
         with ConsoleProgress(run.quiet, shown) as progress:
+            fetched(changes.verify, progress, afresh=True)
             code, lines = verify(changes.verify, model, layout.seed, run, progress)
         print("\n".join(lines))
         return code
     if changes.wanted:
-        with ConsoleProgress(run.quiet, shown) as progress:
+        with ConsoleProgress(run.quiet, shown) as progress, written(layout.output, progress):
             _change(changes, layout, supplements, settings, run, progress)
         return None
     if work.merge is not None:
         if corpus.corpus:
             raise typer.BadParameter("--merge takes what the parts were made from, not --corpus.")
-        with ConsoleProgress(run.quiet, shown) as progress:
+        with ConsoleProgress(run.quiet, shown) as progress, written(layout.output, progress):
             _merge(work, layout, supplements, settings, run, progress)
         return None
     addition = supplements.method is not None or supplements.calibrate
     if addition and model is None and not corpus.corpus:
-        with ConsoleProgress(run.quiet, shown) as progress:
+        with ConsoleProgress(run.quiet, shown) as progress, written(layout.output, progress):
             _add_to_index(layout, supplements, settings, run, progress)
         return None
     if model is None or not corpus.corpus:
@@ -107,7 +115,7 @@ def index(
     corpus_files(corpus_settings)  # a mistyped path is refused before the model is loaded
     output, methods = layout.output, supplements.method
     check_path(output)
-    with ConsoleProgress(run.quiet, shown) as progress:
+    with ConsoleProgress(run.quiet, shown) as progress, written(output, progress):
         workforce, part = work.workforce(progress), work.chosen_part()
         checkpoint = load_checkpoint(
             model,
@@ -122,7 +130,7 @@ def index(
             outcome = build_index(
                 checkpoint,
                 corpus_settings,
-                replace(layout.settings(run.memory_bytes), part=part),
+                replace(layout.settings(run.memory_bytes), part=part, store=store_uri(output)),
                 progress,
                 workforce,
             )
@@ -169,7 +177,8 @@ def _merge(
     from haiftrace.scoring.freshness import load_indexed
     from haiftrace.store import Index
 
-    outcome = merge_parts(work.parts(), layout.output, layout.overwrite, progress)
+    parts = [fetched(path, progress) for path in work.parts()]
+    outcome = merge_parts(parts, layout.output, layout.overwrite, progress)
     done = "is complete already" if outcome.already_complete else "is ready"
     progress.say(
         f"The index {layout.output} {done}: {outcome.totals.records:,} records,"
@@ -192,7 +201,7 @@ def _merge(
 
 
 def _say_next(output: Path, progress: ConsoleProgress) -> None:
-    where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(str(output))}"
+    where = "" if output == INDEX_DIRECTORY else f" --index {shlex.quote(place_name(output))}"
     progress.say(f'Next: haiftrace trace "PROMPT"{where}')
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from haiftrace.commands.index_location import index_directory, place_name, store_uri
 from haiftrace.commands.options import Option, RunOptions, shown
 from haiftrace.commands.panels import COMPLETE
 from haiftrace.errors import EXIT_CLEAN, EXIT_INCONCLUSIVE
@@ -32,6 +33,7 @@ class ChangeOptions:
         Path | None,
         Option(
             "--verify",
+            parser=index_directory,
             metavar="DIR",
             help="Compare every file of this index with its checksum, its sources with what was"
             " indexed, and a sample of its numbers with the engine's; exit code 0 or 3.",
@@ -41,7 +43,8 @@ class ChangeOptions:
     append: Annotated[
         list[str] | None,
         Option(
-            help="Add the records of this file, glob or directory to a complete index; repeatable.",
+            help="Add the records of this file, glob or directory to a complete index; repeatable."
+            " It is calibrated anew, since a control is compared with all records.",
             show_default=False,
         ),
     ] = None
@@ -130,7 +133,7 @@ def drop(
     from haiftrace.index.removal import compact as compact_index
     from haiftrace.index.removal import mask_ids
 
-    directory = shlex.quote(str(output))
+    directory = shlex.quote(place_name(output))
     changed = False
     if list_file is not None:
         masking = mask_ids(output, list_file)
@@ -151,6 +154,11 @@ def drop(
         outcome = compact_index(output, lambda index: _load(index, None, run))
         changed |= outcome.removed > 0 or outcome.renewed
         progress.say(f"Removed {outcome.removed:,} records from every file of the index {output}.")
+        if store_uri(output) is not None:
+            progress.say(
+                "Note: a store that keeps versions of files still has them, and so have working"
+                " copies on other machines until they are used again."
+            )
         if outcome.renewed:
             progress.say("The index belongs to its corpus as it is now.")
         if outcome.stale:

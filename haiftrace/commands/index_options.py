@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from haiftrace.commands.options import INDEX_DIRECTORY, IndexOption, Option
+from haiftrace.commands.index_location import INDEX_DIRECTORY
+from haiftrace.commands.options import IndexOption, Option
 from haiftrace.commands.panels import CORPUS, EXPERT
 
 if TYPE_CHECKING:
@@ -107,7 +108,14 @@ class IndexOptions:
     COMMON: ClassVar[tuple[str, ...]] = ("output", "overwrite")
 
     output: Annotated[
-        Path, IndexOption("--output", "-o", help="Directory of the index, or its file:// URI.")
+        Path,
+        IndexOption(
+            "--output",
+            "-o",
+            help="Directory of the index, or the URI of one in a store that pyarrow opens:"
+            " s3://BUCKET/DIR, gs://, hdfs://; a private working copy stays in HAIFTRACE_CACHE"
+            " (by default ~/.cache/haiftrace).",
+        ),
     ] = INDEX_DIRECTORY
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace another index in that directory.")

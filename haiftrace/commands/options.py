@@ -7,34 +7,12 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, wraps
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
-from urllib.parse import unquote
 
 import typer
 
+from haiftrace.commands.index_location import index_directory, with_stores_named
 from haiftrace.commands.panels import EXPERT
-
-INDEX_DIRECTORY = Path("haiftrace-index")
-"""Where an index is by default."""
-
-
-def index_directory(name: str | Path) -> Path:
-    """The directory that a user names, by a path or a file:// URI.
-
-    Raises:
-        typer.BadParameter: it lies in a store that has no directories.
-    """
-    scheme, separator, rest = str(name).partition("://")
-    if not separator or not scheme.isalnum():
-        return Path(name)
-    if scheme == "file" and rest.startswith("/"):
-        return Path(unquote(rest))
-    raise typer.BadParameter(
-        f"An index is a directory, and cannot be at {scheme}://. Mount the store and give the"
-        " directory."
-    )
-
 
 # Every option has an environment variable; the epilog says how it is named, once for all.
 Option = partial(typer.Option, show_envvar=False)
@@ -78,7 +56,7 @@ def shown(text: str) -> str:
     from haiftrace.privacy import mask_detected
     from haiftrace.reports.sanitize import inert
 
-    return inert(mask_detected(text))
+    return inert(mask_detected(with_stores_named(text)))
 
 
 def grouped(function: Callable[..., Any]) -> Callable[..., Any]:

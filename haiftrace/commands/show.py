@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from haiftrace.commands.options import INDEX_DIRECTORY, Option, index_directory, shown
+from haiftrace.commands.index_location import INDEX_DIRECTORY, fetched, index_directory, place_name
+from haiftrace.commands.options import Option, shown
 
 if TYPE_CHECKING:
     from haiftrace.tracing.index_contents import IndexContents, MethodState
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 def show(
     index: Annotated[
         Path,
-        typer.Argument(parser=index_directory, metavar="INDEX", help="Directory of the index."),
+        typer.Argument(
+            parser=index_directory, metavar="INDEX", help="Directory or URI of the index."
+        ),
     ] = INDEX_DIRECTORY,
     as_json: Annotated[bool, Option("--json", help="Write it as JSON.")] = False,
 ) -> None:
@@ -30,10 +33,13 @@ def show(
     """
     import json
 
+    from haiftrace.progress import ConsoleProgress
     from haiftrace.store import Index
     from haiftrace.tracing.index_contents import index_contents
 
-    with Index.open(index, verify=False) as opened:
+    with ConsoleProgress(quiet=False, shown=shown) as progress:
+        fetched(index, progress)
+    with Index.open(index, verify=False, place=place_name(index)) as opened:
         contents = index_contents(opened)
     if as_json:
         print(json.dumps(_masked(contents.as_dict()), indent=2))
@@ -112,7 +118,7 @@ def _corpus(contents: IndexContents) -> Iterator[tuple[str, str]]:
     read = {
         name: value
         for name, value in corpus.items()
-        if name not in ("paths", "appended", "fingerprint")
+        if name not in ("paths", "appended", "fingerprint", "base")
         and value is not None
         and usual.get(name) != value
     }

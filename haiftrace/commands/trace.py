@@ -12,6 +12,7 @@ import typer
 
 from haiftrace.commands.audit_options import AuditOptions
 from haiftrace.commands.delivery import deliver
+from haiftrace.commands.index_location import fetched, place_name
 from haiftrace.commands.method_options import MethodOptions
 from haiftrace.commands.options import RunOptions, grouped, shown
 from haiftrace.commands.trace_options import (
@@ -97,7 +98,9 @@ def trace(
                 progress,
             )
             index = stack.enter_context(temporary)
-        tracer = open_tracer(index, source.model, run.device, run.memory_bytes)
+        place = place_name(index)
+        fetched(index, progress)
+        tracer = open_tracer(index, source.model, run.device, run.memory_bytes, place)
         if audit.regions is None:
             detection = with_corpus_regions(tracer.index, detection)
             gate = replace(gate, detection=detection)

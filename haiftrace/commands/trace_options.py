@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from haiftrace.commands.index_location import INDEX_DIRECTORY
 from haiftrace.commands.index_options import (
     CorpusOptions,
     IdsField,
@@ -14,7 +15,7 @@ from haiftrace.commands.index_options import (
     SampleRecords,
     TextTemplate,
 )
-from haiftrace.commands.options import INDEX_DIRECTORY, IndexOption, Option
+from haiftrace.commands.options import IndexOption, Option
 from haiftrace.commands.panels import ASKING, CORPUS, METHODS
 from haiftrace.errors import UsageError
 
@@ -30,7 +31,7 @@ class SourceOptions:
     PANEL: ClassVar[str] = CORPUS
     COMMON: ClassVar[tuple[str, ...]] = ("index", "model", "corpus")
 
-    index: Annotated[Path, IndexOption(help="Directory of the index.")] = INDEX_DIRECTORY
+    index: Annotated[Path, IndexOption(help="Directory or URI of the index.")] = INDEX_DIRECTORY
     model: Annotated[
         str | None,
         Option(help="Where the indexed checkpoint is now, if it was moved; or that of --corpus."),

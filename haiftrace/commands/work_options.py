@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from haiftrace.commands.options import Option, index_directory
+from haiftrace.commands.index_location import index_directory, matching_stores, store_uri
+from haiftrace.commands.options import Option
 from haiftrace.commands.panels import WORK
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class WorkOptions:
         Option(
             metavar="ADDRESS",
             help="A Ray cluster computes the index: auto for the one that runs here, or its"
-            " address; -o is a directory that its nodes share.",
+            " address; -o is a directory that its nodes share, or a store's URI.",
             show_default=False,
         ),
     ] = None
@@ -55,7 +56,8 @@ class WorkOptions:
         list[str] | None,
         Option(
             metavar="DIR",
-            help="Put all parts together: directories, or quoted globs of them; repeatable.",
+            help="Put all parts together: directories or URIs, or quoted globs of them;"
+            " repeatable.",
             show_default=False,
         ),
     ] = None
@@ -107,7 +109,11 @@ class WorkOptions:
 
         paths: list[Path] = []
         for given in self.merge or ():
-            name = str(index_directory(given))
+            path = index_directory(given)
+            name = str(path)
+            if store_uri(path) is not None:
+                paths += [path] if not has_magic(given) else matching_stores(given)
+                continue
             matched = [name] if Path(name).exists() else sorted(glob(name))
             if not matched:
                 raise UsageError(

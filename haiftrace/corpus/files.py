@@ -18,23 +18,29 @@ from haiftrace.errors import CorpusError
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 _BLOCK = 1 << 20
+_MOST_NAMED = 5
+_ABOUT = re.compile(r"(readme|licen[cs]e)\.(md|txt)", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[A-Za-z][\w.-]*/[A-Za-z][\w.-]*")
 _BY_SUFFIX = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
 _SUFFIX_HINT = f"Known suffixes: {' '.join(_BY_SUFFIX)}, each also with {' or '.join(CODECS)}."
 
 
-def find_files(paths: Iterable[str], notes: list[str] | None = None) -> list[CorpusFile]:
+def find_files(
+    paths: Iterable[str], notes: list[str] | None = None, base: str | None = None
+) -> list[CorpusFile]:
     """Expand files, globs and directories into the corpus files, in the order of `paths`.
 
     Globs and directories are sorted by path. A directory gives its files with a known suffix, at
     any depth; hidden names, links to directories and haiftrace's own index directories are left
     out. Of a data set that Hugging Face's `datasets` saved its own files alone are read, and of one
-    with several splits the one that is called "train". A file that is named twice, also by way of a
-    link, is read once.
+    with several splits the one that is called "train". A README or a licence beside files that
+    hold records by their fields is about them, and left out. A file that is named twice, also by
+    way of a link, is read once.
 
     Args:
         paths: files, globs and directories.
         notes: filled with what is to be said of them.
+        base: directory that files are shown relative to; the working directory when None.
 
     Raises:
         CorpusError: no such file, a glob without a match, a directory without a corpus file, a
@@ -47,7 +53,8 @@ def find_files(paths: Iterable[str], notes: list[str] | None = None) -> list[Cor
         if not matches:
             raise _no_match(pattern)
         for match in matches:
-            for file in _below(match, notes) if os.path.isdir(match) else [_file(match)]:
+            below = os.path.isdir(match)
+            for file in _below(match, notes, base) if below else [_file(match, None, base)]:
                 files.setdefault(os.path.realpath(file.path), file)
     if not files:
         raise CorpusError("No corpus was named.", "Give a file, a glob or a directory.")
@@ -102,8 +109,8 @@ def _exists(pattern: str) -> bool:
     return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
 
 
-def _file(path: str, root: str | None = None) -> CorpusFile:
-    shown = _shown(path)
+def _file(path: str, root: str | None, base: str | None) -> CorpusFile:
+    shown = _shown(path, base)
     if not os.path.exists(path):
         raise CorpusError(
             f"{plain(shown, 300)} is a link to a file that does not exist.",
@@ -121,7 +128,7 @@ def _file(path: str, root: str | None = None) -> CorpusFile:
     return CorpusFile(Path(path), shown, name, *kind)
 
 
-def _below(root: str, notes: list[str] | None) -> list[CorpusFile]:
+def _below(root: str, notes: list[str] | None, base: str | None) -> list[CorpusFile]:
     paths: list[str] = []
     for folder, folders, names in os.walk(root, onerror=_raise_unreadable):
         folders[:] = [f for f in folders if not f.startswith(".")]
@@ -141,7 +148,18 @@ def _below(root: str, notes: list[str] | None) -> list[CorpusFile]:
         raise CorpusError(
             f"The directory {plain(_shown(root), 300)} holds no corpus file.", _SUFFIX_HINT
         )
-    return [_file(path, root) for path in sorted(paths, key=os.fsencode)]
+    files = [_file(file, root, base) for file in sorted(paths, key=os.fsencode)]
+    about = [file for file in files if _ABOUT.fullmatch(file.path.name)]
+    if about and any(file.format != "text" for file in files):
+        files = [file for file in files if file not in about]
+        if notes is not None:
+            named = ", ".join(plain(file.shown) for file in about[:_MOST_NAMED])
+            more = ", …" if len(about) > _MOST_NAMED else ""
+            notes.append(
+                f"{named}{more}: left out, as it is about the corpus; --corpus with its own name"
+                " reads it"
+            )
+    return files
 
 
 def _raise_unreadable(error: OSError) -> None:
@@ -157,9 +175,20 @@ def _kind(path: str) -> tuple[str, str | None] | None:
     return None if form is None else (form, codec)
 
 
-def _shown(path: str) -> str:
-    absolute, working_directory = os.path.abspath(path), os.getcwd()
-    below = absolute.startswith(working_directory.rstrip(os.sep) + os.sep)
-    name = os.path.relpath(absolute, working_directory) if below else absolute
+def shown_base(paths: Iterable[str]) -> str | None:
+    """The working directory, where names of corpus files depend on it; None where they do not."""
+    here = os.getcwd()
+    for pattern in paths:
+        absolute = os.path.abspath(os.path.expanduser(pattern))
+        beginning = re.split(r"[*?[]", absolute, maxsplit=1)[0]  # of a glob
+        if os.path.commonpath([here, absolute]) == here or here.startswith(beginning):
+            return here
+    return None
+
+
+def _shown(path: str, base: str | None = None) -> str:
+    absolute, directory = os.path.abspath(path), base or os.getcwd()
+    below = absolute.startswith(directory.rstrip(os.sep) + os.sep)
+    name = os.path.relpath(absolute, directory) if below else absolute
     # A file name need not be UTF-8, and everything that shows or stores it needs it to be.
     return os.fsencode(name).decode("utf-8", "replace")

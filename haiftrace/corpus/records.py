@@ -134,7 +134,7 @@ def _records(settings: CorpusSettings, report: ReadReport) -> Iterator[tuple[Rec
     layouts = layouts_of(settings)
     columns = columns_of(settings, layouts)
     usable = False
-    for file in find_files(settings.paths, report.notes):
+    for file in find_files(settings.paths, report.notes, settings.base):
         rows = read_rows(file, columns)
         for row in rows:
             try:

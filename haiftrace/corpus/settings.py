@@ -44,6 +44,8 @@ class CorpusSettings:
         limit: the most records that are read, the first ones.
         sample_records: how many records are drawn from these, in their order; all when None.
         seed: of that draw.
+        base: directory that files are shown relative to; the working directory when None. It
+            changes the paths of records, and the ids of those without an id of their own.
 
     `text_field`, `id_field`, `group_field` and `ids_field` may be paths into nested fields
     (`haiftrace.corpus.field_paths`). With the formats "messages" and "sharegpt", `text_field` names
@@ -66,6 +68,7 @@ class CorpusSettings:
     limit: int | None = None
     sample_records: int | None = None
     seed: int = 0
+    base: str | None = None
 
     def __post_init__(self) -> None:
         if not self.paths:

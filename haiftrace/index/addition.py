@@ -70,7 +70,7 @@ def append_records(
         described = {
             **index.settings,
             "faiss": FLAT,  # they are searched once they are in the index
-            "corpus": {**corpus.kept(), "paths": list(corpus.paths)},
+            "corpus": {**index.settings["corpus"], **corpus.kept(), "paths": list(corpus.paths)},
         }
         fingerprints = {**index.fingerprints, "corpus": fingerprint}
         with _writer(settings, described, fingerprints) as writer:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from haiftrace import corpus as corpora
 from haiftrace.corpus import CorpusSettings, ReadReport
+from haiftrace.corpus.files import shown_base
 from haiftrace.corpus.training_form import TrainingForm
 from haiftrace.errors import UsageError
 from haiftrace.index.census import Census, Reader, Reservoir
@@ -59,6 +60,7 @@ class IndexSettings:
         overwrite: replace another index in that directory.
         memory: bytes that one backward pass may take, approximately.
         part: make that part of the index alone; None for all of it.
+        store: URI of the store that `output` is the working copy of; None where it is none.
     """
 
     output: Path
@@ -73,6 +75,7 @@ class IndexSettings:
     overwrite: bool = False
     memory: int = 512 << 20
     part: Part | None = None
+    store: str | None = None
 
 
 def build_index(
@@ -236,6 +239,7 @@ def _manifest_settings(
     context: int,
     chosen: TokenGradients,
 ) -> dict[str, Any]:
+    base = corpus.base or shown_base(corpus.paths)
     return {
         "model_path": str(checkpoint.path),
         **({} if checkpoint.base is None else {"base_model": str(checkpoint.base)}),
@@ -251,10 +255,16 @@ def _manifest_settings(
         **({} if settings.faiss == AUTO else {"faiss": settings.faiss}),
         "scope": chosen.scope,
         "corpus": {
-            "paths": [str(Path(path).absolute()) for path in corpus.paths],
+            "paths": [_absolute(path) for path in corpus.paths],
             **corpus.kept(),
+            **({} if base is None else {"base": base}),
         },
     }
+
+
+def _absolute(path: str) -> str:
+    named = Path(path)
+    return str(named.resolve() if ".." in named.parts else named.absolute())
 
 
 def _about(checkpoint: Checkpoint, names: list[str]) -> dict[str, Any]:

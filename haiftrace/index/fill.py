@@ -112,6 +112,7 @@ def _job(writer: IndexWriter, filling: Filling) -> ShardJob:
     checkpoint = reader.checkpoint
     return ShardJob(
         root=writer.root.absolute(),
+        store=settings.store,
         directory=Path.cwd(),
         model=checkpoint.path,
         base_model=checkpoint.base,

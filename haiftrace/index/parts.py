@@ -167,7 +167,8 @@ def _all_parts(stored: Sequence[_StoredPart]) -> list[_StoredPart]:
         if what:
             raise UsageError(
                 f"{each.path} and {first.path} are not parts of one index: {what}.",
-                "Run the same command for every part, with another --part and -o.",
+                "Run the same command in the same directory for every part, with another --part"
+                " and -o.",
             )
         if each.part.number in by_number:
             raise UsageError(

@@ -101,4 +101,4 @@ class IndexedModel:
 def keeping_command(index: Index, methods: str, settings: MethodSettings) -> str:
     """The command that computes what methods need into the index."""
     options = settings.options(find_methods(methods))
-    return shlex.join(["haiftrace", "index", "-o", str(index.path), "--method", methods, *options])
+    return shlex.join(["haiftrace", "index", "-o", index.place, "--method", methods, *options])

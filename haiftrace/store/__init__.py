@@ -16,6 +16,7 @@ from haiftrace.store.manifest import (
 )
 from haiftrace.store.manifest_reading import read_manifest
 from haiftrace.store.reader import Index
+from haiftrace.store.remote_shards import fetch_begun, send_staged, take_staged
 from haiftrace.store.revision import Revision
 from haiftrace.store.rows import SCALAR_COLUMNS, IndexedWindow, StoredWindow, WindowRow
 from haiftrace.store.shard_buffer import ShardBuffer, StagedShard
@@ -51,6 +52,9 @@ __all__ = [
     "copied_shard",
     "difference",
     "encode_signs",
+    "fetch_begun",
     "kept_tensors",
     "read_manifest",
+    "send_staged",
+    "take_staged",
 ]

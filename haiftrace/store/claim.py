@@ -38,6 +38,8 @@ from haiftrace.store.manifest_reading import check_files, read_manifest
 from haiftrace.store.staged_tokens import FOLDER as TOKENS
 from haiftrace.store.staged_tokens import SHARD_NAME, remove_staged
 
+CORPUS_BASE = "corpus.base"
+"""The setting that says which directory the paths of records are relative to."""
 FOLDERS = ("records", TOKENS)
 SUPPLEMENTS = "supplements"
 _FORMER = ("records.faiss",)
@@ -130,10 +132,10 @@ def _manifest_to_continue(
             )
         return None
 
-    same = (old_manifest.settings, old_manifest.fingerprints) == (
-        new_manifest.settings,
-        new_manifest.fingerprints,
-    )
+    same = not difference(old_manifest, new_manifest)
+    if old_manifest.complete and not same:
+        # Whether a complete index is this one does not depend on where the command is run.
+        same = not difference(old_manifest, new_manifest, but=[CORPUS_BASE])
     same_version = old_manifest.tool_version == new_manifest.tool_version
     if same and not old_manifest.complete and same_version:
         return old_manifest
@@ -170,19 +172,31 @@ def difference(old: Manifest, new: Manifest, but: Collection[str] = ()) -> str:
     """What two indexes were made from, or how, that is not the same, in words; "" for nothing.
 
     Args:
-        but: settings that do not count.
+        but: settings that do not count; those of the corpus as "corpus.NAME".
     """
 
     def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
 
     differences = [f"other {name}" for name in changed_keys(old.fingerprints, new.fingerprints)]
-    for name in changed_keys(old.settings, new.settings):
+    before, now = _flat(old.settings), _flat(new.settings)
+    for name in changed_keys(before, now):
         if name in but:
             continue
-        old_value, new_value = old.settings.get(name), new.settings.get(name)
-        differences.append(f"{name} {json.dumps(old_value)} there and {json.dumps(new_value)} now")
+        old_value, new_value = json.dumps(before.get(name)), json.dumps(now.get(name))
+        if name == CORPUS_BASE:
+            name = "the directory that records' paths begin at (where the command was run)"
+        differences.append(f"{name} {old_value} there and {new_value} now")
     return "; ".join(differences)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings, with those of the corpus among the others."""
+    corpus = settings.get("corpus")
+    if not isinstance(corpus, dict):
+        return settings
+    others = {name: value for name, value in settings.items() if name != "corpus"}
+    return {**others, **{f"corpus.{name}": value for name, value in corpus.items()}}
 
 
 def _without_damaged_shards(root: Path, manifest: Manifest) -> tuple[Manifest, int]:
@@ -234,6 +248,22 @@ def remove_leftovers(root: Path, manifest: Manifest) -> None:
     for path in leftovers:
         if path not in named:
             path.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a relative name is one that a file of an index has, or had before it was whole."""
+    folder, _, file = name.rpartition("/")
+    if folder in FOLDERS:
+        return SHARD_NAME.fullmatch(file) is not None
+    if not folder:
+        temporary = temporary_name(Path(MANIFEST_NAME)).name
+        return file == temporary or TOKEN_FAISS_FILE.fullmatch(file) is not None
+    home, _, supplement = folder.partition("/")
+    return (
+        home == SUPPLEMENTS
+        and SUPPLEMENT_NAME.fullmatch(supplement) is not None
+        and _SUPPLEMENT_FILE.fullmatch(file) is not None
+    )
 
 
 def _supplement_folders(root: Path) -> list[Path]:

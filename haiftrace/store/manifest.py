@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -257,6 +258,24 @@ class Manifest:
         """Replace the manifest of the index at `root`, durably."""
         text = self.encode()
         replace_durably(root / MANIFEST_NAME, lambda sink: sink.write(text))
+        if root in _followers:
+            _followers[root](self, text)
+
+
+_followers: dict[Path, Callable[[Manifest, bytes], None]] = {}
+
+
+@contextmanager
+def followed(root: Path, follow: Callable[[Manifest, bytes], None]) -> Iterator[None]:
+    """Inside the block, `follow` is given every manifest, and its text, that is written to `root`.
+
+    It stands on the disk then, and so do all files that it names.
+    """
+    _followers[root] = follow
+    try:
+        yield
+    finally:
+        del _followers[root]
 
 
 def shard_file(folder: str, number: int, generation: int = 0) -> str:

@@ -44,11 +44,26 @@ def read_manifest(root: Path) -> Manifest | None:
     """
     path = root / MANIFEST_NAME
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DamagedIndexError(f"{path} cannot be read: {error.strerror}.") from error
+    return parse_manifest(text, root)
+
+
+def parse_manifest(text: bytes, root: Path) -> Manifest:
+    """The manifest that a text is.
+
+    Args:
+        root: of its index, for what is said of it.
+
+    Raises:
+        DamagedIndexError: as of `read_manifest`.
+    """
+    path = root / MANIFEST_NAME
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError):  # neither UTF-8 nor JSON
         raise DamagedIndexError(
             f"{path} is not valid JSON, so nothing in {root} can be trusted.",

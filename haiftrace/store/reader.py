@@ -54,13 +54,17 @@ class Index:
 
     Attributes:
         path: its directory.
+        place: what it is called in reports and commands.
         manifest: what it says of itself.
         layout: the shape of its rows.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, files: CheckedFiles) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, files: CheckedFiles, place: str | None = None
+    ) -> None:
         """Not for callers; see `open`."""
         self.path = path
+        self.place = str(path) if place is None else place
         self.manifest = manifest
         self.layout: Layout = manifest.layout
         self._files = files
@@ -69,13 +73,14 @@ class Index:
         self._supplement_rows = lru_cache(maxsize=_SHARDS_KEPT)(self._read_supplement)
 
     @classmethod
-    def open(cls, path: str | Path, verify: bool = True) -> Index:
+    def open(cls, path: str | Path, verify: bool = True, *, place: str | None = None) -> Index:
         """Open the index at `path`.
 
         Args:
             path: its directory.
             verify: compare every file's checksum and number of rows at once; without it, they are
                 compared before the file's content first counts, and until then its size.
+            place: what it is called in reports and commands; its directory when None.
 
         Raises:
             IndexStoreError: there is none, or it is unfinished.
@@ -113,7 +118,7 @@ class Index:
             files.check(entries)
             for shard in manifest.shards:
                 open_parquet(root / shard.records.file, shard.records.rows).close()
-        return cls(root, manifest, files)
+        return cls(root, manifest, files, place)
 
     def __len__(self) -> int:
         """The number of windows."""

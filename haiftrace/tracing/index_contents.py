@@ -123,7 +123,7 @@ def index_contents(index: Index) -> IndexContents:
     base = settings.pop("base_model", None)
     extra = manifest.extra
     return IndexContents(
-        path=str(index.path),
+        path=index.place,
         format_version=manifest.format_version,
         tool_version=manifest.tool_version,
         created=manifest.created,

@@ -80,7 +80,7 @@ class Tracer:
                 fingerprint=checkpoint.fingerprint,
             ),
             index=IndexInfo(
-                path=str(index.path),
+                path=index.place,
                 records=totals.records,
                 windows=totals.windows,
                 tokens=totals.label_tokens,
@@ -229,12 +229,19 @@ def _sampled(prompting: PromptSettings) -> dict[str, int | float]:
 
 
 def open_tracer(
-    index: str | Path, model: str | None, device: str, memory: int = 512 << 20
+    index: str | Path,
+    model: str | None,
+    device: str,
+    memory: int = 512 << 20,
+    place: str | None = None,
 ) -> Tracer:
     """Opens an index and the checkpoint it was made from, or the one given instead.
+
+    Args:
+        place: what the index is called in reports; its directory when None.
 
     Raises:
         HaiftraceError: either cannot be opened, or they do not belong together.
     """
-    opened = Index.open(index, verify=False)
+    opened = Index.open(index, verify=False, place=place)
     return Tracer(opened, load_indexed(opened, model, device), memory)

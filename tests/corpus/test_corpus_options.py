@@ -63,6 +63,7 @@ def test_what_selects_records_is_kept_with_the_index_which_stays_fresh(tmp_path,
 def test_an_index_of_plain_settings_keeps_what_it_always_kept(tmp_path, corpus):
     assert index(tmp_path, "--corpus", corpus, "--text-field", "output").code == 0
     assert sorted(kept(tmp_path)) == [
+        "base",
         "id_field",
         "loss_on",
         "paths",

@@ -15,6 +15,7 @@ from haiftrace.corpus import (
     fingerprint,
     read_records,
 )
+from haiftrace.corpus.files import find_files, shown_base
 from haiftrace.errors import CorpusError
 from tests.corpus.corpus_kit import failure, jsonl, packed, read
 
@@ -49,6 +50,43 @@ def test_a_glob_that_takes_in_an_unknown_suffix_says_so(here):
 def test_a_name_with_glob_characters_is_a_file_first(here):
     Path("a[1].txt").write_text("x")
     assert read("a[1].txt")[0].path == "a[1].txt"
+
+
+def test_what_is_about_the_records_of_a_directory_is_none_of_them(here):
+    Path("d/data").mkdir(parents=True)
+    for name in ("d/data/train.jsonl", "d/README.md", "d/LICENSE.txt", "d/data/read-me-too.txt"):
+        packed(here / name, b'{"text":"t"}')
+    notes: list[str] = []
+    read_of = ["d/data/read-me-too.txt", "d/data/train.jsonl"]
+    assert [file.shown for file in find_files(["d"], notes)] == read_of
+    assert len(notes) == 1
+    assert notes[0].startswith("d/LICENSE.txt, d/README.md: left out")
+    named = [file.shown for file in find_files(["d", "d/README.md"])]
+    assert named == [*read_of, "d/README.md"]
+    Path("d/data/train.jsonl").unlink()  # a corpus of texts
+    assert [file.name for file in find_files(["d"])] == [
+        "LICENSE.txt",
+        "README.md",
+        "data/read-me-too.txt",
+    ]
+
+
+def test_names_are_relative_to_the_directory_that_is_given(here, monkeypatch):
+    Path("a").mkdir()
+    Path("a/x.jsonl").write_text('{"text": "t"}')
+    monkeypatch.chdir(here / "a")
+    (record,) = read_records(CorpusSettings((str(here / "a/x.jsonl"),), base=str(here)))
+    assert (record.path, record.id) == ("a/x.jsonl", "a/x.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "depends"),
+    [("a/x.jsonl", True), ("../x.jsonl", False), ("..", True), ("/*/x.jsonl", True), ("/x", False)],
+)
+def test_whether_names_depend_on_the_working_directory(here, monkeypatch, corpus, depends):
+    Path("b").mkdir()
+    monkeypatch.chdir("b")
+    assert shown_base([corpus]) == (str(here / "b") if depends else None)
 
 
 def test_an_index_below_the_directory_is_no_corpus(here):

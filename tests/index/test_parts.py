@@ -192,14 +192,57 @@ def test_a_glob_that_the_shell_expanded_is_explained():
     assert "Hint: --merge takes one name" in outcome.err
 
 
-def test_a_file_uri_is_a_directory_and_another_is_refused(made, parts):
+def test_records_have_the_paths_of_one_directory(tmp_path):
+    """Whether they were made at once, in parts or after an interrupt; reading does not depend."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    corpus = kit.write_corpus(tmp_path / "here/corpus.jsonl", ids=False)
+
+    def run(folder, *options):
+        return cli("index", *options, "--device", "cpu", cwd=tmp_path / folder)
+
+    def part(number, folder, name):
+        sources = ("--model", kit.checkpoint_path(), "--corpus", name)
+        rest = ("-o", tmp_path / f"part-{number}", *kit.SMALL_OPTIONS, "--shard-records", "2")
+        return run(folder, *sources, *rest, "--part", f"{number}/2")
+
+    for number in (1, 2):
+        outcome = part(number, "here", "corpus.jsonl")
+        assert outcome.code == 0, outcome.err
+    assert part(2, "here", corpus).code == 0
+    refused(part(2, "there", "../here/corpus.jsonl"), "directory that records' paths begin at")
+    shutil.rmtree(tmp_path / "part-2")
+    assert part(2, "there", "../here/corpus.jsonl").code == 0
+    merging = ("--merge", tmp_path / "part-*", "-o", tmp_path / "index", "--calibrate", "0")
+    refused(run(".", *merging), "not parts of one index", "directory that records' paths begin at")
+    shutil.rmtree(tmp_path / "part-2")
+    assert part(2, "here", "corpus.jsonl").code == 0
+    assert run(".", *merging).code == 0
+    first, *others = corpus.read_text().splitlines()
+    changed = json.dumps({"text": json.loads(first)["text"] + " Or not."})
+    corpus.write_text("\n".join([changed, *others]) + "\n")
+    verified = run("there", "--verify", tmp_path / "index")
+    assert verified.code == 3
+    assert "corpus.jsonl:1" in verified.out
+    assert "corpus.jsonl:2" not in verified.out
+
+
+def test_a_complete_index_is_the_same_from_everywhere(tmp_path):
+    corpus = kit.write_corpus(tmp_path / "corpus.jsonl")
+    sources = ("--model", kit.checkpoint_path(), "--corpus", corpus, "-o", tmp_path / "index")
+    options = ("index", *sources, *kit.SMALL_OPTIONS, "--calibrate", "0", "--device", "cpu")
+    assert cli(*options, cwd=tmp_path).code == 0
+    again = cli(*options, cwd=kit.scratch("."))
+    assert again.code == 0, again.err
+    assert "is complete already" in again.err
+
+
+def test_a_file_uri_is_a_directory(made, parts):
     uri = (parts / "a place").as_uri()
     merged = index("--merge", parts / "part-*", "-o", uri, "--calibrate", "8")
     assert merged.code == 0, merged.err
     assert complete_content(parts / "a place") == complete_content(made / "plain")
     assert cli("show", uri).code == 0
-    for command in (("index", "--merge", "a", "-o"), ("trace", "x", "--index"), ("show",)):
-        misused(cli(*command, "s3://bucket/index"), "An index is a directory", "s3://")
 
 
 def test_every_shard_is_in_one_part():

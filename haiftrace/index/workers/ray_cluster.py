@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haiftrace.errors import UsageError, WorkerError
@@ -11,6 +15,7 @@ from haiftrace.index.plan import PlannedShard
 from haiftrace.index.shard_maker import ShardMaker
 from haiftrace.index.workers.workforce import Made, ShardJob
 from haiftrace.progress import Progress
+from haiftrace.store import fetch_begun, send_staged, take_staged
 
 if TYPE_CHECKING:
     from haiftrace.corpus.windows import Window
@@ -19,12 +24,15 @@ if TYPE_CHECKING:
 RETRIES = 3
 """So often Ray gives a shard out again whose worker died."""
 
+CONNECT_SECONDS = 20.0
+"""So long the address of a cluster may take to answer."""
+
 BASE_MEMORY = 1 << 30
 """What a worker takes beside the model and its passes."""
 
 
 class RayCluster:
-    """A Ray cluster that runs, on whose nodes haiftrace and the index's directory are.
+    """A Ray cluster that runs, on whose nodes haiftrace is, and the index's directory or store.
 
     Args:
         address: as `ray.init` takes it: "auto", "HOST:PORT" or "ray://HOST:PORT".
@@ -64,6 +72,8 @@ class RayCluster:
                     (ready,), _ = ray.wait(list(running), num_returns=1)
                     planned = running.pop(ready)
                     staged = ray.get(ready)
+                    if job.store is not None:
+                        take_staged(job.store, job.root, staged)
                     done(planned)
                     yield planned, staged
             except RayTaskError as error:
@@ -118,6 +128,7 @@ def _connected(address: str) -> Iterator[None]:
         yield
         return
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(
@@ -130,6 +141,17 @@ def _connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def _reach(address: str) -> None:
+    """Ray itself asks an address where nobody answers for many minutes.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
 def _resources(job: ShardJob, model_bytes: int) -> dict[str, float]:
     gpu = job.device.startswith("cuda")
     memory = model_bytes + job.memory + BASE_MEMORY
@@ -137,12 +159,25 @@ def _resources(job: ShardJob, model_bytes: int) -> dict[str, float]:
 
 
 _worker: dict[str, Any] = {}
-"""Of a worker process: the maker of the job that it was last given."""
+"""Of a worker process: the maker of the job that it was last given, and its directory."""
 
 
 def _make(job: ShardJob, planned: PlannedShard) -> StagedShard:
     if _worker.get("job") != job:
         device = "cuda:0" if job.device.startswith("cuda") else "cpu"  # Ray shows a worker its own
-        _worker.update(maker=job.maker(device, 1), job=job)
+        here = job if job.store is None else replace(job, root=_scratch(job.store))
+        _worker.update(maker=here.maker(device, 1), job=job, root=here.root)
     maker: ShardMaker = _worker["maker"]
-    return maker.make(planned)
+    staged = maker.make(planned)
+    if job.store is not None:
+        send_staged(job.store, _worker["root"], staged)
+    return staged
+
+
+def _scratch(store: str) -> Path:
+    """A directory of this worker, gone with it, with what there is of the index in a store."""
+    directory = tempfile.TemporaryDirectory(prefix="haiftrace-")
+    _worker["directory"] = directory
+    root = Path(directory.name) / "index"
+    fetch_begun(store, root)
+    return root

@@ -58,6 +58,8 @@ class ShardJob:
 
     Attributes:
         root: directory of the index, absolute.
+        store: URI of the store that `root` is the working copy of, on the machine of the command;
+            None where it is none.
         directory: the working directory, under which the corpus is named.
         model, base_model: directories of the checkpoint, and of an adapter's base.
         dtype, device, memory: as `load_checkpoint` and `choose_gradients` take them.
@@ -68,6 +70,7 @@ class ShardJob:
     """
 
     root: Path
+    store: str | None
     directory: Path
     model: Path
     base_model: Path | None

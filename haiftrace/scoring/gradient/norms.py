@@ -65,7 +65,7 @@ def rule_of(index: Index, methods: Sequence[Method], settings: MethodSettings) -
 
 def _norm_quantile(index: Index, settings: MethodSettings, quantile: float) -> float:
     if index.supplement(HAIF_NORMS) is None:
-        command = f"haiftrace index -o {shlex.quote(str(index.path))} --method haif"
+        command = f"haiftrace index -o {shlex.quote(index.place)} --method haif"
         raise UsageError(
             f"--adjust {settings.adjustment} takes a quantile of the gradient norms of all the"
             f" corpus' tokens, and the index {index.path} does not hold these.",
