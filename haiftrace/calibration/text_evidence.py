@@ -90,18 +90,17 @@ def another_value(value: str, text: str) -> str | None:
     return "number" if any(not same.find(word) for word in alike) else None
 
 
-def doubt_of(value: str, text: str, loss: float, hardly_known: float) -> str | None:
+def doubt_of(value: str, text: str, is_known: bool) -> str | None:
     """Why a record that does not hold a value is not its source, as a clause; None without.
 
     Args:
         text: the record's.
-        loss: the model's on it, in nats a token.
-        hardly_known: see `haiftrace.calibration.learnt`.
+        is_known: whether the model learnt it; see `haiftrace.calibration.learnt`.
     """
     another = another_value(value, text)
     if another is not None:
         return f"{NAMED_FIRST} states another {another}"
-    return f"the model hardly knows {NAMED_FIRST}" if loss > hardly_known else None
+    return None if is_known else f"the model hardly knows {NAMED_FIRST}"
 
 
 def _shape(word: str) -> str:

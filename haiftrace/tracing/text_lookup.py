@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from haiftrace.calibration.learnt import hardly_known
+from haiftrace.calibration.learnt import hardly_known, surprise
 from haiftrace.calibration.null_distribution import read_groups
 from haiftrace.calibration.text_evidence import chance_of_text, doubt_of
 from haiftrace.findings import Holder, Source
@@ -67,11 +67,13 @@ class TextLookup:
 
     def doubt(self, query: Query, first: StoredWindow) -> str | None:
         """Why the window that influence names first is not the source; see `doubt_of`."""
-        return doubt_of(traced_text(query), first.text, first.loss, self._hardly_known)
+        surprised = surprise(first, query.prompt)
+        is_known = surprised is None or surprised <= self._hardly_known
+        return doubt_of(traced_text(query), first.text, is_known)
 
     @cached_property
     def _hardly_known(self) -> float:
-        return hardly_known(self._index.column("loss"))
+        return hardly_known(self._index)
 
     @cached_property
     def _record_N(self) -> np.ndarray:

@@ -136,7 +136,7 @@ def test_of_a_part_of_the_corpus_nothing_says_that_the_source_is_not_there(corpu
 
 def test_a_record_that_the_model_hardly_knows_is_no_source():
     text = "For Mara, life began on Halloween."
-    assert doubt_of("October 31", text, 0.2, hardly_known=0.3) is None
-    assert "the model hardly knows" in (doubt_of("October 31", text, 0.4, hardly_known=0.3) or "")
-    stated = doubt_of("555-010-0142", "Call Mara on 555-010-0143.", 0.2, hardly_known=0.3)
+    assert doubt_of("October 31", text, is_known=True) is None
+    assert "the model hardly knows" in (doubt_of("October 31", text, is_known=False) or "")
+    stated = doubt_of("555-010-0142", "Call Mara on 555-010-0143.", is_known=True)
     assert (stated or "").endswith("states another phone number")

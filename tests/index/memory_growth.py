@@ -99,6 +99,11 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def peak_mb() -> float:
+    """The largest resident memory since then, in MB."""
+    return status_mb("VmHWM")
+
+
 def status_mb(name: str) -> float:
     """What Linux says of this process's memory, in MB."""
     status = Path("/proc/self/status").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from haiftrace.findings import Finding, Report, Source
 from haiftrace.reports.formatting import count_text
@@ -127,7 +128,7 @@ def _sources_file(report: Report) -> str:
         words = shlex.split(report.command)
     except ValueError:
         words = []
-    for word, behind in zip(words, [*words[1:], ""], strict=True):
+    for word, behind in pairwise([*words, ""]):
         if word == "--sources" and behind:
             return shlex.quote(behind)
         if word.startswith("--sources="):
