@@ -21,7 +21,7 @@ Out = Annotated[
     Option(*OUTPUT, help="Directory of results.json, table.md, the figures and the work kept."),
 ]
 Seed = Annotated[int, Option(help="Fixes everything that is drawn.", min=0)]
-Seeds = Annotated[int, Option(help="Run so many seeds, from --seed on.", min=1)]
+Seeds = Annotated[int, Option(help="Run so many seeds, from --seed on.", min=1, max=100)]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Option(help="Products of the fine-tuning: float32 on a CPU, bfloat16 on a GPU."),
