@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from haiftrace.tracing.tracer import Tracer
 
 START, GENERATION, SEARCH, EXACT, WHOLE = (
     "loading model and index",
@@ -56,10 +60,7 @@ def trace_steps(
     asked = [json.loads(line) for line in probes.read_text("utf-8").splitlines()[:2]]
     leaks = [Leak(probe["prompt"], probe["response"]) for probe in asked]
     tracer = step(START, load)
-    step(
-        GENERATION,
-        lambda: tracer.query(Leak(leaks[0].prompt), PromptSettings(max_new_tokens=16)),
-    )
+    step(GENERATION, lambda: _generated(tracer, leaks[0].prompt))
     _, scored = tracer.query(leaks[0], PromptSettings())
     budget = SearchBudget(candidates=candidates)
     rows = step(SEARCH, lambda: tracer.session.model.candidates.of([scored.batch], budget))
@@ -69,6 +70,16 @@ def trace_steps(
     step(EXACT, lambda: tracer.session.scores([scored], rows, method, run))
     step(WHOLE, lambda: tracer.trace(leaks[1], TraceSettings(candidates=candidates), Silent()))
     return {**taken, "tokens": scored.token_count}
+
+
+def _generated(tracer: Tracer, prompt: str) -> None:
+    """An answer; a model with random weights may say nothing that can be read."""
+    from haiftrace.errors import NoAnswerError
+    from haiftrace.query.prompt_text import PromptSettings
+    from haiftrace.tracing.settings import Leak
+
+    with suppress(NoAnswerError):
+        tracer.query(Leak(prompt), PromptSettings(max_new_tokens=16))
 
 
 if __name__ == "__main__":
