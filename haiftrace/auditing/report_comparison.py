@@ -7,7 +7,7 @@ from collections.abc import Callable
 from haiftrace.auditing.leak_values import LeakedValue, have_digests_of_a_key, leaked_values_of
 from haiftrace.findings import Report
 from haiftrace.gate_outcome import ComparedLeak, LeakState, ReportComparison
-from haiftrace.reports.named_source import named_source
+from haiftrace.reports.named_sources import named_source
 from haiftrace.reports.narrative import source_text
 
 

@@ -14,6 +14,7 @@ import hashlib
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -41,7 +42,7 @@ def near_copy_groups(texts: Iterable[str]) -> np.ndarray:
     Raises:
         IndexStoreError: the disk refuses.
     """
-    with TermTables() as tables:
+    with closing(TermTables()) as tables:
         for text in texts:
             tables.add(term.text for term in terms(text))
         return _clustered(tables, _inverse_frequencies(tables))

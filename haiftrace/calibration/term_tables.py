@@ -9,8 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -103,19 +101,6 @@ class TermTables:
     def close(self) -> None:
         """Give the disk's room back."""
         self._base.close()
-
-    def __enter__(self) -> Self:
-        """Nothing but the tables themselves."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 @contextmanager

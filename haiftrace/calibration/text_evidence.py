@@ -115,14 +115,14 @@ def _form(value: str) -> str:
 
 def _of_form(form: str, text: str) -> Iterator[tuple[int, int]]:
     """Where a text has the form."""
-    parts = list(_parts(text))
+    parts = _parts(text)
     for first in range(len(parts) - len(form) + 1):
         these = parts[first : first + len(form)]
         if all(part == sign for (part, _, _), sign in zip(these, form, strict=True)):
             yield these[0][1], these[-1][2]
 
 
-def _parts(text: str) -> Iterator[tuple[str, int, int]]:
+def _parts(text: str) -> list[tuple[str, int, int]]:
     """Runs of numbers (9), of capitalised and of other words (A, a), and signs between, with where
     they begin and end.
     """
@@ -139,7 +139,7 @@ def _parts(text: str) -> Iterator[tuple[str, int, int]]:
             parts[-1] = (part, parts[-1][1], match.end())
         else:
             parts.append((part, match.start(), match.end()))
-    yield from parts
+    return parts
 
 
 def _states_another_day(days: frozenset[Day], text: str) -> bool:

@@ -25,7 +25,7 @@ from haiftrace.reports.formatting import (
 )
 from haiftrace.reports.gate_memory import gate_gone
 from haiftrace.reports.markdown_text import cell, code, prose, summary, table_lines
-from haiftrace.reports.named_source import named_source
+from haiftrace.reports.named_sources import named_source
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     LIMITS,

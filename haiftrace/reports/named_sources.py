@@ -1,4 +1,6 @@
-"""Which records a finding names as sources: the ones to remove, in every report and file."""
+"""Which records a finding names as sources, in every report and file: all of them, which are the
+ones to remove, and the place of the first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from haiftrace.findings import Finding, Source
+from haiftrace.reports.narrative import traced_to
 
 Why = Literal["holds the value", "taught it"]
 
@@ -24,3 +27,17 @@ def named_sources(finding: Finding) -> Iterator[tuple[str, Source, Why]]:
         yield holder.id, holder.source, HOLDS
     if verdict.basis != "text" and finding.records:
         yield finding.records[0].id, finding.records[0].source, TAUGHT
+
+
+def named_source(finding: Finding) -> Source | None:
+    """Where a traced finding's source stands; None of one that is not traced.
+
+    What the text alone names may stand in a record that influence does not rank among the first.
+    """
+    record = traced_to(finding)
+    if record is not None:
+        return record.source
+    verdict = finding.verdict
+    if verdict is None or verdict.decision != "traced" or not finding.holders:
+        return None
+    return finding.holders[0].source

@@ -180,7 +180,7 @@ class Tracer:
                 holds = [window.window.record in held for window in ranking.records]
                 if verdict is not None:
                     doubt = None
-                    if holds and not holds[0]:
+                    if verdict.decision == "traced" and holds and not holds[0]:
                         doubt = self._texts.doubt(query, ranking.records[0].window)
                     verdict = with_text(verdict, holds, len(holders), chance, bool(reasons), doubt)
             elif verdict is not None:

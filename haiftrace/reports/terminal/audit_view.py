@@ -18,7 +18,7 @@ from haiftrace.reports.formatting import (
     percent_text,
 )
 from haiftrace.reports.gate_memory import gate_gone
-from haiftrace.reports.named_source import named_source
+from haiftrace.reports.named_sources import named_source
 from haiftrace.reports.narrative import (
     INTERRUPTED,
     Headline,
