@@ -10,6 +10,7 @@ end: at a loss of 1e-30 a gradient's direction is as exact as at any other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from haiftrace.engine.direct.wide_linear import sliced_forward
 from haiftrace.engine.losses import widened
 from haiftrace.engine.replaced_forward import replaced_forward
 
@@ -70,7 +72,12 @@ class Head:
     def _with_hidden(self, hidden_1NX: Tensor) -> Iterator[None]:
         """While it lasts, the model below the head returns these hidden states."""
         output = type(self._output)(**{**self._output, "last_hidden_state": hidden_1NX})
-        with replaced_forward({self._model.base_model: lambda *_, **__: output}):
+        forwards = {self._model.base_model: lambda *_, **__: output}
+        head = self._model.get_output_embeddings()
+        sliced = sliced_forward(head)
+        if sliced is not None:
+            forwards[head] = sliced
+        with replaced_forward(forwards):
             yield
 
     def gradients(self, hidden_JX: Tensor, targets_J: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +88,9 @@ class Head:
             targets_J: token ids.
         """
         vocabulary = self._model.get_output_embeddings().weight.shape[0]
-        step = max(1, LOGIT_BYTES // (4 * vocabulary))
+        most = max(1, LOGIT_BYTES // (4 * vocabulary))
+        # Chunks of like size: a last one of few labels would read all weights for these alone.
+        step = math.ceil(len(targets_J) / max(1, math.ceil(len(targets_J) / most))) or 1
         chunks = []
         for start in range(0, len(targets_J), step):
             hidden = hidden_JX[start : start + step].detach().requires_grad_(True)

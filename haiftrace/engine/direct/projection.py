@@ -45,21 +45,26 @@ class TokenProjector:
 
     def of_layer(self, layer: int, factors: LayerFactors) -> Tensor:
         """[J, K] what one layer adds to the vectors of J labels."""
-        groups, _, _, width = factors.output_grad_GJRE.shape
-        inputs = factors.input_GJRD
+        grads, inputs = factors.output_grad_GJRE, factors.input_GJRD
+        groups, _, heads, width = grads.shape
         wide = inputs.shape[-1]
         if wide > NARROW:
             signs = self._sign_matrix((layer, "narrow"), (wide, NARROW), NARROW**-0.5, inputs)
             inputs = inputs @ signs
-        shape = (inputs.shape[-1], self.dimension)
-        projected_inputs = inputs @ self._sign_matrix((layer, "input"), shape, 1.0, inputs)
+        signs_DK = self._sign_matrix(
+            (layer, "input"), (inputs.shape[-1], self.dimension), 1.0, inputs
+        )
         # The keys are hashed: another one would give other signs than those of stored vectors.
-        shape_GEK = (groups, width, self.dimension)
-        signs_GEK = self._sign_matrix((layer, "slope"), shape_GEK, 1.0, inputs)
-        projected_grads = factors.output_grad_GJRE.flatten(1, 2) @ signs_GEK
-        products = projected_inputs * projected_grads.reshape(projected_inputs.shape)
-        scale = 1 / math.sqrt(self._layers * self.dimension)
-        return products.sum((0, 2)) * scale
+        signs_GEK = self._sign_matrix(
+            (layer, "slope"), (groups, width, self.dimension), 1.0, inputs
+        )
+        vectors_JK = inputs.new_zeros(factors.count, self.dimension)
+        # A head at a time, so that the projections stay in a processor's cache.
+        for group in range(groups):
+            for head in range(heads):
+                projected_inputs = inputs[group, :, head] @ signs_DK
+                vectors_JK.addcmul_(projected_inputs, grads[group, :, head] @ signs_GEK[group])
+        return vectors_JK.mul_(1 / math.sqrt(self._layers * self.dimension))
 
     def _sign_matrix(
         self, key: tuple[object, ...], shape: tuple[int, ...], scale: float, like: Tensor
