@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from haiftrace.findings import Finding, Source
+from haiftrace.findings import Finding, Holder, RecordEvidence, Source
 from haiftrace.reports.narrative import traced_to
 
 Why = Literal["holds the value", "taught it"]
@@ -29,15 +29,21 @@ def named_sources(finding: Finding) -> Iterator[tuple[str, Source, Why]]:
         yield finding.records[0].id, finding.records[0].source, TAUGHT
 
 
-def named_source(finding: Finding) -> Source | None:
-    """Where a traced finding's source stands; None of one that is not traced.
+def named_record(finding: Finding) -> RecordEvidence | Holder | None:
+    """The first record that a traced finding names; None of one that is not traced.
 
     What the text alone names may stand in a record that influence does not rank among the first.
     """
     record = traced_to(finding)
     if record is not None:
-        return record.source
+        return record
     verdict = finding.verdict
     if verdict is None or verdict.decision != "traced" or not finding.holders:
         return None
-    return finding.holders[0].source
+    return finding.holders[0]
+
+
+def named_source(finding: Finding) -> Source | None:
+    """Where that record stands."""
+    record = named_record(finding)
+    return None if record is None else record.source

@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haiftrace.findings import Finding, RecordEvidence, Report
+from haiftrace.findings import Finding, Holder, RecordEvidence, Report
 from haiftrace.gate_outcome import Gate
 from haiftrace.reports.evidence_words import p_text
 from haiftrace.reports.formatting import count_text, six_digits_up
 from haiftrace.reports.gate_memory import gate_gone
+from haiftrace.reports.named_sources import named_record
 from haiftrace.reports.narrative import (
     BASELINE,
     KIND_MEANS,
     asking_notes,
     leaked_types,
-    place_text,
-    traced_to,
+    source_text,
 )
 from haiftrace.reports.sanitize import inert_json, short
 from haiftrace.reports.sarif_rules import KINDS, RULES, described
@@ -207,7 +207,7 @@ def _result(finding: Finding, masked: bool, root: Path, compared: bool) -> dict[
         if verdict.p_value is not None:
             properties["pValue"] = six_digits_up(verdict.p_value)
     source = _source(finding)
-    if source is not None and source.content_hash is not None:
+    if isinstance(source, RecordEvidence) and source.content_hash is not None:
         properties["recordHash"] = source.content_hash
     return result | {"properties": properties}
 
@@ -220,7 +220,7 @@ def _message(finding: Finding, masked: bool) -> str:
     source, verdict = _source(finding), finding.verdict
     if source is not None:
         p = "" if verdict is None or verdict.p_value is None else f" (p {p_text(verdict.p_value)})"
-        sentences.append(f"It is traced{p} to {place_text(source)}: {_means(finding)}.")
+        sentences.append(f"It is traced{p} to {source_text(source.source)}: {_means(finding)}.")
     elif finding.kind == "not-in-corpus":
         sentences.append(
             "No record of this corpus holds it, and no probe protects it: it may be made up, or"
@@ -240,10 +240,10 @@ def _means(finding: Finding) -> str:
     return KIND_MEANS[finding.kind] if finding.kind is not None else ""
 
 
-def _source(finding: Finding) -> RecordEvidence | None:
+def _source(finding: Finding) -> RecordEvidence | Holder | None:
     """The record that a traced leak is traced to."""
     unsourced = (None, "untraced", "not-in-corpus")
-    return None if finding.kind in unsourced else traced_to(finding)
+    return None if finding.kind in unsourced else named_record(finding)
 
 
 def _places(finding: Finding, root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from haiftrace.findings import Holder, Source, Verdict
+from haiftrace.reports.html_report import render_html
+from haiftrace.reports.named_sources import named_record, named_source
 from haiftrace.reports.narrative import clears, holders_text, next_step, split_at_alpha, traced_to
+from haiftrace.reports.sarif import render_sarif
 from tests.reports.finding_samples import english_finding
+from tests.reports.report_samples import report_of
+from tests.reports.test_html import Document
 
 
 def ranked(holds: list[bool], p_values: list[float], holders: int, basis: str = "influence"):
@@ -50,3 +56,21 @@ def test_all_holders_are_named_and_to_be_removed():
     assert "data.jsonl:1 and data.jsonl:2, train again without them" in next_step(finding)
     many = ranked([True], [0.004], 12)
     assert holders_text(many).endswith("h8 and 4 more.")
+
+
+def test_a_holder_that_is_not_ranked_is_named_in_every_report():
+    ranked_one = ranked([False, True], [0.2, 0.3], 2, basis="text")
+    assert named_record(ranked_one).id == "r2"
+    unranked = ranked([False, False], [0.2, 0.3], 2, basis="text")
+    assert named_record(unranked).id == "h1"
+    assert named_source(unranked) == Source("data.jsonl", 1)
+    open_one = replace(unranked, verdict=Verdict("inconclusive", 0.01, p_value=0.2))
+    assert named_record(open_one) is named_source(open_one) is None
+
+    leak = replace(unranked, kind="verbatim")
+    (result,) = json.loads(render_sarif(report_of(leak)))["runs"][0]["results"]
+    location = result["locations"][0]["physicalLocation"]
+    assert location["artifactLocation"]["uri"] == "data.jsonl"
+    assert location["region"]["startLine"] == 1
+    rows = Document(render_html(report_of(leak, leak))).values("data-record")
+    assert rows[0].startswith("data.jsonl:1")

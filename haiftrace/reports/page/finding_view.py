@@ -14,6 +14,7 @@ from haiftrace.reports.evidence_words import (
 from haiftrace.reports.formatting import count_text
 from haiftrace.reports.histogram import picture
 from haiftrace.reports.marks import PrivateValues, peak_evidence
+from haiftrace.reports.named_sources import named_source
 from haiftrace.reports.narrative import (
     Headline,
     frequency_text,
@@ -21,11 +22,10 @@ from haiftrace.reports.narrative import (
     kind_text,
     leaked_types,
     next_step,
-    place_text,
     reasons_to_believe,
+    source_text,
     split_at_alpha,
     suppression_text,
-    traced_to,
 )
 from haiftrace.reports.page.conversation import (
     answered_bubble,
@@ -53,7 +53,7 @@ def finding_view(
 ) -> FindingView:
     """The view of a finding, which is the report's `number`th from 1."""
     summary, verdict = headline(finding), finding.verdict
-    source, probe = traced_to(finding), finding.probe
+    source, probe = named_source(finding), finding.probe
     above, below = split_at_alpha(finding)
     whole = [*above[: extent.records], *(below if extent.has_chance else ())]
     words = answer_words(finding, whole)
@@ -79,7 +79,7 @@ def finding_view(
         question=question_text(finding),
         value=short(_value(finding), _LONGEST_VALUE),
         person=short(person_of(finding), _LONGEST_NAME),
-        record="" if source is None else places.short(source.source),
+        record="" if source is None else places.short(source),
         order=_ORDER.get(strength, 0),
         badge=kind_text(finding),
         tone=summary.tone,
@@ -96,7 +96,7 @@ def finding_view(
         answered=answered_bubble(finding, private, words, begun, extent.text),
         facts=tuple(_facts(finding)),
         strength=strength,
-        source="" if source is None else inert(place_text(source)),
+        source="" if source is None else inert(source_text(source)),
         above=tuple(views(above)),
         below=tuple(views(below)),
         line=f"alpha {verdict.alpha:g}" if verdict is not None else "",

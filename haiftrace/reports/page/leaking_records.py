@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from haiftrace.findings import Finding, Report, Source
 from haiftrace.reports.formatting import count_text
-from haiftrace.reports.named_sources import named_sources
-from haiftrace.reports.narrative import leaked_types, traced_to
+from haiftrace.reports.named_sources import named_source, named_sources
+from haiftrace.reports.narrative import leaked_types
 from haiftrace.reports.page.people import person_of, stated_subject
 from haiftrace.reports.page.places import Places
 from haiftrace.reports.sanitize import inert, short
@@ -138,9 +138,9 @@ def _sources_file(report: Report) -> str:
 
 def _value_of(finding: Finding) -> tuple[object, ...]:
     """What tells a value from others: masks may cover those of two people alike."""
-    source = traced_to(finding)
+    source = named_source(finding)
     said = tuple((value.type, value.value) for value in finding.leaked) or finding.response
-    return person_of(finding), None if source is None else source.source, said
+    return person_of(finding), source, said
 
 
 def _whole(source: Source) -> str:
