@@ -66,7 +66,7 @@ class Head:
         ids_1N = torch.zeros(1, len(hidden_NX), dtype=torch.long, device=hidden_NX.device)
         with self._with_hidden(hidden_NX[None]):
             logits: Tensor = self._model(input_ids=ids_1N, use_cache=False).logits
-        return logits[0]
+        return logits.squeeze(0)  # whose backward pass copies nothing, unlike an index's
 
     @contextmanager
     def _with_hidden(self, hidden_1NX: Tensor) -> Iterator[None]:
