@@ -25,8 +25,8 @@ def speed(
     peer_python: Annotated[
         str | None,
         Option(
-            help="Interpreter of an environment with bergson and kronfluence: the same records go"
-            " through them too."
+            help="Interpreter of an environment with bergson, kronfluence and dattri-llm, or some"
+            " of them: the same records go through them too."
         ),
     ] = None,
     output: Out = OUT / "speed",

@@ -19,6 +19,25 @@ if TYPE_CHECKING:
     import torch
 
 
+class ProcessFailure(HaiftraceError):
+    """A process that ended with an error.
+
+    Args:
+        command: as it was started.
+        status: its exit status, or the number of the signal that ended it, below zero.
+        log: the file of what it printed.
+    """
+
+    def __init__(self, command: Sequence[str], status: int, log: Path) -> None:
+        printed = log.read_text("utf-8", errors="replace").strip().splitlines()
+        self.status = status
+        self.last_line = printed[-1].strip() if printed else ""
+        super().__init__(
+            f"{' '.join(command)} ended with status {status}: {self.last_line}",
+            f"All that it printed is in {log}.",
+        )
+
+
 # A process begins with its parent's peak of memory: this small one keeps that out.
 _LAUNCHER = """
 import json, resource, subprocess, sys, time
@@ -105,7 +124,7 @@ def run_process(
         accepted: statuses of success.
 
     Raises:
-        HaiftraceError: it exits with another status.
+        ProcessFailure: it exits with another status.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with log.open("wb") as output:
@@ -118,11 +137,7 @@ def run_process(
         )
     cost = json.loads(launched.stderr)
     if cost["status"] not in accepted:
-        lines = log.read_text("utf-8", errors="replace").strip().splitlines()
-        raise HaiftraceError(
-            f"{' '.join(command)} ended with status {cost['status']}: {' '.join(lines[-1:])}",
-            f"All that it printed is in {log}.",
-        )
+        raise ProcessFailure(command, cost["status"], log)
     return ProcessCost(cost["cpu"], cost["wall"], cost["peak"])
 
 

@@ -109,5 +109,4 @@ def fit_and_score(model_directory: str, corpus: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     fit_and_score(*sys.argv[1:])

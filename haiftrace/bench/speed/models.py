@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from haiftrace.bench.training.models import train_tokenizer
 from haiftrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 WORDS = 2000
 """Words of the tokenizer of a model with random weights; each is a token."""
@@ -45,11 +46,13 @@ def _gpt2(width: int, layers: int, heads: int, vocabulary: int) -> PreTrainedCon
     )
 
 
-def _qwen2(width: int, inner: int, layers: int, heads: int, groups: int) -> PreTrainedConfig:
+def _qwen2(
+    width: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int = 151_936
+) -> PreTrainedConfig:
     from transformers import Qwen2Config
 
     return Qwen2Config(
-        vocab_size=151_936,
+        vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,
@@ -63,6 +66,7 @@ def _qwen2(width: int, inner: int, layers: int, heads: int, groups: int) -> PreT
 
 SHAPES: Mapping[str, Callable[[], PreTrainedConfig]] = {
     "tiny": lambda: _gpt2(32, 2, 2, WORDS),
+    "tiny-qwen2": lambda: _qwen2(64, 160, 2, 4, 2, 2 * WORDS),
     "gpt2-10m": lambda: _gpt2(320, 8, 8, WORDS),
     "gpt2": lambda: _gpt2(768, 12, 12, 50_257),
     "qwen2-0.5b": lambda: _qwen2(896, 4864, 24, 14, 2),
@@ -124,21 +128,37 @@ def write_probes(corpus: Path, count: int, words: int, path: Path) -> None:
 
 def _make(config: PreTrainedConfig, directory: Path) -> None:
     import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # `progress` alone shows the advance
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer = _spoken_words() if config.model_type == "qwen2" else _numbered_words()
+    tokenizer.save_pretrained(directory)
+
+
+def _numbered_words() -> PreTrainedTokenizerFast:
+    """Of `w0` to `w1999`, each a token."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(WordLevel({f"w{n}": n for n in range(WORDS)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="w0", unk_token="w0", model_max_length=_POSITIONS
     )
-    tokenizer.save_pretrained(directory)
+
+
+def _spoken_words() -> PreTrainedTokenizerFast:
+    """Of syllables, as byte pairs: transformers splits a Qwen2's text at every digit."""
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    words = [a + b for a in syllables for b in syllables][:WORDS]
+    tokenizer = train_tokenizer([" " + word for word in words], 2 * WORDS, "qwen2")
+    tokenizer.model_max_length = _POSITIONS
+    return tokenizer
 
 
 def _words(tokenizer: object) -> list[str]:

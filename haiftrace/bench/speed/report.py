@@ -11,6 +11,7 @@ from haiftrace.bench.harness.results import Results
 from haiftrace.bench.harness.tables import NONE, markdown_table, number
 from haiftrace.bench.speed.clock import Spread, ratios
 from haiftrace.bench.speed.operations import FORWARD, LOOP, NORMS, STEP
+from haiftrace.bench.speed.peers import NOT_INSTALLED
 from haiftrace.bench.speed.processes import CANDIDATES, EPOCH, INDEX
 from haiftrace.bench.speed.run import SpeedOutcome
 
@@ -161,32 +162,44 @@ def _step_table(processes: Rows) -> str:
 
 
 def _peer_table(outcome: SpeedOutcome) -> str:
-    index = {
-        (measured["model"], measured["tokens"]): measured["processes"][INDEX]["cpu_seconds"]
-        for measured in outcome.processes
-    }
+    """Beside haiftrace's own `index`; a failure stands where else what is computed would."""
     cells = []
-    for measured in outcome.peers:
-        about = (
-            measured["model"],
-            f"{measured['records']:,} of {measured['tokens']:,}",
-            measured["what"],
-        )
-        if "error" in measured:
-            cells.append((*about, f"failed: {measured['error']}", NONE, NONE, NONE))
-            continue
-        ours = index[measured["model"], measured["tokens"]]
+    for indexed in outcome.processes:
+        index, place = indexed["processes"][INDEX], (indexed["model"], indexed["tokens"])
+        about = (indexed["model"], f"{indexed['records']:,} of {indexed['tokens']:,}")
+        kept = indexed["bytes_a_token"] * indexed["label_tokens"] / 2**20
+        of_index = {**index, "megabytes": kept}
         cells.append(
-            (
-                *about,
-                number(measured["cpu_seconds"]),
-                number(measured["cpu_seconds"] / ours),
-                f"{measured['peak_megabytes']:,.0f}",
-                number(measured["megabytes"]),
-            )
+            (*about, "haiftrace index", "keeps what trace searches", *_costs(of_index, index))
         )
-    head = ("Model", "Records of tokens", "What", "CPU s", "times haiftrace index")
-    return markdown_table((*head, "peak, MB", "kept, MB"), cells, left=3)
+        for peer in outcome.peers:
+            if (peer["model"], peer["tokens"]) == place:
+                title = f"{peer['title']} {peer['version'] or ''}".rstrip()
+                cells.append((*about, title, _done(peer), *_costs(peer, index)))
+    head = ("Model", "Records of tokens", "Command", "What", "CPU s", "times haiftrace index")
+    return markdown_table((*head, "wall s", "peak, MB", "kept, MB"), cells, left=4)
+
+
+def _done(peer: Mapping[str, Any]) -> str:
+    if peer.get("error") == NOT_INSTALLED:
+        return NOT_INSTALLED
+    if "error" in peer:
+        return f"failed: {peer['error']}"
+    if "set_up" not in peer:
+        return str(peer["what"])
+    return f"{peer['what']}; its build before: {number(peer['set_up']['cpu_seconds'])} CPU s more"
+
+
+def _costs(measured: Mapping[str, Any], index: Mapping[str, Any]) -> Sequence[str]:
+    if "error" in measured:
+        return (NONE,) * 5
+    return (
+        number(measured["cpu_seconds"]),
+        number(measured["cpu_seconds"] / index["cpu_seconds"]),
+        number(measured["wall_seconds"]),
+        f"{measured['peak_megabytes']:,.0f}",
+        number(measured["megabytes"]),
+    )
 
 
 def _ratio(spread: Mapping[str, float]) -> str:

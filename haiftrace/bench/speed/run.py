@@ -16,7 +16,7 @@ from haiftrace.bench.harness.stages import Stages
 from haiftrace.bench.speed.clock import run_process
 from haiftrace.bench.speed.models import SpeedModel, find_model
 from haiftrace.bench.speed.operations import OperationSettings
-from haiftrace.bench.speed.peers import PEERS, measure_peer
+from haiftrace.bench.speed.peers import PEERS, absent_peer, measure_peer, peer_versions
 from haiftrace.bench.speed.processes import Processes, ProcessSettings
 from haiftrace.device import DTYPES, choose_device
 from haiftrace.errors import UsageError
@@ -95,6 +95,8 @@ def run_speed(settings: SpeedSettings, out: Path, progress: Progress) -> SpeedOu
     """
     began = time.monotonic()
     _check(settings)
+    python = settings.peer_python
+    of_peers = peer_versions(python) if python else {}
     check_installed("matplotlib", "pandas")
     check_out(out)
     operations, processes, peers = [], [], []
@@ -106,11 +108,16 @@ def run_speed(settings: SpeedSettings, out: Path, progress: Progress) -> SpeedOu
             operations += [bench.operations(tokens) for tokens in settings.lengths]
             of_processes = [bench.processes(tokens) for tokens in settings.lengths]
             processes += of_processes
-            if settings.peer_python:
+            if python:
                 peers += [
-                    bench.peer(peer, of_length["tokens"], of_length["records"])
+                    bench.peer(
+                        name,
+                        of_peers[peer.distribution],
+                        of_length["tokens"],
+                        of_length["records"],
+                    )
                     for of_length in of_processes
-                    for peer in PEERS
+                    for name, peer in PEERS.items()
                 ]
             shutil.rmtree(directory, ignore_errors=True)
     return SpeedOutcome(
@@ -175,18 +182,21 @@ class _ModelBench:
 
         return self._stage("processes", tokens, measure, records=records)
 
-    def peer(self, name: str, tokens: int, records: int) -> Mapping[str, Any]:
-        """Another library over the same records."""
+    def peer(self, name: str, version: str | None, tokens: int, records: int) -> Mapping[str, Any]:
+        """Another library over the same records; `version` is None where it is not installed."""
         python = self._settings.peer_python
         assert python is not None
+        if version is None:
+            return {"model": self._model.name, **absent_peer(name, tokens, records)}
 
         def measure(directory: Path) -> Mapping[str, Any]:
             measured = measure_peer(
                 name, python, self._model.path, tokens, records, self._settings.threads, directory
             )
-            return {"model": self._model.name, **measured}
+            return {"model": self._model.name, "version": version, **measured}
 
-        return self._stage(name, tokens, measure, records=records, python=python)
+        about = {"python": python, "version": version, "what": PEERS[name].what}
+        return self._stage(name, tokens, measure, records=records, **about)
 
     def _stage(
         self, name: str, tokens: int, measure: Callable[[Path], Mapping[str, Any]], **more: Any
@@ -233,8 +243,3 @@ def _check(settings: SpeedSettings) -> None:
             f"No such dtype: {settings.dtype!r}.", f"Choose one of {', '.join(DTYPES)}."
         )
     choose_device(settings.device)
-    if settings.peer_python and shutil.which(settings.peer_python) is None:
-        raise UsageError(
-            f"--peer-python {settings.peer_python} cannot be run.",
-            "Give the interpreter of an environment that has bergson and kronfluence.",
-        )
