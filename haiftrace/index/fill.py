@@ -15,10 +15,10 @@ from haiftrace.index.shard_maker import ShardMaker, batched
 from haiftrace.index.workers import InProcess, ShardJob, Workforce
 from haiftrace.progress import Pace, Progress
 from haiftrace.scoring.indexed_gradients import (
-    WHITENING_TOKENS,
     TokenGradients,
     corpus_whitening,
     whitened,
+    whitening_tokens,
 )
 from haiftrace.scoring.layerwise.similarity import WHITENING
 from haiftrace.store import IndexWriter, ShardEntry
@@ -146,7 +146,7 @@ def _whitened(
     matrices = writer.stored_tensors(WHITENING)
     if matrices is not None:
         return whitened(similarity, matrices), Pace("indexing", left, progress)
-    sample = filling.census.sample.sample(WHITENING_TOKENS)
+    sample = filling.census.sample.sample(whitening_tokens(similarity.input_width))
     tokens = sum(map(len, sample))
     pace = Pace("indexing", left + WHITENING_SHARE * tokens, progress)
 

@@ -25,11 +25,13 @@ from haiftrace.engine import (
 )
 from haiftrace.errors import IndexStoreError, UsageError
 from haiftrace.index import build as indexing
+from haiftrace.index import fill as filling
 from haiftrace.index import plan, shard_maker
 from haiftrace.index.build import IndexSettings, build_index
 from haiftrace.index.census import Reservoir
 from haiftrace.progress import Silent
 from haiftrace.scoring import indexed_gradients as index_gradients
+from haiftrace.scoring.indexed_gradients import whitening_tokens
 from haiftrace.store import Index, ShardBuffer
 from tests import kit
 from tests.index.index_kit import Notebook, build, files, same, vectors, windows
@@ -99,6 +101,18 @@ def test_whitening_is_of_a_seeded_sample_of_a_larger_corpus(tmp_path, monkeypatc
     assert not torch.equal(one, other)
     with Index.open(tmp_path / "a") as index:
         assert index.supplement("whitening").settings["windows"] == 5
+
+
+def test_a_few_tokens_a_dimension_are_enough_for_whitening(tmp_path, monkeypatch):
+    assert whitening_tokens(64) == whitening_tokens(512) == 4096
+    assert whitening_tokens(4096) == 8 * 4096
+    build(tmp_path / "all", kit.corpus_path())
+    monkeypatch.setattr(filling, "whitening_tokens", lambda width: width)
+    build(tmp_path / "few", kit.corpus_path())
+    with Index.open(tmp_path / "all") as whole, Index.open(tmp_path / "few") as few:
+        width = len(kept_whitening(tmp_path / "all")[0])
+        assert few.supplement("whitening").settings["tokens"] <= width
+        assert whole.supplement("whitening").settings["tokens"] > width
 
 
 def test_reservoirs_are_uniform_and_bounded():

@@ -81,6 +81,11 @@ class DirectGradients:
         return len(self.support.projections)
 
     @property
+    def input_width(self) -> int:
+        """D, numbers of a value projection's input; of the widest."""
+        return self.support.input_width
+
+    @property
     def first_layer(self) -> int:
         """Index of the first of them among the model's attention layers, from 0."""
         return self.support.skipped

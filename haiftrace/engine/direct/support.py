@@ -28,6 +28,7 @@ class DirectSupport:
         skipped: number of lower attention layers, which the backward pass does not reach.
         feed_forward: branches of layers that have no attention and mix no positions.
         position_bytes: activations that a pass saves for its backward pass, a position.
+        input_width: D, numbers of a value projection's input; of the widest.
     """
 
     projections: tuple[nn.Module, ...]
@@ -36,6 +37,7 @@ class DirectSupport:
     skipped: int = 0
     feed_forward: tuple[nn.Module, ...] = ()
     position_bytes: int = 0
+    input_width: int = 0
 
     def upper(self) -> DirectSupport:
         """The support of a pass over the upper half of the layers, and `LEAST_LAYERS` at least.

@@ -141,6 +141,7 @@ def find_direct_support(model: Any) -> DirectSupport:
         support,
         feed_forward=_feed_forward(model, {*recorder.modules, *constants}),
         position_bytes=saved.count // mask_BT.numel(),
+        input_width=max(layer.input_GJRD.shape[-1] for layer in factors),
     )
 
 
