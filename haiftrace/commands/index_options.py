@@ -144,7 +144,7 @@ class IndexOptions:
         Option(
             metavar="STRING",
             help="Search over token vectors: Flat scans all, a factory string of FAISS such as"
-            " BIVF1024 or IVF1024,PQ32 makes an inverted file; auto makes one beyond 200,000"
+            " BIVF1024 or IVF1024,PQ32 makes an inverted file; auto makes one beyond 4,000,000"
             " tokens.",
         ),
     ] = "auto"

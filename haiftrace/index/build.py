@@ -53,8 +53,8 @@ class IndexSettings:
         token_vectors: dimensions of a token's projected gradient; 0 keeps none.
         whitening_damping: λ of the whitening of direct gradients.
         seed: of the projection and of the sample that whitening is found from.
-        faiss: factory string of the inverted file over token vectors; "auto" for one beyond 200,000
-            tokens, "Flat" for none.
+        faiss: factory string of the inverted file over token vectors; "auto" for one beyond
+            4,000,000 tokens, "Flat" for none.
         shard_records: a file of records is closed when it has so many, or much work in it; windows
             count where a record has several.
         overwrite: replace another index in that directory.

@@ -27,7 +27,7 @@ from haiftrace.store.manifest import REBUILD_HINT
 from haiftrace.store.token_codes import decode_signs, encode_signs
 
 AUTO, FLAT = "auto", "Flat"
-FLAT_TOKENS = 200_000
+FLAT_TOKENS = 4_000_000
 """Up to so many label tokens all of them are scanned, where the user does not say."""
 
 SHORTLISTED = 16

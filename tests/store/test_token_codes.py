@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from haiftrace.store.token_codes import decode_signs, encode_signs
+from haiftrace.store.token_codes import SignProducts, decode_signs, encode_signs
 
 numbers = st.floats(-(2.0**100), 2.0**100, width=32)
 shapes = st.tuples(st.integers(0, 5), st.integers(1, 5).map(lambda n: 8 * n))
@@ -26,6 +26,21 @@ def test_signs_come_back(vectors_NK: np.ndarray) -> None:
     assert ((vectors > 0) == (vectors_NK > 0)).all()
     scale = math.sqrt(math.pi / (2 * vectors_NK.shape[1]))
     assert np.allclose(np.abs(vectors), scale, rtol=1e-6)
+
+
+@given(
+    st.integers(0, 400), st.integers(1, 5).map(lambda n: 8 * n), st.integers(1, 3), st.integers(0)
+)
+def test_products_are_those_of_decoded_vectors(
+    tokens: int, dim: int, queries: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes_NB = rng.integers(0, 256, (tokens, dim // 8), np.uint8)
+    queries_KQ = rng.standard_normal((dim, queries)).astype(np.float32)
+    products_NQ = SignProducts(queries_KQ).of(codes_NB)
+    assert products_NQ.dtype == np.float32
+    right_NQ = decode_signs(codes_NB).astype(np.float64) @ queries_KQ
+    np.testing.assert_allclose(products_NQ, right_NQ, atol=1e-5 * np.abs(queries_KQ).sum())
 
 
 def test_inner_products_are_estimated_without_bias() -> None:

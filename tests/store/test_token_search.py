@@ -43,13 +43,13 @@ def products(index: Index, queries: np.ndarray) -> list[np.ndarray]:
     return blocks
 
 
-@pytest.mark.parametrize("block_bytes", [1, 32 * 9, 1 << 20])
-def test_every_token_is_there_in_its_place(tmp_path, monkeypatch, block_bytes):
+@pytest.mark.parametrize("block_tokens", [1, 9, 1 << 12])
+def test_every_token_is_there_in_its_place(tmp_path, monkeypatch, block_tokens):
     records = make_records(20)
     records[3] = [make_row(3, labels=[False] * 5)]  # windows without a label
     records[19] = [make_row(4, labels=[False] * 6)]
     write_index(tmp_path / "i", records)
-    monkeypatch.setattr(token_search, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(token_search, "_BLOCK_TOKENS", block_tokens)
     with Index.open(tmp_path / "i") as index:
         right = stored(records)
         blocks = products(index, np.eye(8))

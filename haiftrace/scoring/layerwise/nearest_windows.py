@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from haiftrace.engine import Batch, TokenSimilarity
     from haiftrace.store.token_search import NearestTokens
 
-NEAREST_TOKENS = 256
+NEAREST_TOKENS = 4096
 """Tokens that are looked for, for each query token."""
-ESTIMATED = 2
+ESTIMATED = 8
 """Windows that are estimated from all of their tokens, for each that is wanted."""
 
 
