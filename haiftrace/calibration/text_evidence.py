@@ -17,10 +17,15 @@ from haiftrace.findings import Basis, Verdict
 from haiftrace.privacy import ValueIndex, canonical, detect
 from haiftrace.privacy.dates import Day, days_of, find_dates, is_same_day
 from haiftrace.privacy.folding import fold_numbers
-from haiftrace.reports.evidence_words import NAMED_FIRST
+from haiftrace.reports.evidence_words import NAMED_FIRST, NEARLY
 
 LEAST_POWER = 0.5
 """Where fewer of the controls with their source there clear alpha, not clearing it says nothing."""
+
+NEAR_ALPHA = 5
+"""Up to so many times alpha a p-value does not say that there is no source: sources have such ones
+several times as often as chance does."""
+_MOST_NEAR = 0.1
 
 _DIGIT_BITS = math.log2(10)
 _LETTER_BITS = 1.0
@@ -221,6 +226,15 @@ def without_power(verdict: Verdict) -> Verdict:
         f"a source that is there would be noticed in {power:.0%} of cases only, so that none was"
         " noticed says little"
     )
+    return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
+
+
+def near_alpha(verdict: Verdict) -> Verdict:
+    """Inconclusive where the first record stands out nearly as far as alpha asks for."""
+    p_value, limit = verdict.p_value, min(_MOST_NEAR, NEAR_ALPHA * verdict.alpha)
+    if verdict.decision != "no source found" or p_value is None or p_value > limit:
+        return verdict
+    reason = f"{NEARLY}: chance does as much in {p_value:.1%} of answers without a source"
     return replace(verdict, decision="inconclusive", reasons=(*verdict.reasons, reason))
 
 

@@ -22,6 +22,8 @@ UNSAID = "the model would hardly say this response"
 """A reason of `haiftrace.tracing`, which no calibration settles."""
 NAMED_FIRST = "the record that influence names first"
 """Ends a reason of `haiftrace.calibration.text_evidence`: no record holds what is traced."""
+NEARLY = "a record stands out, though not as far as alpha asks for"
+"""Begins one."""
 
 
 def p_text(p: float) -> str:

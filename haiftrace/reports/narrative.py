@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from haiftrace.findings import Finding, RecordEvidence, Source, Verdict
 from haiftrace.gate_outcome import Gate
-from haiftrace.reports.evidence_words import NAMED_FIRST, UNSAID, evidence_in_words
+from haiftrace.reports.evidence_words import NAMED_FIRST, NEARLY, UNSAID, evidence_in_words
 from haiftrace.reports.formatting import count_text, listed
 
 _MOST_NAMED = 8
@@ -228,6 +228,11 @@ def _open_step(finding: Finding, verdict: Verdict) -> str:
         return (
             f"Read {source_text(finding.records[0].source)}, which influence names: the model may"
             f" have garbled what it states, or have the value from another corpus. {until}"
+        )
+    if finding.records and any(reason.startswith(NEARLY) for reason in verdict.reasons):
+        return (
+            f"Read {source_text(finding.records[0].source)}, which stands out, and trace more of"
+            f" the answer at once (--whole, or a longer --span), which tells more. {until}"
         )
     if verdict.p_value is not None and verdict.p_value > verdict.alpha:
         return (  # calibrated, and yet no verdict: a source of this length would hardly be noticed

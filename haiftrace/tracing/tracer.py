@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from haiftrace import __version__
-from haiftrace.calibration.text_evidence import of_a_part, with_text, without_power
+from haiftrace.calibration.text_evidence import near_alpha, of_a_part, with_text, without_power
 from haiftrace.calibration.verdict import Verdicts, with_q_values
 from haiftrace.findings import Finding, IndexInfo, ModelInfo, Report
 from haiftrace.methods import Method, find_methods
@@ -186,7 +186,7 @@ class Tracer:
             elif verdict is not None:
                 verdict = without_power(verdict)
             if verdict is not None:
-                verdict = of_a_part(verdict, self.index.settings["corpus"])
+                verdict = near_alpha(of_a_part(verdict, self.index.settings["corpus"]))
             notes = (*self.session.model.notes, *self.session.family(method).notes())
             findings.append(
                 Finding(

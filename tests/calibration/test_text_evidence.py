@@ -10,11 +10,13 @@ from haiftrace.calibration.text_evidence import (
     another_value,
     chance_of_text,
     doubt_of,
+    near_alpha,
     of_a_part,
     with_text,
     without_power,
 )
 from haiftrace.findings import Verdict
+from haiftrace.reports.evidence_words import NEARLY
 
 TRACED = Verdict("traced", 0.01, p_value=0.004, power=0.9)
 NONE = Verdict("no source found", 0.01, p_value=0.4, power=0.9)
@@ -69,6 +71,20 @@ def test_without_power_nothing_found_says_nothing():
     assert "30% of cases" in without_power(weak).reasons[0]
     assert without_power(NONE) is NONE
     assert with_text(weak, [False], 0, 1.0).decision == "inconclusive"
+
+
+def test_a_record_that_nearly_stands_out_leaves_it_open():
+    nearly = Verdict("no source found", 0.01, p_value=0.03)
+    assert near_alpha(nearly).decision == "inconclusive"
+    assert near_alpha(nearly).reasons[0].startswith(NEARLY)
+    for said in (
+        Verdict("no source found", 0.01, p_value=0.051),
+        Verdict("traced", 0.01, p_value=0.009),
+        Verdict("no source found", 0.01),
+        # Where alpha itself is large, chance is not excluded much beyond it.
+        Verdict("no source found", 0.1, p_value=0.11),
+    ):
+        assert near_alpha(said) is said
 
 
 def test_chances_are_those_of_the_value_s_form():
