@@ -58,6 +58,11 @@ def factory_for(wanted: str, tokens: int) -> str:
         return wanted
     if tokens <= FLAT_TOKENS:
         return FLAT
+    return inverted_factory(tokens)
+
+
+def inverted_factory(tokens: int) -> str:
+    """Of an inverted file that suits so many tokens."""
     return f"BIVF{1 << int(math.log2(math.sqrt(tokens) / 2))}"
 
 

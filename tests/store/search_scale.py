@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from haiftrace.store.durable import replace_durably
-from haiftrace.store.inverted_file import InvertedFile
+from haiftrace.store.inverted_file import InvertedFile, inverted_factory
 from haiftrace.store.inverted_recall import NEAREST, keep_inverted_file
 from haiftrace.store.manifest import FileEntry, Manifest
 from haiftrace.store.token_codes import decode_signs
@@ -98,7 +98,7 @@ def build(root: Path, tree: TokenTree, factory: str = "auto") -> Built:
     """Write both files as the end of indexing does, and open them."""
     dim, tokens = 8 * BYTES, tree.tokens
     settings = {"token_vectors": dim, "seed": 0}
-    settings |= {} if factory == "auto" else {"faiss": factory}
+    settings["faiss"] = inverted_factory(tokens) if factory == "auto" else factory
     manifest = Manifest("0", "", settings, {})
     written = replace_durably(
         root / "tokens.faiss",
