@@ -95,7 +95,7 @@ def choose_gradients(checkpoint: Checkpoint, scope: str | None, memory: int) -> 
 def whitening_tokens(width: int) -> int:
     """Tokens of these windows from which on there are enough.
 
-    With a quarter as many the sources of SmolLM2's answers stand out less (RESULTS §12).
+    With a quarter as many the sources of SmolLM2's answers stand out less (RESULTS §13).
 
     Args:
         width: D, numbers of a value projection's input.

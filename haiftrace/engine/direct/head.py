@@ -90,7 +90,8 @@ class Head:
         vocabulary = self._model.get_output_embeddings().weight.shape[0]
         most = max(1, LOGIT_BYTES // (4 * vocabulary))
         # Chunks of like size: a last one of few labels would read all weights for these alone.
-        step = math.ceil(len(targets_J) / max(1, math.ceil(len(targets_J) / most))) or 1
+        count = max(1, math.ceil(len(targets_J) / most))
+        step = max(1, math.ceil(len(targets_J) / count))
         chunks = []
         for start in range(0, len(targets_J), step):
             hidden = hidden_JX[start : start + step].detach().requires_grad_(True)

@@ -83,7 +83,7 @@ def test_a_set_up_that_fails_is_the_peers_failure(model: Path, tmp_path: Path) -
     ("printed", "status", "shown"),
     [
         ("Traceback\nValueError: no rule for Conv1D\n", 1, "ValueError: no rule for Conv1D"),
-        ("OSError: /home/me/work/ckpt/x.bin is gone", 1, "OSError: x.bin is gone"),
+        ("OSError: /home/me/models/ckpt/x.bin is gone", 1, "OSError: x.bin is gone"),
         ("see https://example.org/a/b", 1, "see https://example.org/a/b"),
         ("No module named 'a'\n\n", 1, "No module named 'a'"),
         ("", 3, "status 3, no message"),
